@@ -1,0 +1,1 @@
+"""From a file, a folder or the Hub to packed batches."""

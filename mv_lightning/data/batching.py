@@ -1,0 +1,160 @@
+"""Which rows stand together, in which order, and how they are laid end to end.
+
+Every choice is a pure function of sizes, seed and epoch, so a resumed run finds its place by arithmetic
+instead of replaying the epoch. Shape suffixes: see `mv_lightning/schema.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from mv_lightning.schema import UNLABELLED, Batch, EncodedRows, Packing
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The rows of one micro-batch, before they are looked up."""
+
+    indices: tuple[int, ...]
+    """Positions in the `EncodedRows`."""
+    step_rows: int
+    """Rows of the optimizer step that the micro-batch belongs to, over all processes."""
+    counts: bool = True
+    """False for a stand-in that keeps a process without rows in step: its labels are masked."""
+
+
+def training_picks(
+    rows: int, batch_size: int, accumulate: int, order_N: np.ndarray, rank: int = 0, world: int = 1
+) -> list[Pick]:
+    """Cut an epoch into micro-batches for one process.
+
+    An optimizer step takes `batch_size * accumulate * world` consecutive rows of the order. The rows of a step are
+    dealt evenly to its micro-batches; the last step of an epoch may have fewer rows and fewer micro-batches, but the
+    same number for every process.
+
+    Args:
+        rows: Rows of the shard.
+        batch_size: Rows of a micro-batch.
+        accumulate: Micro-batches of an optimizer step.
+        order_N: Permutation of the rows.
+        rank: This process.
+        world: Processes in all.
+    """
+    picks = []
+    step_size = batch_size * accumulate * world
+    for start in range(0, rows, step_size):
+        step = order_N[start : start + step_size]
+        micro_batches = -(-len(step) // (batch_size * world))
+        for part in np.array_split(step, micro_batches * world)[rank::world]:
+            picks.append(_pick(part, len(step), stand_in=int(step[0])))
+    return picks
+
+
+def evaluation_picks(lengths_N: np.ndarray, prefix: int, tokens: int, rank: int = 0, world: int = 1) -> list[Pick]:
+    """Group rows for a pass without gradients: longest first, as many to a batch as `tokens` hold.
+
+    Rows of one batch have about the same length, and a batch that is too large for the memory shows at once.
+
+    Args:
+        lengths_N: int [N], tokens of each row after the prefix.
+        prefix: Tokens of the shared prefix.
+        tokens: Most tokens of a packed batch; a single longer row still makes one.
+        rank: This process.
+        world: Processes in all; each row goes to exactly one.
+    """
+    order = np.argsort(-lengths_N, kind="stable")
+    groups: list[list[int]] = []
+    room = 0
+    for index in order.tolist():
+        if not groups or lengths_N[index] > room:
+            groups.append([])
+            room = tokens - prefix
+        groups[-1].append(index)
+        room -= int(lengths_N[index])
+    rounds = -(-len(groups) // world) * world
+    padded = [np.array(group) for group in groups] + [np.empty(0, dtype=np.int64)] * (rounds - len(groups))
+    return [_pick(group, max(len(group), 1), stand_in=int(order[-1])) for group in padded[rank::world]]
+
+
+def _pick(indices: np.ndarray, step_rows: int, stand_in: int) -> Pick:
+    if len(indices):
+        return Pick(tuple(indices.tolist()), step_rows)
+    return Pick((stand_in,), step_rows, counts=False)
+
+
+def epoch_order(rows: int, seed: int, phase: int, epoch: int) -> np.ndarray:
+    """Return the order of a shard's rows in one epoch: int64 [rows], a function of its arguments alone."""
+    return np.random.default_rng([seed, phase, epoch]).permutation(rows)
+
+
+class TrainingOrder(Sampler[Pick]):
+    """Yields the picks of the current epoch from the current position on.
+
+    `len` is always that of the whole epoch: Lightning counts a resumed epoch from its start.
+    """
+
+    def __init__(self, picks: Callable[[int], list[Pick]], position: Callable[[], tuple[int, int]]) -> None:
+        """Keep how to make and where to start.
+
+        Args:
+            picks: The picks of an epoch.
+            position: Returns (epoch, micro-batches of it that are done); asked whenever iteration begins.
+        """
+        self._picks = picks
+        self._position = position
+        self._length = len(picks(0))
+
+    def __iter__(self) -> Iterator[Pick]:
+        """Start at the position."""
+        epoch, done = self._position()
+        return iter(self._picks(epoch)[done:])
+
+    def __len__(self) -> int:
+        """Micro-batches of a whole epoch."""
+        return self._length
+
+
+class PackedRows(Dataset[Batch]):
+    """Looks picks up in the encoded rows and packs them."""
+
+    def __init__(self, encoded: EncodedRows) -> None:
+        """Keep the rows."""
+        self.encoded = encoded
+
+    def __getitem__(self, pick: Pick) -> Batch:
+        """Pack the picked rows."""
+        batch = pack(self.encoded, np.array(pick.indices), pick.step_rows)
+        if not pick.counts:
+            batch.labels_B.fill_(UNLABELLED)
+            batch.rows_B.fill_(-1)
+        return batch
+
+
+def pack(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
+    """Lay rows end to end behind their shared prefix.
+
+    Args:
+        encoded: The rows to choose from.
+        indices_B: int [B], positions in `encoded`.
+        step_rows: Rows of the optimizer step.
+    """
+    prefix = np.array(encoded.prefix_ids, dtype=np.int64)
+    bounds = [(encoded.starts_N[i], encoded.starts_N[i + 1]) for i in indices_B]
+    ids = np.concatenate([prefix, *(encoded.ids_T[start:stop] for start, stop in bounds)])
+    lengths = tuple(int(stop - start) for start, stop in bounds)
+    positions = np.concatenate(
+        [np.arange(len(prefix)), *(np.arange(len(prefix), len(prefix) + length) for length in lengths)]
+    )
+    return Batch(
+        ids_T=torch.from_numpy(ids.astype(np.int64)),
+        positions_T=torch.from_numpy(positions),
+        packing=Packing(prefix=len(prefix), lengths=lengths),
+        labels_B=torch.from_numpy(encoded.labels_N[indices_B].astype(np.int64)),
+        rows_B=torch.from_numpy(encoded.rows_N[indices_B]),
+        step_rows=step_rows,
+    )

@@ -1,0 +1,531 @@
+"""Where rows come from: a file, a folder, a saved dataset, the practice generator or the Hub -> one checked table.
+
+Whatever the origin, what leaves this file has the columns question, answer and solution as text, labels
+that are booleans, and a fingerprint of the content. The checks run on Arrow columns, never row by row.
+Everything that is wrong with a source is a `ValueError` that says what was got, what is needed and how to
+mend it; row numbers in these messages count from 0 within the file they name, as `Prediction.row` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+KIND_COLUMN = "error"
+"""Optional column: the kind of error in a wrong solution, kept so that accuracy can be read by kind."""
+SAMPLE = "sample"
+SAMPLE_ROWS = 6_000
+SAMPLE_SEED = 3407
+
+_SPLIT_NAMES = ("train", "test", "val", "dev")
+_SAVED_DATASET = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+_BLOCK_BYTES = 16 << 20  # the readers refuse a row longer than one block; their own default is 1 MiB
+_EXACT_FLOAT = 2.0**53  # from here on a double no longer holds every integer
+
+Pick = Callable[[Sequence[str]], list[str]]
+"""The names of all columns of a file -> those to read; raises where one is missing."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked table of rows, and what identifies it."""
+
+    name: str
+    """What the user wrote."""
+    table: datasets.Dataset
+    """N rows: question, answer, solution, and `error` where the source has it; all text, no nulls."""
+    labels_N: np.ndarray | None
+    """bool [N], True where the answer is correct; None when the rows were loaded without labels."""
+    groups_N: np.ndarray
+    """int64 [N], see `question_groups`."""
+    fingerprint: str
+    """Hash of the texts and labels: the same content has the same fingerprint in every file format."""
+    counts: Mapping[str, int]
+    """rows, distinct_questions, duplicates (rows whose three texts stand in an earlier row), converted_answers
+    (numbers turned into text), empty_solutions."""
+
+
+def load_source(source: str, split: str = "train", labelled: bool = True) -> Source:
+    """Load and check the rows that `source` names.
+
+    Args:
+        source: One of
+            - a file: `.parquet`, `.jsonl` or `.json` (one object per line), `.csv` (UTF-8, with a header), `.arrow`;
+            - a folder: what `datasets.save_to_disk` wrote, or data files of one format. Files are chosen by
+              the split in their names (`train.csv`, `data/test-00000-of-00002.parquet`); a folder without
+              such names is all `train`;
+            - `sample` or `sample:ROWS`: generated practice rows (a folder of that name: `./sample`);
+            - anything else: a dataset's id on the Hugging Face Hub.
+        split: Which split of a folder or Hub dataset. A file and a saved single dataset are one split
+            themselves: it is not looked at there.
+        labelled: Read and demand the label column; False for rows to predict.
+
+    Returns:
+        The rows in the order of the file (of the sorted file names, where there are several).
+
+    Raises:
+        ValueError: Nothing of that name, a file that cannot be read, or rows that break the schema.
+    """
+    import datasets
+    import pyarrow as pa
+
+    tables, labels, converted = [], [], 0
+    for table, where in _tables(source, split, labelled):
+        texts, more = _texts(table, where)
+        tables.append(texts)
+        converted += more
+        if labelled:
+            labels.append(_labels(table[LABEL_COLUMN], where))
+    table = pa.concat_tables(tables, promote_options="default")
+    if table.num_rows == 0:
+        raise ValueError(f"{source}: no rows. Needed is at least one row under the header or in the file.")
+    if KIND_COLUMN in table.column_names:
+        kinds = table[KIND_COLUMN].fill_null("")
+        table = table.set_column(table.column_names.index(KIND_COLUMN), KIND_COLUMN, kinds)
+    labels_N = np.concatenate(labels) if labelled else None
+    groups_N = _groups(table["question"])
+    fingerprint = _fingerprint(table, labels_N)
+    return Source(
+        name=source,
+        table=datasets.Dataset(table, fingerprint=fingerprint),
+        labels_N=labels_N,
+        groups_N=groups_N,
+        fingerprint=fingerprint,
+        counts={
+            "rows": table.num_rows,
+            "distinct_questions": int(groups_N.max()) + 1,
+            "duplicates": _duplicates(table, groups_N),
+            "converted_answers": converted,
+            "empty_solutions": int(np.count_nonzero(_byte_lengths(table["solution"]) == 0)),
+        },
+    )
+
+
+def question_groups(table: datasets.Dataset) -> np.ndarray:
+    """Number the distinct questions, so that a split can keep the rows of one question together.
+
+    Two questions are the same when they are equal after lowering the case and writing every run of
+    whitespace as one space.
+
+    Args:
+        table: N rows with the column `question`.
+
+    Returns:
+        int64 [N], ids from 0 without gaps; equal where the questions are the same.
+    """
+    return _groups(table.with_format("arrow")[:]["question"])
+
+
+# ---- from a name to tables -------------------------------------------------------------------------------
+
+
+def _tables(source: str, split: str, labelled: bool) -> Iterator[tuple[pa.Table, str]]:
+    """Every table that `source` consists of, holding the wanted columns only, and its name for messages."""
+    if not source.strip():
+        raise ValueError(
+            f"The name of the source is empty. Needed is a file, a folder, `{SAMPLE}:ROWS` or the id of a Hub dataset."
+        )
+    kind, _, rows = source.partition(":")
+    path = Path(source).expanduser()
+    if kind == SAMPLE:
+        table = _sample(source, rows, split)
+    elif path.is_dir() and not any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
+        for file in _split_files(path, split):
+            yield _read(file, labelled), str(file)
+        return
+    elif path.is_dir():
+        table = _saved(path, split)
+    elif path.exists():
+        yield _read(path, labelled), source
+        return
+    elif source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix.lower() in _READERS:
+        raise ValueError(f"{source}: no such file or folder (looked for {path.absolute()}). Correct the path.")
+    else:
+        table = _from_hub(source, split)
+    yield table.select(_pick(table.column_names, source, labelled)), source
+
+
+def _sample(source: str, rows: str, split: str) -> pa.Table:
+    from mv_lightning.data.sample import sample_table
+
+    if ":" in source and not (rows.isdecimal() and int(rows) > 0):
+        raise ValueError(f"{source}: {rows!r} is not a number of rows. Write for example `{SAMPLE}:{SAMPLE_ROWS}`.")
+    return sample_table(split, int(rows or SAMPLE_ROWS), SAMPLE_SEED)
+
+
+def _saved(folder: Path, split: str) -> pa.Table:
+    import datasets
+    import pyarrow as pa
+
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except (pa.ArrowException, OSError, ValueError, LookupError) as reason:
+        raise ValueError(f"{folder}: the saved dataset cannot be read: {reason}. Save or copy it again.") from reason
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise ValueError(f"{folder}: no split {split!r} in the saved dataset. It has {sorted(saved)}: name one.")
+        saved = saved[split]
+    return saved.with_format("arrow")[:]
+
+
+def _from_hub(source: str, split: str) -> pa.Table:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(source, split=split)
+    except Exception as reason:  # gated, offline, unknown and malformed ids share no class below it
+        raise ValueError(
+            f"{source}: no file or folder of that name is here, and the Hub did not give a dataset {source!r} with a "
+            f"split {split!r}: {reason}. Check the id and the split; without internet run `hf download {source} "
+            f"--repo-type dataset --local-dir FOLDER` on a machine that has it, and name that folder here."
+        ) from reason
+    return rows.with_format("arrow")[:]
+
+
+def _split_files(folder: Path, split: str) -> list[Path]:
+    """The data files of `split` in `folder`, sorted by name; all of one format."""
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in _READERS
+        and path.name not in _SAVED_DATASET
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+
+    def named(split: str) -> list[Path]:
+        start = re.compile(rf"(?<![a-z]){re.escape(split.lower())}")
+        return [path for name, path in files.items() if start.search(name.lower())]
+
+    if not files:
+        raise ValueError(f"{folder}: no data file in this folder. Needed are {', '.join(_READERS)} files.")
+    chosen = named(split)
+    if not chosen and split == "train" and not any(map(named, _SPLIT_NAMES)):
+        chosen = list(files.values())
+    if not chosen:
+        raise ValueError(
+            f"{folder}: no file is named after the split {split!r}; the folder holds {_few(list(files))}. "
+            f"Name the file itself as the source, or rename it to start with {split!r}."
+        )
+    if len(suffixes := {path.suffix.lower() for path in chosen}) > 1:
+        raise ValueError(
+            f"{folder}: files of {len(suffixes)} formats for the split {split!r}: "
+            f"{_few([path.name for path in chosen])}. Needed is one format: name one file, or move the others away."
+        )
+    return chosen
+
+
+# ---- from files to tables --------------------------------------------------------------------------------
+
+
+def _read(path: Path, labelled: bool) -> pa.Table:
+    import pyarrow as pa
+
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}. Use {', '.join(_READERS)}.")
+    try:
+        return reader(path, partial(_pick, where=str(path), labelled=labelled))
+    except (pa.ArrowException, OSError) as reason:
+        raise ValueError(
+            f"{path}: cannot be read as {path.suffix[1:]}: {reason}. The file is damaged, cut short or of another "
+            f"format or encoding (text must be UTF-8): write or download it again."
+        ) from reason
+
+
+def _pick(names: Sequence[str], where: str, labelled: bool) -> list[str]:
+    """The columns to read, out of the `names` that a file has."""
+    needed = (*TEXT_COLUMNS, LABEL_COLUMN) if labelled else TEXT_COLUMNS
+    if missing := [name for name in needed if name not in names]:
+        unlabelled = " Rows without labels can only be predicted." if missing == [LABEL_COLUMN] else ""
+        raise ValueError(
+            f"{where}: no column {', '.join(missing)}. Needed are {', '.join(needed)}; the columns are "
+            f"{', '.join(names) or '(none)'}. Rename or add the columns.{unlabelled}"
+        )
+    if repeated := [name for name in needed if list(names).count(name) > 1]:
+        raise ValueError(f"{where}: column {', '.join(repeated)} stands there more than once. Keep one of each.")
+    return [*needed, KIND_COLUMN] if list(names).count(KIND_COLUMN) == 1 else list(needed)
+
+
+def _read_parquet(path: Path, pick: Pick) -> pa.Table:
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path) as file:
+        return file.read(columns=pick(file.schema_arrow.names))
+
+
+def _read_arrow(path: Path, pick: Pick) -> pa.Table:
+    import pyarrow as pa
+
+    file = pa.memory_map(str(path))
+    try:
+        table = pa.ipc.open_file(file).read_all()
+    except pa.ArrowInvalid:  # not the file layout: `datasets` writes streams
+        file.seek(0)
+        table = pa.ipc.open_stream(file).read_all()
+    return table.select(pick(table.column_names))
+
+
+def _read_csv(path: Path, pick: Pick) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    with path.open("rb") as file:
+        quotes = sum(block.count(b'"') for block in iter(partial(file.read, _BLOCK_BYTES), b""))
+    if quotes % 2:  # the reader would take the rest of the file for one field, without a word
+        raise ValueError(
+            f"{path}: {quotes:,} quotation marks, an odd number: a quoted field is never closed. "
+            f'Put fields that hold commas, quotes or line breaks in quotes, and double the quotes within ("").'
+        )
+    layout = {
+        "read_options": csv.ReadOptions(block_size=_BLOCK_BYTES),
+        "parse_options": csv.ParseOptions(newlines_in_values=True),
+    }
+    with csv.open_csv(path, **layout) as head:
+        wanted = pick(head.schema.names)
+    as_text = csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()))
+    return csv.read_csv(path, convert_options=as_text, **layout)
+
+
+def _read_jsonl(path: Path, pick: Pick) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import json as arrow_json
+
+    first = next(_objects(path), None)
+    if first is None:
+        raise ValueError(f"{path}: no rows. Needed is one JSON object per line.")
+    wanted = pick(list(first[1]))
+    # Types are stated, not inferred: Arrow would read "2024-01-31" as a date.
+    types = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    schema = pa.schema([(name, types.get(type(first[1][name]), pa.string())) for name in wanted])
+    options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    try:
+        return arrow_json.read_json(path, arrow_json.ReadOptions(block_size=_BLOCK_BYTES), options)
+    except (pa.ArrowException, UnicodeDecodeError):
+        return _read_jsonl_by_line(path, wanted)
+
+
+def _read_jsonl_by_line(path: Path, wanted: list[str]) -> pa.Table:
+    """The slow way, for what Arrow's reader refused: it names the bad line, or copes (whole numbers before 0.5)."""
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {name: [] for name in wanted}
+    kinds: dict[str, str] = {}
+    for number, row in _objects(path):
+        for name, values in columns.items():
+            value = row.get(name)
+            values.append(value)
+            kind = "number" if type(value) in (int, float) else type(value).__name__
+            if value is not None and kinds.setdefault(name, kind) != kind:
+                raise ValueError(
+                    f"{path}: line {number}: `{name}` is of type {kind}, in earlier lines of type {kinds[name]}. "
+                    f"Write it the same way in every line."
+                )
+    try:
+        return pa.table(columns)
+    except (OverflowError, UnicodeEncodeError) as reason:
+        raise ValueError(
+            f"{path}: a value cannot be kept exactly: {reason}. Write numbers of more than 15 digits as strings, "
+            f"and characters as UTF-8 (no half \\ud... pair)."
+        ) from reason
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON Lines file with their line numbers from 1; blank lines are passed over."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig"))
+                problem = "" if isinstance(row, dict) else f"it holds a {type(row).__name__}"
+            except ValueError as reason:
+                problem = str(reason)
+            if problem:
+                raise ValueError(
+                    f"{path}: line {number} is not a JSON object: {problem}; it begins {line[:60]!r}. Needed is one "
+                    f"UTF-8 object per line; one large array becomes that with `jq -c '.[]' old.json > new.jsonl`."
+                )
+            yield number, row
+
+
+_READERS: dict[str, Callable[[Path, Pick], pa.Table]] = {
+    ".parquet": _read_parquet,
+    ".jsonl": _read_jsonl,
+    ".json": _read_jsonl,
+    ".csv": _read_csv,
+    ".arrow": _read_arrow,
+}
+
+
+# ---- from tables to text and labels ----------------------------------------------------------------------
+
+
+def _texts(table: pa.Table, where: str) -> tuple[pa.Table, int]:
+    """The text columns as `pa.string()` without nulls, and how many answers were numbers."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns, converted = {}, 0
+    for name in table.column_names:
+        column = _decoded(table[name])
+        if name == LABEL_COLUMN or (name == KIND_COLUMN and not _is_text(column.type)):
+            continue
+        if name in ("question", "answer"):
+            _refuse(pc.is_null(column, nan_is_null=True), where, f"`{name}` is null", "Fill these rows or drop them")
+        if _is_text(column.type):
+            column = column.cast(pa.string())
+        elif name == "answer" and (numbers := _numbers_as_text(column, where)) is not None:
+            column, converted = numbers, len(column)
+        else:
+            raise ValueError(f"{where}: `{name}` holds {column.type}. Needed is text: convert the column to strings.")
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as reason:
+            raise ValueError(f"{where}: `{name}`: {reason}. Write the file again, its text as UTF-8.") from reason
+        if name in ("question", "answer"):
+            blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
+            _refuse(blank, where, f"`{name}` is empty or only whitespace", "Fill these rows or drop them")
+        columns[name] = column.fill_null("") if name == "solution" else column
+    return pa.table(columns), converted
+
+
+def _numbers_as_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray | None:
+    """A column of numbers as people write them (4, not 4.0); None where it does not hold numbers."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.string())
+    if pa.types.is_decimal(column.type):
+        return pc.replace_substring_regex(column.cast(pa.string()), r"\.0+$", "")
+    if not (pa.types.is_float32(column.type) or pa.types.is_float64(column.type)):
+        return None
+    vague = pc.greater_equal(pc.abs(column), pa.scalar(_EXACT_FLOAT, column.type))
+    _refuse(vague, where, "`answer` is a float too large to be exact", "Write these answers as strings", column)
+    whole = column.cast(pa.int64(), safe=False).cast(pa.string())
+    return pc.if_else(pc.equal(pc.floor(column), column), whole, column.cast(pa.string()))
+
+
+def _labels(column: pa.ChunkedArray, where: str) -> np.ndarray:
+    """Labels in any usual spelling -> bool [N]."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    mend = "Needed is true/false, yes/no or 1/0 in every row; rows without a label can only be predicted"
+    column = _decoded(column)
+    _refuse(pc.is_null(column, nan_is_null=True), where, f"`{LABEL_COLUMN}` is null", mend)
+    if pa.types.is_boolean(column.type):
+        true, known = column, None
+    elif _is_text(column.type):
+        text = pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
+        true = pc.is_in(text, pa.array(["true", "yes", "1"]))
+        known = pc.or_(true, pc.is_in(text, pa.array(["false", "no", "0"])))
+    elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        true = pc.equal(column, pa.scalar(1, column.type))
+        known = pc.or_(true, pc.equal(column, pa.scalar(0, column.type)))
+    else:
+        raise ValueError(f"{where}: `{LABEL_COLUMN}` holds {column.type}. {mend}.")
+    if known is not None:
+        _refuse(pc.invert(known), where, f"`{LABEL_COLUMN}` is not a label", mend, column)
+    return np.asarray(true.to_numpy(), dtype=bool)
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Text of any layout; a column of nothing but nulls counts, the null check has more to say about it."""
+    from pyarrow import types
+
+    texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    return any(is_kind(kind) for is_kind in texts)
+
+
+def _refuse(bad: pa.ChunkedArray, where: str, what: str, mend: str, values: pa.ChunkedArray | None = None) -> None:
+    """Raise when any row of the boolean column `bad` is True, with the first row numbers and values."""
+    rows = np.flatnonzero(bad.to_numpy())
+    if len(rows):
+        got = "" if values is None else f" ({_few([values[int(row)].as_py() for row in rows[:6]])})"
+        raise ValueError(f"{where}: {what}{got} in {len(rows):,} rows: {_few(rows.tolist())}. {mend}.")
+
+
+def _few(things: Sequence[object]) -> str:
+    return ", ".join(f"{thing!r}" for thing in things[:5]) + (", ..." if len(things) > 5 else "")
+
+
+# ---- what the content is ---------------------------------------------------------------------------------
+
+
+def _groups(questions: pa.ChunkedArray) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    encoded = questions.dictionary_encode().combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # what no rows combine to in some pyarrow versions
+        return np.empty(0, np.int64)
+    distinct = encoded.dictionary
+    # Only distinct questions are rewritten, a slice at a time: splitting needs several times their bytes.
+    rewritten = pa.chunked_array(
+        [
+            pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(part))), " ")
+            for part in (distinct.slice(start, 1 << 16) for start in range(0, len(distinct), 1 << 16))
+        ],
+        type=pa.string(),
+    )
+    group_of = rewritten.dictionary_encode().combine_chunks().indices.to_numpy().astype(np.int64)
+    return np.asarray(group_of[encoded.indices.to_numpy()])
+
+
+def _duplicates(table: pa.Table, groups_N: np.ndarray) -> int:
+    """Rows whose three texts stand in an earlier row.
+
+    Only rows that share their question and both lengths with another are compared: grouping all rows
+    by their texts would copy the whole table.
+    """
+    import pyarrow as pa
+
+    key_N = groups_N.astype(np.uint64)
+    for name in TEXT_COLUMNS:  # a collision of this hash costs time, not exactness
+        key_N = key_N * np.uint64(0x9E3779B97F4A7C15) + _byte_lengths(table[name]).astype(np.uint64)
+    _, inverse, repeats = np.unique(key_N, return_inverse=True, return_counts=True)
+    alike = table.select(TEXT_COLUMNS).filter(pa.array(repeats[inverse] > 1))
+    return int(alike.num_rows - alike.group_by(list(TEXT_COLUMNS)).aggregate([]).num_rows)
+
+
+def _byte_lengths(column: pa.ChunkedArray) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.binary_length(column).to_numpy())
+
+
+def _fingerprint(table: pa.Table, labels_N: np.ndarray | None) -> str:
+    """SHA-256 over names, value bytes and lengths: Arrow's buffers, but none of its chunk boundaries."""
+    digest = hashlib.sha256(f"{table.num_rows} {labels_N is not None}".encode())
+    for name in table.column_names:
+        digest.update(name.encode())
+        for chunk in table[name].chunks:
+            _, offsets, values = chunk.buffers()
+            bounds = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+            if values is not None and len(bounds):
+                digest.update(memoryview(values)[bounds[0] : bounds[-1]])
+        digest.update(_byte_lengths(table[name]).astype("<i4").tobytes())
+    if labels_N is not None:
+        digest.update(np.packbits(labels_N).tobytes())
+    return digest.hexdigest()

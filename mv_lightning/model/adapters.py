@@ -1,0 +1,170 @@
+"""LoRA adapters on the base model, in PEFT's own file format.
+
+LoRA: Hu et al. 2021 (arXiv:2106.09685); rank-stabilised scaling: Kalajdzievski 2023 (arXiv:2312.03732); LoftQ:
+Li et al. 2023 (arXiv:2310.08659).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mv_lightning.atomic import atomic_folder
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+CARD = "verifier.json"
+"""Beside the adapter: what it was trained on and how it must be asked."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """The adapters; the defaults are the report's final values."""
+
+    r: int = 128
+    """Rank."""
+    alpha: int = 128
+    """Scale: the adapter's output is multiplied by alpha / r (alpha / sqrt(r) with rslora)."""
+    dropout: float = 0.0
+    """Dropout on the adapters' input."""
+    rslora: bool = False
+    """Rank-stabilised scaling."""
+    loftq: bool = False
+    """Initialise the adapters so that they make up for the quantisation error; needs the base as a local folder."""
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(
+                "the adapters need r >= 1, alpha >= 1 and 0 <= dropout < 1; "
+                f"got r={self.r}, alpha={self.alpha}, dropout={self.dropout}"
+            )
+
+
+def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+    """Put fresh adapters on all seven projections of every layer.
+
+    Args:
+        base: The frozen base model; changed in place.
+        settings: Rank, scale and initialisation.
+
+    Raises:
+        ValueError: LoftQ was asked for a base that is not quantised or not in a local folder.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        use_rslora=settings.rslora,
+        target_modules=list(TARGETS),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    model: PeftModel = get_peft_model(base, config)
+    if settings.loftq:
+        _loftq(model, base)
+    return model
+
+
+def trained_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+    """Return what is trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, card: dict[str, Any], folder: Path) -> None:
+    """Write the adapter as a PEFT folder, whole or not at all.
+
+    Args:
+        model: The adapted model.
+        tokenizer: Saved along, so that the folder can be used alone.
+        card: What `load` compares, see `read_card`.
+        folder: Where to.
+    """
+    with atomic_folder(folder) as draft:
+        model.save_pretrained(str(draft))
+        (draft / "README.md").unlink(missing_ok=True)  # peft's model card is a form to fill in; the card says it all
+        tokenizer.save_pretrained(str(draft))
+        (draft / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return what `save` wrote about the adapter.
+
+    Raises:
+        ValueError: The folder is missing or is not one that `save` wrote.
+    """
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"no adapter in {folder}: {CARD} is missing. Run the phase that makes it first, or give the folder of "
+            "another one as model.init_from"
+        ) from error
+    return card
+
+
+def load(model: PeftModel, folder: Path) -> None:
+    """Fill the model's adapters from a PEFT folder.
+
+    Args:
+        model: Adapters of the same shape, in place.
+        folder: What `save` wrote.
+
+    Raises:
+        ValueError: Rank, scale, targets or keys differ; both sides are named.
+    """
+    from peft import LoraConfig, set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    try:
+        saved, here = LoraConfig.from_pretrained(str(folder)), model.peft_config["default"]
+        weights = load_peft_weights(str(folder), device="cpu")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no adapter in {folder}: {error}") from error
+    differing = {
+        field: (getattr(saved, field), getattr(here, field))
+        for field in ("r", "lora_alpha", "use_rslora", "target_modules")
+        if getattr(saved, field) != getattr(here, field)
+    }
+    if differing:
+        told = "; ".join(f"{field}: {old} there, {new} here" for field, (old, new) in differing.items())
+        raise ValueError(f"the adapter in {folder} was made with other settings ({told}); make model.lora match it")
+    wanted = {name.replace(".default.", ".") for name in trained_parameters(model)}
+    check_keys(set(weights), wanted, f"the adapter in {folder}")
+    set_peft_model_state_dict(model, weights)
+
+
+def check_keys(found: set[str], wanted: set[str], where: str) -> None:
+    """Compare the names of saved weights with those of the model.
+
+    Raises:
+        ValueError: Keys are missing or unexpected; the first few of each are named.
+    """
+    missing, unexpected = sorted(wanted - found), sorted(found - wanted)
+    if missing or unexpected:
+        raise ValueError(
+            f"{where} does not fit the model: {len(missing)} of {len(wanted)} weights are missing "
+            f"({', '.join(missing[:3]) or 'none'}), {len(unexpected)} are not known here "
+            f"({', '.join(unexpected[:3]) or 'none'})"
+        )
+
+
+def _loftq(model: PeftModel, base: PreTrainedModel) -> None:
+    folder = Path(str(base.config._name_or_path))
+    weights = folder / "model.safetensors"
+    if not getattr(base, "is_loaded_in_4bit", False) or not folder.is_dir():
+        raise ValueError(
+            "model.lora.loftq needs a base model that is quantised (model.base.quantization=nf4) and lies in a local "
+            f"folder with safetensors; got {folder}"
+        )
+    from peft import replace_lora_weights_loftq
+
+    replace_lora_weights_loftq(model, model_path=str(weights) if weights.is_file() else str(folder))

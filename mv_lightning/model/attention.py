@@ -1,0 +1,130 @@
+"""Attention over packed rows that share a prefix.
+
+Rows lie end to end in one sequence behind the instruction that all of them start with. Each row attends to the
+prefix and, causally, to itself; never to another row. Under causal attention the prefix does not depend on what
+follows it, so computing it once is exact, in values and in gradients.
+
+The function is plugged into transformers through its `AttentionInterface`; the `Packing` travels to every layer as a
+keyword argument. Shape suffixes: see `mv_lightning/schema.py`; K is the key/value heads, E the size of one head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from mv_lightning.schema import Packing
+
+NAME = "mv_lightning_packed"
+"""What a model's `attn_implementation` is set to."""
+
+
+def register() -> None:
+    """Make the attention known to transformers under `NAME`.
+
+    The mask function is registered too, and makes none: without one transformers would leave the choice of mask to
+    its own rules, and the packing says all there is to say.
+    """
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query_1HTE: torch.Tensor,
+    key_1KTE: torch.Tensor,
+    value_1KTE: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    packing: Packing,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within rows and to the shared prefix.
+
+    Args:
+        module: The calling attention layer; unused, part of transformers' signature.
+        query_1HTE: Queries of the packed sequence.
+        key_1KTE: Keys, K dividing H (grouped queries).
+        value_1KTE: Values.
+        attention_mask: Always None, see `register`.
+        packing: Where the rows lie.
+        scaling: Factor on the scores; None for 1 / sqrt(E).
+        dropout: Must be 0: packed training does not drop attention weights.
+        kwargs: What transformers passes along.
+
+    Returns:
+        The attended values [1, T, H, E], and None for the weights.
+
+    Raises:
+        ValueError: Dropout was asked for.
+    """
+    if dropout:
+        raise ValueError(f"packed attention has no dropout, but the base model asks for attention_dropout={dropout}")
+    attend = _varlen if _has_varlen(query_1HTE) else _rows_by_sdpa
+    return attend(query_1HTE, key_1KTE, value_1KTE, packing, scaling), None
+
+
+def _has_varlen(query: torch.Tensor) -> bool:
+    """Flash attention needs compute capability 8.0 and half precision; a T4 takes the other way."""
+    return (
+        query.is_cuda
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
+
+
+def _rows_by_sdpa(
+    query_1HTE: torch.Tensor, key_1KTE: torch.Tensor, value_1KTE: torch.Tensor, packing: Packing, scaling: float | None
+) -> torch.Tensor:
+    groups = query_1HTE.shape[1] // key_1KTE.shape[1]
+    key_1HTE, value_1HTE = (x.repeat_interleave(groups, dim=1) for x in (key_1KTE, value_1KTE))
+    sizes = [packing.prefix, *packing.lengths]
+    (prefix_q, *rows_q), (prefix_k, *rows_k), (prefix_v, *rows_v) = (
+        x.split(sizes, dim=2) for x in (query_1HTE, key_1HTE, value_1HTE)
+    )
+    attended = [F.scaled_dot_product_attention(prefix_q, prefix_k, prefix_v, is_causal=True, scale=scaling)]
+    for q, k, v in zip(rows_q, rows_k, rows_v, strict=True):
+        length = q.shape[2]
+        mask = torch.ones(length, packing.prefix + length, dtype=torch.bool, device=q.device).tril(packing.prefix)
+        k, v = torch.cat([prefix_k, k], dim=2), torch.cat([prefix_v, v], dim=2)
+        attended.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling))
+    return torch.cat(attended, dim=2).transpose(1, 2)
+
+
+def _varlen(
+    query_1HTE: torch.Tensor, key_1KTE: torch.Tensor, value_1KTE: torch.Tensor, packing: Packing, scaling: float | None
+) -> torch.Tensor:
+    """One flash-attention call: the prefix is the first sequence, and every row's keys are the prefix's and its own.
+
+    With more keys than queries the kernel aligns the causal mask to the end, which is what a row behind its prefix
+    needs. Copying the prefix's keys to every row costs memory for prefix x rows, a small share of the activations.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    device = query_1HTE.device
+    starts = torch.tensor([0, packing.prefix, *packing.lengths], device=device).cumsum(0, dtype=torch.int32)
+    key_lengths = [packing.prefix, *(packing.prefix + length for length in packing.lengths)]
+    key_starts = torch.tensor([0, *key_lengths], device=device).cumsum(0, dtype=torch.int32)
+    prefix = torch.arange(packing.prefix, device=device)
+    own = torch.arange(query_1HTE.shape[2], device=device).split([packing.prefix, *packing.lengths])[1:]
+    gather = torch.cat([prefix, *(part for row in own for part in (prefix, row))])
+    query_THE, key_TKE, value_TKE = (x[0].transpose(0, 1) for x in (query_1HTE, key_1KTE, value_1KTE))
+    attended = varlen_attn(
+        query_THE.contiguous(),
+        key_TKE[gather],
+        value_TKE[gather],
+        starts,
+        key_starts,
+        max(packing.prefix, *packing.lengths),
+        max(key_lengths),
+        scale=scaling,
+        window_size=(-1, 0),
+        enable_gqa=query_THE.shape[1] != key_TKE.shape[1],
+    )
+    return attended.unsqueeze(0)

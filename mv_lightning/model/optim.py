@@ -1,0 +1,68 @@
+"""Optimizers and learning-rate schedules by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """How the adapter is trained; the defaults are the report's final values."""
+
+    name: Literal["adamw_8bit", "adamw_torch", "paged_adamw_32bit"] = "adamw_8bit"
+    """The optimizer: 8-bit state (Dettmers et al. 2022, arXiv:2110.02861), PyTorch's own, or 32-bit state that a GPU
+    may page out to the host."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the rate falls to 0 after the warm-up."""
+    warmup_steps: int = 10
+    """Optimizer steps in which the rate rises linearly from 0 to its peak."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.weight_decay < 0 or self.warmup_steps < 0:
+            raise ValueError(
+                "the optimizer needs lr > 0, weight_decay >= 0 and warmup_steps >= 0; got "
+                f"lr={self.lr}, weight_decay={self.weight_decay}, warmup_steps={self.warmup_steps}"
+            )
+
+
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimSettings) -> Optimizer:
+    """Return the optimizer over the trained parameters.
+
+    Args:
+        parameters: What is trained.
+        settings: Name, rate and decay.
+    """
+    common = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if settings.name == "adamw_torch":
+        return torch.optim.AdamW(parameters, **common)
+    import bitsandbytes
+
+    by_name = {"adamw_8bit": bitsandbytes.optim.AdamW8bit, "paged_adamw_32bit": bitsandbytes.optim.PagedAdamW32bit}
+    optimizer: Optimizer = by_name[settings.name](parameters, **common)
+    return optimizer
+
+
+def build_schedule(optimizer: Optimizer, settings: OptimSettings, total_steps: int) -> LambdaLR:
+    """Return the schedule, to be stepped once per optimizer step.
+
+    Args:
+        optimizer: The optimizer whose rate it drives.
+        settings: Kind and warm-up.
+        total_steps: Optimizer steps of the whole run, warm-up included.
+    """
+    from transformers import get_scheduler
+
+    schedule: LambdaLR = get_scheduler(
+        settings.schedule, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=total_steps
+    )
+    return schedule

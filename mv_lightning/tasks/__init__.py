@@ -1,0 +1,1 @@
+"""One verb that a user types, one file."""

@@ -1,0 +1,242 @@
+"""The data side of a run: one source, one phase's shard, one prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from mv_lightning.data.batching import PackedRows, Pick, TrainingOrder, epoch_order, evaluation_picks, training_picks
+from mv_lightning.data.encoding import encode_rows
+from mv_lightning.data.prompts import load_prompt
+from mv_lightning.data.sources import Source, load_source
+from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits, write_manifest
+from mv_lightning.schema import TEXT_COLUMNS, Batch, EncodedRows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class VerdictDataModule(pl.LightningDataModule):
+    """Balanced phase shards of labelled answers, tokenised under one prompt and packed."""
+
+    def __init__(
+        self,
+        source: str = "ad6398/nyu-dl-teach-maths-comp",
+        phase: int = 1,
+        splits: SplitPlan = SplitPlan(),  # noqa: B008  frozen
+        prompt: str = "detailed",
+        max_length: int = 2048,
+        batch_size: int = 2,
+        eval_tokens: int = 8192,
+        num_workers: int = 0,
+        predict_source: str | None = None,
+    ) -> None:
+        """Keep the settings; nothing is read before `setup`.
+
+        Args:
+            source: Labelled rows: a Hub id, a file or folder (parquet, JSONL, CSV, Arrow), or `sample` for
+                generated practice data (`sample:20000` for more rows).
+            phase: Which shard this run trains on, from 1.
+            splits: How the source is divided.
+            prompt: `answer_only`, `explanation`, `detailed`, or a YAML file with instruction, body and cue.
+            max_length: Most tokens of a row; a longer solution loses its middle.
+            batch_size: Rows of a micro-batch; an optimizer step takes this times trainer.accumulate_grad_batches.
+            eval_tokens: Most tokens of a batch in validation, test and prediction.
+            num_workers: Processes that pack batches ahead.
+            predict_source: Rows to predict; default: the `test` split of `source`.
+        """
+        super().__init__()
+        if not 1 <= phase <= splits.phases:
+            raise ValueError(f"data.phase={phase}: the splits have the phases 1 to {splits.phases}")
+        if min(batch_size, eval_tokens, max_length) < 1:
+            raise ValueError(
+                f"batch_size={batch_size}, eval_tokens={eval_tokens} and max_length={max_length} must be positive"
+            )
+        self.source = source
+        self.phase = phase
+        self.plan = splits
+        self.prompt = load_prompt(prompt)
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.eval_tokens = eval_tokens
+        self.num_workers = num_workers
+        self.predict_source = predict_source or source
+        self.encoded: dict[str, EncodedRows] = {}
+        self.predict_labels_N: np.ndarray | None = None
+        """bool [N], labels of the rows to predict where the source has them; None for a contest's test rows."""
+        self._identity: dict[str, Any] = {}
+
+    def setup(self, stage: str) -> None:
+        """Read the source and tokenise the rows that `stage` needs, once.
+
+        Raises:
+            ValueError: The source, its rows or the split plan are not usable; the message says how to mend it.
+        """
+        assert self.trainer is not None
+        if stage == "predict":
+            if "predict" not in self.encoded:
+                rows = _rows_to_predict(self.predict_source)
+                self.encoded["predict"] = self._encode("predict", rows, np.arange(len(rows.table)))
+                # A contest's test rows carry one label throughout, which says nothing.
+                if rows.labels_N is not None and len(np.unique(rows.labels_N)) == 2:
+                    self.predict_labels_N = rows.labels_N
+            return
+        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
+        if all(name in self.encoded for name in needed):
+            return
+        source = load_source(self.source)
+        assert source.labels_N is not None
+        splits = plan_splits(source.labels_N, source.groups_N if self.plan.group_by_question else None, self.plan)
+        shards = {"train": splits.train[self.phase - 1], "val": splits.val[self.phase - 1], "test": splits.test}
+        for name in needed:
+            self.encoded[name] = self._encode(name, source, shards[name])
+        if stage == "fit":
+            self._report(source, splits)
+        self._identity = {
+            "source": source.fingerprint,
+            "phase": self.phase,
+            "splits": dataclasses.asdict(self.plan),
+            "prompt": self.prompt.fingerprint,
+            "max_length": self.max_length,
+            "rows_per_step": self.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size,
+        }
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Packed micro-batches of the phase's shard, from the trainer's position on."""
+        return self._loader(
+            "train", TrainingOrder(lambda epoch: self._training_picks(epoch), position=self._position)
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The phase's validation rows, longest first."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The sub-test: rows that no phase trains on."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The rows to predict, longest first."""
+        return self._evaluation_loader("predict")
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps of one epoch, the trainer's limit on batches respected."""
+        assert self.trainer is not None
+        batches, limit = len(self._training_picks(0)), self.trainer.limit_train_batches
+        if limit is not None:
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return -(-batches // self.trainer.accumulate_grad_batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the order of rows depends on; the position itself is the trainer's."""
+        return self._identity
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume on other data.
+
+        Raises:
+            ValueError: A setting that decides which rows come when differs from the checkpoint's.
+        """
+        changed = [
+            f"{name}: {state_dict.get(name)!r} in the checkpoint, {value!r} now"
+            for name, value in self._identity.items()
+            if state_dict.get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                "this checkpoint cannot be resumed with other data settings: " + "; ".join(changed) + ". Put the "
+                "settings back, or start the phase afresh with --run.fresh true"
+            )
+
+    def _encode(self, name: str, source: Source, rows_N: np.ndarray) -> EncodedRows:
+        assert self.trainer is not None
+        chosen = source.table.select(rows_N)
+        columns: dict[str, Sequence[str]] = {column: chosen[column][:] for column in TEXT_COLUMNS}
+        labels_N = None if source.labels_N is None else source.labels_N[rows_N]
+        title = f"Tokenising {name}" if self.trainer.is_global_zero else None
+        tokenizer = self.trainer.lightning_module.tokenizer
+        encoded = encode_rows(columns, labels_N, rows_N, self.prompt, tokenizer, self.max_length, title)
+        cut = int((encoded.cut_N > 0).sum())
+        if cut and self.trainer.is_global_zero:
+            print(
+                f"{name}: {cut} of {len(encoded)} rows ({cut / len(encoded):.1%}) were longer than "
+                f"{self.max_length} tokens and lost the middle of their solution"
+            )
+        return encoded
+
+    def _report(self, source: Source, splits: Splits) -> None:
+        """Leave the manifest beside the run and tell what the shard is."""
+        assert self.trainer is not None and source.labels_N is not None
+        if not self.trainer.is_global_zero:
+            return
+        content = manifest(source.fingerprint, self.plan, splits, source.labels_N, source.groups_N)
+        write_manifest(Path(self.trainer.default_root_dir) / "manifest.json", content, splits)
+        counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in source.counts.items())
+        print(f"{source.name}: {counts}")
+        train = self.encoded["train"]
+        mean = train.lengths_N.mean() + len(train.prefix_ids)
+        print(
+            f"phase {self.phase}: {len(train):,} training rows ({int(train.labels_N.sum()):,} correct, mean "
+            f"{mean:.0f} tokens with the {len(train.prefix_ids)} of the shared instruction), "
+            f"{len(self.encoded['val']):,} validation rows"
+        )
+
+    def _training_picks(self, epoch: int) -> list[Pick]:
+        trainer = self.trainer
+        assert trainer is not None
+        rows = len(self.encoded["train"])
+        order = epoch_order(rows, self.plan.seed, self.phase, epoch)
+        return training_picks(
+            rows, self.batch_size, trainer.accumulate_grad_batches, order, trainer.global_rank, trainer.world_size
+        )
+
+    def _position(self) -> tuple[int, int]:
+        """Where training stands: (epoch, micro-batches of it that were processed).
+
+        Lightning counts both and puts both into its checkpoints; a resumed run finds them restored when its loader is
+        first iterated.
+        """
+        assert self.trainer is not None
+        loop = self.trainer.fit_loop
+        return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed
+
+    def _evaluation_loader(self, name: str) -> DataLoader[Batch]:
+        trainer, rows = self.trainer, self.encoded[name]
+        assert trainer is not None
+        return self._loader(
+            name,
+            evaluation_picks(
+                rows.lengths_N, len(rows.prefix_ids), self.eval_tokens, trainer.global_rank, trainer.world_size
+            ),
+        )
+
+    def _loader(self, name: str, picks: TrainingOrder | list[Pick]) -> DataLoader[Batch]:
+        return DataLoader(
+            PackedRows(self.encoded[name]),
+            sampler=picks,
+            batch_size=None,
+            collate_fn=_as_is,
+            num_workers=self.num_workers,
+            # Its own generator: making an iterator must not draw from the stream that dropout uses.
+            generator=torch.Generator().manual_seed(self.plan.seed),
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def _rows_to_predict(name: str) -> Source:
+    """Load with labels where the rows have them, so that accuracy can be told; without where they do not."""
+    try:
+        return load_source(name, split="test")
+    except ValueError:
+        return load_source(name, split="test", labelled=False)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
