@@ -34,18 +34,19 @@ COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, "error")
 ERRORS = (*IN_STEPS, "answer")
 """All kinds of error, in equal shares among the wrong rows."""
 
-TEMPLATES = (0, 4, 6, 9, 10, 12, 13, 16, 20, 23, 24, 31, 39, 43, 44, 45, 48, 54, 58, 59, 62, 72)
+TEMPLATES = (0, 4, 6, 9, 10, 12, 13, 16, 20, 23, 24, 39, 43, 44, 45, 48, 54, 58, 59, 62, 72)
 """The `gsm_symbolic` templates in use, chosen by eye: short, in natural English, two to five steps in
 whole numbers that all come from the question."""
 
 LARGEST = 400
 """No number of a row exceeds this: a small model should be able to check the arithmetic."""
 
-SLIPS = (1, 2, 10, 20)
-"""Sizes of an arithmetic slip. Half of them keep the last digit, so that it does not tell."""
+SLIPS = (2, 4, 10, 20)
+"""Sizes of an arithmetic slip: even, and half of them keep the last digit, so that neither parity nor roundness tells."""
 
-SWAPS = {"+": "-*", "-": "+", "*": "+/", "/": "*-"}
-"""What an operation is mistaken for."""
+WAYS = {"slip": ("up", "down"), "operation": ("+-", "-+", "*+", "+*"), "quantity": ("up", "down")}
+"""The ways in which an error in a step goes wrong, in equal shares: the answer above or below the right one,
+or the right operation and the one it is mistaken for. Unequal shares would let the counts tell."""
 
 DRAWS = 10_000
 """Questions drawn in a row without a usable new one before the supply counts as spent."""
@@ -55,7 +56,7 @@ FACTOR = 3
 
 _TERM = r"[$€£]?\d+"
 _BEFORE_SYMBOL = re.compile(
-    rf"({_TERM})(?: ?[A-Za-z]+){{0,4}}(?:/[A-Za-z]+)?\s*([-+*/×÷=]|\bx\b)\s*(?={_TERM})"
+    rf"({_TERM})(?: [A-Za-z]+){{0,4}}(?:/[A-Za-z]+)?\s*([-+*/×÷=]|\bx\b)\s*(?={_TERM})"
 )
 """A term with its unit and the symbol after it: "9 orders/day x " of "9 orders/day x 7 = 63"."""
 _SYMBOLS = {"x": "*", "×": "*", "÷": "/"}
@@ -117,7 +118,7 @@ class _Worked:
     steps: _Steps
     results: list[int]
 
-    def changed(self, kind: str) -> Iterator[tuple[int, _Step]]:
+    def changed(self, kind: str, way: str) -> Iterator[tuple[int, _Step]]:
         """Every error of a kind that one step admits: the step's number, the step with the error."""
         givens = sorted(set(_numbers(self.question)))
         for i, step in enumerate(self.steps):
@@ -127,9 +128,10 @@ class _Worked:
                         yield i, replace(step, slip=size)
                         yield i, replace(step, slip=-size)
             elif kind == "operation":
+                right, wrong = way
                 for j, operation in enumerate(step.operations):
-                    for other in SWAPS[operation]:
-                        yield i, replace(step, operations=_put(step.operations, j, other))
+                    if operation == right:
+                        yield i, replace(step, operations=_put(step.operations, j, wrong))
             else:
                 used = step.values(self.results)
                 for j, term in enumerate(step.terms):
@@ -137,16 +139,16 @@ class _Worked:
                         if value not in used:
                             yield i, replace(step, terms=_put(step.terms, j, _Term(term.currency, value, None)))
 
-    def wrong(self, kind: str, above: bool) -> list[_Steps]:
-        """The steps of every wrong version of a kind whose answer is above, or below, the right one."""
+    def wrong(self, kind: str, way: str) -> list[_Steps]:
+        """The steps of every wrong version of a kind that goes wrong in this way, see `WAYS`."""
         versions = []
-        for i, step in self.changed(kind):
+        for i, step in self.changed(kind, way):
             steps = _put(self.steps, i, step)
             results = _solve(steps)
             if results is None:
                 continue
             low, high = sorted((results[-1], self.results[-1]))
-            if low < high <= FACTOR * low and (results[-1] == high) == above:
+            if low < high <= FACTOR * low and way != ("down" if results[-1] == high else "up"):
                 versions.append(steps)
         return versions
 
@@ -283,14 +285,15 @@ def sample_table(split: str, rows: int, seed: int) -> pa.Table:
         raise ValueError(f"Half of the sample rows are correct, so their number must be even and positive, not {rows}.")
 
     rng = Random(f"{split} {seed}")
-    deals = [(ERRORS[i // 2 % len(ERRORS)], i % 2 == 0, correct) for i in range(rows // 2) for correct in (True, False)]
+    deals = [(ERRORS[i % len(ERRORS)], i // len(ERRORS), correct) for i in range(rows // 2) for correct in (True, False)]
     rng.shuffle(deals)
     questions = _questions(split, rng)
     table: list[tuple[str, str, str, bool, str]] = []
-    for kind, above, correct in deals:
-        source = rng.choice(IN_STEPS) if kind == "answer" else kind
+    for kind, turn, correct in deals:
+        source = IN_STEPS[turn % len(IN_STEPS)] if kind == "answer" else kind
+        way = WAYS[source][turn % len(WAYS[source])]
         for worked in questions:
-            if versions := worked.wrong(source, above):
+            if versions := worked.wrong(source, way):
                 break
         else:
             raise ValueError(f"The sample data ended after {len(table)} rows, {rows} are wanted: ask for fewer.")

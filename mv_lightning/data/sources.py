@@ -56,7 +56,7 @@ class Source:
     """Hash of the texts and labels: the same content has the same fingerprint in every file format."""
     counts: Mapping[str, int]
     """rows, distinct_questions, duplicates (rows whose three texts stand in an earlier row), converted_answers
-    (numbers turned into text), empty_solutions."""
+    (numbers turned into text), empty_answers, empty_solutions."""
 
 
 def load_source(source: str, split: str = "train", labelled: bool = True) -> Source:
@@ -85,11 +85,11 @@ def load_source(source: str, split: str = "train", labelled: bool = True) -> Sou
 
     tables, labels, converted = [], [], 0
     for table, where in _tables(source, split, labelled):
-        texts, more = _texts(table, where)
-        tables.append(texts)
-        converted += more
         if labelled:
             labels.append(_labels(table[LABEL_COLUMN], where))
+        texts, more = _texts(table, where, labels[-1] if labelled else None)
+        tables.append(texts)
+        converted += more
     table = pa.concat_tables(tables, promote_options="default")
     if table.num_rows == 0:
         raise ValueError(f"{source}: no rows. Needed is at least one row under the header or in the file.")
@@ -110,7 +110,8 @@ def load_source(source: str, split: str = "train", labelled: bool = True) -> Sou
             "distinct_questions": int(groups_N.max()) + 1,
             "duplicates": _duplicates(table, groups_N),
             "converted_answers": converted,
-            "empty_solutions": int(np.count_nonzero(_byte_lengths(table["solution"]) == 0)),
+            "empty_answers": int(np.count_nonzero(_blank(table["answer"]))),
+            "empty_solutions": int(np.count_nonzero(_blank(table["solution"]))),
         },
     )
 
@@ -313,7 +314,9 @@ def _read_jsonl(path: Path, pick: Pick) -> pa.Table:
     schema = pa.schema([(name, types.get(type(first[1][name]), pa.string())) for name in wanted])
     options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     try:
-        return arrow_json.read_json(path, arrow_json.ReadOptions(block_size=_BLOCK_BYTES), options)
+        table = arrow_json.read_json(path, arrow_json.ReadOptions(block_size=_BLOCK_BYTES), options)
+        table.validate(full=True)
+        return table
     except (pa.ArrowException, UnicodeDecodeError):
         return _read_jsonl_by_line(path, wanted)
 
@@ -374,8 +377,12 @@ _READERS: dict[str, Callable[[Path, Pick], pa.Table]] = {
 # ---- from tables to text and labels ----------------------------------------------------------------------
 
 
-def _texts(table: pa.Table, where: str) -> tuple[pa.Table, int]:
-    """The text columns as `pa.string()` without nulls, and how many answers were numbers."""
+def _texts(table: pa.Table, where: str, labels_N: np.ndarray | None) -> tuple[pa.Table, int]:
+    """The text columns as `pa.string()` without nulls, and how many answers were numbers.
+
+    A solution may be empty. So may an answer, since models run out of tokens before they give one; only
+    a row that calls such an answer correct is refused.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -396,9 +403,11 @@ def _texts(table: pa.Table, where: str) -> tuple[pa.Table, int]:
             column.validate(full=True)
         except pa.ArrowInvalid as reason:
             raise ValueError(f"{where}: `{name}`: {reason}. Write the file again, its text as UTF-8.") from reason
-        if name in ("question", "answer"):
-            blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
-            _refuse(blank, where, f"`{name}` is empty or only whitespace", "Fill these rows or drop them")
+        if name == "question":
+            _refuse(_blank(column), where, "`question` is empty or only whitespace", "Fill these rows or drop them")
+        if name == "answer" and labels_N is not None:
+            what = f"`answer` is empty or only whitespace, yet `{LABEL_COLUMN}` is true,"
+            _refuse(_blank(column) & labels_N, where, what, "Fill these rows or drop them")
         columns[name] = column.fill_null("") if name == "solution" else column
     return pa.table(columns), converted
 
@@ -432,8 +441,8 @@ def _labels(column: pa.ChunkedArray, where: str) -> np.ndarray:
         true, known = column, None
     elif _is_text(column.type):
         text = pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
-        true = pc.is_in(text, pa.array(["true", "yes", "1"]))
-        known = pc.or_(true, pc.is_in(text, pa.array(["false", "no", "0"])))
+        true = pc.is_in(text, pa.array(["true", "yes", "1", "1.0"]))
+        known = pc.or_(true, pc.is_in(text, pa.array(["false", "no", "0", "0.0"])))
     elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         true = pc.equal(column, pa.scalar(1, column.type))
         known = pc.or_(true, pc.equal(column, pa.scalar(0, column.type)))
@@ -458,9 +467,17 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in texts)
 
 
-def _refuse(bad: pa.ChunkedArray, where: str, what: str, mend: str, values: pa.ChunkedArray | None = None) -> None:
+def _blank(column: pa.ChunkedArray) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column)))
+
+
+def _refuse(
+    bad: pa.ChunkedArray | np.ndarray, where: str, what: str, mend: str, values: pa.ChunkedArray | None = None
+) -> None:
     """Raise when any row of the boolean column `bad` is True, with the first row numbers and values."""
-    rows = np.flatnonzero(bad.to_numpy())
+    rows = np.flatnonzero(np.asarray(bad))
     if len(rows):
         got = "" if values is None else f" ({_few([values[int(row)].as_py() for row in rows[:6]])})"
         raise ValueError(f"{where}: {what}{got} in {len(rows):,} rows: {_few(rows.tolist())}. {mend}.")
@@ -496,14 +513,16 @@ def _groups(questions: pa.ChunkedArray) -> np.ndarray:
 def _duplicates(table: pa.Table, groups_N: np.ndarray) -> int:
     """Rows whose three texts stand in an earlier row.
 
-    Only rows that share their question and both lengths with another are compared: grouping all rows
-    by their texts would copy the whole table.
+    Only rows that share question, answer and length of solution with another are compared: grouping all
+    rows by their texts would copy the whole table.
     """
     import pyarrow as pa
 
+    answers_N = table["answer"].dictionary_encode().combine_chunks().indices.to_numpy()
     key_N = groups_N.astype(np.uint64)
-    for name in TEXT_COLUMNS:  # a collision of this hash costs time, not exactness
-        key_N = key_N * np.uint64(0x9E3779B97F4A7C15) + _byte_lengths(table[name]).astype(np.uint64)
+    for part_N in (_byte_lengths(table["question"]), answers_N, _byte_lengths(table["solution"])):
+        # A collision of this hash costs time, not exactness.
+        key_N = key_N * np.uint64(0x9E3779B97F4A7C15) + part_N.astype(np.uint64)
     _, inverse, repeats = np.unique(key_N, return_inverse=True, return_counts=True)
     alike = table.select(TEXT_COLUMNS).filter(pa.array(repeats[inverse] > 1))
     return int(alike.num_rows - alike.group_by(list(TEXT_COLUMNS)).aggregate([]).num_rows)

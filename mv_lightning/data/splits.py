@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mv_lightning.atomic import atomic_file
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,10 @@ class Splits:
 
     def named(self) -> dict[str, np.ndarray]:
         """Every split under the name it has in reports: `test`, `val_1`, `train_1`, `val_2`, ..."""
-        phases = enumerate(zip(self.val, self.train, strict=True), 1)
-        return {"test": self.test} | {
-            f"{kind}_{phase}": rows_N for phase, pair in phases for kind, rows_N in zip(("val", "train"), pair)
-        }
+        names = {"test": self.test}
+        for phase, (val, train) in enumerate(zip(self.val, self.train, strict=True), 1):
+            names |= {f"val_{phase}": val, f"train_{phase}": train}
+        return names
 
 
 def plan_splits(labels_N: np.ndarray, groups_N: np.ndarray | None, plan: SplitPlan) -> Splits:
@@ -191,7 +192,8 @@ def write_manifest(path: Path | str, manifest_dict: Mapping[str, Any], splits: S
     fields = {**manifest_dict, "row_ids": row_ids}
     # One line per field: the head stays readable above 60,000 numbers.
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
-    write_atomically(Path(path), f"{{\n{lines}\n}}\n")
+    with atomic_file(Path(path)) as draft:
+        draft.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def read_manifest(path: Path | str) -> tuple[dict[str, Any], Splits]:
@@ -224,25 +226,6 @@ def read_manifest(path: Path | str) -> tuple[dict[str, Any], Splits]:
     if wrong:
         raise ValueError(f"{path}: the row numbers of {', '.join(wrong)} do not match their hashes. {mend}.")
     return fields, splits
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader or a crash sees the old content or the new, never a part.
-
-    Args:
-        path: The file; folders above it are made.
-        text: All of its content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _sizes(plan: SplitPlan, rows: int) -> tuple[int, int, int]:

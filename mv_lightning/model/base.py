@@ -240,5 +240,5 @@ def _random_model(config: object, settings: BaseSettings, dtype: torch.dtype, de
                 setattr(module, name, torch.nn.Parameter(filled, requires_grad=False))
     model.tie_weights()
     # Buffers are not parameters: the rotary frequencies are made anew on the device.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config, device=device)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
     return model

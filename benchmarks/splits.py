@@ -1,0 +1,152 @@
+"""How long a million rows take from a file to splits, beside the usual way with `datasets.filter`.
+
+    python -m benchmarks.splits [--rows 1000000]
+
+Each way runs in a process of its own, one after the other, so that peak memory is its own (libraries
+included). Both read the same Parquet file. The baseline draws the same numbers of rows per class, but knows
+neither duplicates nor questions nor a fingerprint of the content. Writes `benchmarks/results/splits.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mv_lightning.atomic import write_json
+
+RESULTS = Path(__file__).parent / "results" / "splits.json"
+PHASES, PHASE_ROWS, TEST_ROWS, SEED = 3, 20_000, 1_000, 3407
+
+
+class Stages:
+    """Wall and CPU seconds by stage, and the peak memory of this process."""
+
+    def __init__(self) -> None:
+        """Start with no stage."""
+        self.seconds: dict[str, dict[str, float]] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure the block under `name`."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.seconds[name] = {
+            "wall_s": round(time.perf_counter() - wall, 3),
+            "cpu_s": round(time.process_time() - cpu, 3),
+        }
+
+    def report(self, **more: Any) -> dict[str, Any]:
+        """All stages, their sum and the memory, with `more` beside them."""
+        total = {unit: round(sum(s[unit] for s in self.seconds.values()), 3) for unit in ("wall_s", "cpu_s")}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return {"stages": self.seconds, "total": total, "peak_memory_mb": round(peak / 1e6), **more}
+
+
+def write_table(path: Path, rows: int) -> None:
+    """Short rows with the contest's habits: 40 % True, every question about four times."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    rng = np.random.default_rng(SEED)
+    schema = pa.schema(
+        [("question", pa.string()), ("answer", pa.string()), ("solution", pa.string()), ("is_correct", pa.bool_())]
+    )
+    with parquet.ParquetWriter(path, schema) as file:
+        for start in range(0, rows, 50_000):
+            size = min(50_000, rows - start)
+            questions, answers = rng.integers(0, max(1, rows // 4), size), rng.integers(0, 1_000, size)
+            columns = {
+                "question": [f"Tom has {q} apples and eats {q % 7}. How many are left?" for q in questions.tolist()],
+                "answer": [str(a) for a in answers.tolist()],
+                "solution": [f"{a + 7} - 7 = {a}, so the answer is {a}." for a in answers.tolist()],
+                "is_correct": rng.random(size) < 0.4,
+            }
+            file.write_table(pa.table(columns, schema=schema))
+
+
+def ours(path: Path) -> dict[str, Any]:
+    """The package's way: checks, counts, groups and fingerprint, then both kinds of split."""
+    stages = Stages()
+    with stages.stage("import"):
+        import datasets  # noqa: F401
+        import pyarrow.parquet  # noqa: F401
+
+        from mv_lightning.data import sources, splits
+    with stages.stage("load_source, groups"):
+        source = sources.load_source(str(path))
+    assert source.labels_N is not None
+    for name, grouped in (("plan_splits", False), ("plan_splits, by question", True)):
+        plan = splits.SplitPlan(
+            phases=PHASES, rows=PHASE_ROWS, test_rows=TEST_ROWS, seed=SEED, group_by_question=grouped
+        )
+        with stages.stage(name):
+            drawn = splits.plan_splits(source.labels_N, source.groups_N, plan)
+        assert [len(rows_N) for rows_N in drawn.train] == [PHASE_ROWS - len(val_N) for val_N in drawn.val]
+    return stages.report(counts=dict(source.counts))
+
+
+def baseline(path: Path) -> dict[str, Any]:
+    """The usual way: shuffle, filter each class with a Python function, select runs of rows."""
+    stages = Stages()
+    with stages.stage("import"):
+        import datasets
+    datasets.disable_progress_bars()
+    with stages.stage("load_dataset"):
+        cache = str(path.parent / "cache")
+        rows = datasets.load_dataset("parquet", data_files=str(path), split="train", cache_dir=cache)
+    with stages.stage("shuffle and filter"):
+        rows = rows.shuffle(seed=SEED)
+        classes = [rows.filter(lambda row: row["is_correct"]), rows.filter(lambda row: not row["is_correct"])]
+    with stages.stage("select"):
+        sizes = [TEST_ROWS // 2, *[PHASE_ROWS // 200, PHASE_ROWS // 2 - PHASE_ROWS // 200] * PHASES]
+        first = 0
+        for size in sizes:
+            part = [one.select(range(first, first + size)) for one in classes]
+            assert len(datasets.concatenate_datasets(part)) == 2 * size
+            first += size
+    return stages.report()
+
+
+def main() -> None:
+    """Write the table, measure both ways, print them and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table")
+    rows = parser.parse_args().rows
+    spawn = multiprocessing.get_context("spawn")
+    results: dict[str, Any] = {
+        "rows": rows,
+        "machine": {
+            "cpus": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "pyarrow", "datasets")},
+        },
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.parquet"
+        write_table(path, rows)
+        for way in (ours, baseline):
+            with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
+                results[way.__name__] = report = process.submit(way, path).result()
+            print(f"{way.__name__}: {rows:,} rows, peak memory {report['peak_memory_mb']:,} MB")
+            for name, seconds in (*report["stages"].items(), ("total", report["total"])):
+                print(f"  {name:26} {seconds['wall_s']:8.2f} s wall {seconds['cpu_s']:8.2f} s CPU")
+    write_json(RESULTS, results)
+    print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

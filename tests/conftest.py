@@ -1,0 +1,96 @@
+"""A tiny Llama and its BPE tokenizer, made in the process: small enough to train, real in every part."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from mv_lightning.data.encoding import encode_rows, verdict_token_ids
+from mv_lightning.data.prompts import load_prompt
+from mv_lightning.data.sources import load_source
+from mv_lightning.model import adapters, base
+from mv_lightning.schema import EncodedRows
+
+ROOT = Path(__file__).parent.parent
+REAL_DATA = ROOT.parent / "shared" / "data"
+
+needs_real_data = pytest.mark.skipif(
+    not REAL_DATA.is_dir(), reason="the real labelled solutions (../shared/data) are not here"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers, grouped queries and special tokens, saved like any base model."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    corpus = ["The verdict is True. The verdict is False. Question Solution answer 0 1 2 3 4 5 6 7 8 9 + - * /"] * 30
+    bpe.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<s>", "<|eot|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<|eot|>")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            tie_word_embeddings=False,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_settings(tiny_folder: Path) -> base.BaseSettings:
+    return base.BaseSettings(name=str(tiny_folder), gradient_checkpointing=False)
+
+
+@pytest.fixture
+def tiny(tiny_settings: base.BaseSettings) -> torch.nn.Module:
+    """The tiny base in NF4 and fp32, with fresh adapters whose second matrices are not zero."""
+    model = base.load_base(tiny_settings, torch.float32, torch.device("cpu"))
+    torch.manual_seed(1)
+    adapted = adapters.attach(model, adapters.LoraSettings(r=32, alpha=32))
+    for name, parameter in adapters.trained_parameters(adapted).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return adapted
+
+
+@pytest.fixture
+def encoded(tiny_settings: base.BaseSettings) -> EncodedRows:
+    """Sixteen practice rows under the tiny tokenizer."""
+    source = load_source("sample:16")
+    columns = {name: source.table[name][:] for name in ("question", "answer", "solution")}
+    tokenizer = base.load_tokenizer(tiny_settings)
+    return encode_rows(columns, source.labels_N, np.arange(16), load_prompt("explanation"), tokenizer, 2048)
+
+
+@pytest.fixture
+def verdict_ids(tiny_settings: base.BaseSettings) -> tuple[int, int]:
+    return verdict_token_ids(base.load_tokenizer(tiny_settings))

@@ -1,0 +1,50 @@
+"""Adapters go to disk and come back; what does not fit is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mv_lightning.model import adapters, base
+
+
+def fresh(settings: base.BaseSettings, **lora: int) -> torch.nn.Module:
+    model = base.load_base(settings, torch.float32, torch.device("cpu"))
+    return adapters.attach(model, adapters.LoraSettings(**{"r": 32, "alpha": 32, **lora}))
+
+
+def test_round_trip(tiny: torch.nn.Module, tiny_settings: base.BaseSettings, tmp_path: Path) -> None:
+    adapters.save(tiny, base.load_tokenizer(tiny_settings), {"steps": 7}, tmp_path / "a")
+    other = fresh(tiny_settings)
+    adapters.load(other, tmp_path / "a")
+    saved, loaded = adapters.trained_parameters(tiny), adapters.trained_parameters(other)
+    assert saved.keys() == loaded.keys() and len(saved) == 28
+    for name in saved:
+        assert torch.equal(saved[name], loaded[name]), name
+    assert adapters.read_card(tmp_path / "a") == {"steps": 7}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= {
+        p.name for p in (tmp_path / "a").iterdir()
+    }
+
+
+def test_another_rank_is_refused(tiny: torch.nn.Module, tiny_settings: base.BaseSettings, tmp_path: Path) -> None:
+    adapters.save(tiny, base.load_tokenizer(tiny_settings), {}, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"r: 32 there, 16 here"):
+        adapters.load(fresh(tiny_settings, r=16), tmp_path / "a")
+
+
+def test_missing_and_unexpected_keys_are_named() -> None:
+    with pytest.raises(ValueError, match=r"1 of 2 weights are missing \(b\), 1 are not known here \(c\)"):
+        adapters.check_keys({"a", "c"}, {"a", "b"}, "the adapter")
+
+
+def test_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no adapter in .*verifier\.json is missing"):
+        adapters.read_card(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"r": 0}, {"alpha": 0}, {"dropout": 1.0}])
+def test_settings_out_of_range(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="adapters need"):
+        adapters.LoraSettings(**wrong)

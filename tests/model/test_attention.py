@@ -1,0 +1,74 @@
+"""Packed rows behind a shared prefix equal padded rows that each stand alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mv_lightning.data.batching import pack
+from mv_lightning.model import adapters, verdict
+from mv_lightning.model.attention import packed_attention
+from mv_lightning.schema import Batch, EncodedRows, Packing
+
+
+def padded_hidden(adapted: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """The reference: transformers' own attention over one padded row per line, prefix repeated in each. [B, D]."""
+    model = adapted.get_base_model()
+    ids, prefix = batch.ids_T, batch.packing.prefix
+    rows = [torch.cat([ids[:prefix], row]) for row in ids[prefix:].split(batch.packing.lengths)]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        hidden = model.base_model(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
+    finally:
+        model.set_attn_implementation(before)
+    return hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
+
+
+def test_packed_equals_padded_in_values_and_gradients(tiny: torch.nn.Module, encoded: EncodedRows) -> None:
+    batch = pack(encoded, np.array([3, 0, 7, 12]), step_rows=4)
+    trained = adapters.trained_parameters(tiny)
+    results = {}
+    for name in ("packed", "padded"):
+        tiny.zero_grad()
+        if name == "packed":
+            hidden = verdict.hidden_states(tiny.get_base_model(), batch)[batch.verdict_B]
+        else:
+            hidden = padded_hidden(tiny, batch)
+        (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+        results[name] = hidden.detach(), {n: p.grad.clone() for n, p in trained.items()}
+    torch.testing.assert_close(results["packed"][0], results["padded"][0], atol=2e-5, rtol=2e-5)
+    assert len(results["packed"][1]) == 2 * 7 * 2
+    for name, gradient in results["padded"][1].items():
+        assert gradient.abs().max() > 0, name
+        torch.testing.assert_close(results["packed"][1][name], gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_a_row_does_not_see_its_neighbours(tiny: torch.nn.Module, encoded: EncodedRows) -> None:
+    model = tiny.get_base_model()
+    with torch.no_grad():
+        together = pack(encoded, np.array([2, 5, 9]), 3)
+        alone = pack(encoded, np.array([5]), 1)
+        hidden = verdict.hidden_states(model, together)[together.verdict_B[1]]
+        expected = verdict.hidden_states(model, alone)[alone.verdict_B[0]]
+    torch.testing.assert_close(hidden, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(tiny: torch.nn.Module, encoded: EncodedRows) -> None:
+    batch = pack(encoded, np.array([1, 4]), 2)
+    model, gradients = tiny.get_base_model(), []
+    for enabled in (False, True):
+        tiny.zero_grad()
+        if enabled:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        verdict.hidden_states(model, batch)[batch.verdict_B].square().mean().backward()
+        gradients.append([p.grad.clone() for p in adapters.trained_parameters(tiny).values()])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_dropout_is_refused() -> None:
+    x = torch.zeros(1, 2, 4, 8)
+    with pytest.raises(ValueError, match="attention_dropout"):
+        packed_attention(torch.nn.Module(), x, x, x, None, Packing(1, (3,)), dropout=0.1)

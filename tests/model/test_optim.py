@@ -1,0 +1,50 @@
+"""Optimizers are the real ones; schedules rise, fall and end where they should."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mv_lightning.model.optim import OptimSettings, build_optimizer, build_schedule
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "adamw_torch", "paged_adamw_32bit"])
+@pytest.mark.filterwarnings("ignore")
+def test_each_optimizer_learns(name: str) -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(64, 64))
+    optimizer = build_optimizer([weight], OptimSettings(name=name, lr=0.05))
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = weight.square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_state_is_really_8_bit() -> None:
+    weight = torch.nn.Parameter(torch.randn(64, 64))
+    optimizer = build_optimizer([weight], OptimSettings())
+    weight.sum().backward()
+    optimizer.step()
+    assert optimizer.state[weight]["state1"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize(("kind", "middle"), [("linear", 0.5), ("cosine", 0.5)])
+def test_schedule(kind: str, middle: float) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = build_schedule(optimizer, OptimSettings(schedule=kind, warmup_steps=10), total_steps=110)
+    rates = []
+    for _ in range(111):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == 0 and rates[5] == pytest.approx(0.5) and rates[10] == 1.0
+    assert rates[60] == pytest.approx(middle) and rates[110] == pytest.approx(0, abs=1e-9)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_settings_out_of_range() -> None:
+    with pytest.raises(ValueError, match="lr=0"):
+        OptimSettings(lr=0)

@@ -1,0 +1,71 @@
+"""The verdict's loss and log-odds against the plain causal language model."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mv_lightning.data.batching import Pick, pack, training_picks
+from mv_lightning.data.batching import PackedRows
+from mv_lightning.model import adapters, verdict
+from mv_lightning.schema import EncodedRows
+
+
+def test_log_odds_are_the_difference_of_log_probabilities(
+    tiny: torch.nn.Module, encoded: EncodedRows, verdict_ids: tuple[int, int]
+) -> None:
+    batch = pack(encoded, np.arange(4), 4)
+    model = tiny.get_base_model()
+    with torch.no_grad():
+        hidden = verdict.hidden_states(model, batch)
+        log_probabilities = F.log_softmax(model.lm_head(hidden[batch.verdict_B]), dim=-1)
+        odds = verdict.log_odds(hidden, model.lm_head, batch, verdict_ids)
+    false, true = verdict_ids
+    torch.testing.assert_close(odds, log_probabilities[:, true] - log_probabilities[:, false], atol=1e-4, rtol=1e-4)
+
+
+def test_prompt_weight_one_is_plain_fine_tuning(
+    tiny: torch.nn.Module, encoded: EncodedRows, verdict_ids: tuple[int, int]
+) -> None:
+    """Each row alone, its verdict appended, mean cross-entropy over every next token."""
+    batch = pack(encoded, np.array([0, 6, 11]), 3)
+    model = tiny.get_base_model()
+    with torch.no_grad():
+        packed = verdict.verdict_loss(
+            verdict.hidden_states(model, batch), model.lm_head, batch, verdict_ids, prompt_weight=1
+        )
+        prefix = batch.packing.prefix
+        for index, row in enumerate(batch.ids_T[prefix:].split(batch.packing.lengths)):
+            alone = pack(encoded, np.array([[0, 6, 11][index]]), 1)
+            logits = model.lm_head(verdict.hidden_states(model, alone))
+            target = torch.cat([batch.ids_T[1:prefix], row, torch.tensor([verdict_ids[batch.labels_B[index]]])])
+            torch.testing.assert_close(packed[index], F.cross_entropy(logits, target), atol=1e-5, rtol=1e-5)
+
+
+def test_unlabelled_rows_have_no_loss(
+    tiny: torch.nn.Module, encoded: EncodedRows, verdict_ids: tuple[int, int]
+) -> None:
+    batch = PackedRows(encoded)[Pick((2,), step_rows=4, counts=False)]
+    hidden = verdict.hidden_states(tiny.get_base_model(), batch)
+    assert verdict.verdict_loss(hidden, tiny.get_base_model().lm_head, batch, verdict_ids).tolist() == [0.0]
+
+
+def test_two_by_four_equals_eight_by_one(
+    tiny: torch.nn.Module, encoded: EncodedRows, verdict_ids: tuple[int, int]
+) -> None:
+    """The gradient of a step does not depend on how its rows are dealt to micro-batches; the last step has fewer."""
+    model, data = tiny.get_base_model(), PackedRows(encoded)
+    order = np.random.default_rng(0).permutation(13)
+    gradients = {}
+    for batch_size, accumulate in ((2, 4), (8, 1)):
+        picks = training_picks(13, batch_size, accumulate, order)
+        for step, rows in enumerate((8, 5)):
+            tiny.zero_grad()
+            for pick in (p for p in picks if set(p.indices) <= set(order[8 * step : 8 * step + 8].tolist())):
+                assert pick.step_rows == rows
+                batch = data[pick]
+                loss = verdict.verdict_loss(verdict.hidden_states(model, batch), model.lm_head, batch, verdict_ids)
+                (loss.sum() / batch.step_rows).backward()
+            gradients[batch_size, step] = [p.grad.clone() for p in adapters.trained_parameters(tiny).values()]
+    for step in range(2):
+        torch.testing.assert_close(gradients[2, step], gradients[8, step], atol=1e-6, rtol=1e-4)
