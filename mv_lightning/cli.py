@@ -5,6 +5,9 @@ A user's mistake ends with one message and exit status 2; set MV_LIGHTNING_TRACE
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
 import shutil
 import sys
@@ -66,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         if words[0] == "phases":
             from mv_lightning.tasks.phases import run_phases
 
-            run_phases(words[1:])
+            run_phases(words[1:], configuration)
         elif words[0] in COMMANDS:
             _run_lightning(argv)
         else:
@@ -78,6 +81,25 @@ def main(argv: list[str] | None = None) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def configuration(words: list[str]) -> dict[str, Any]:
+    """Return every setting of a command line, checked as the command itself would, without running it.
+
+    Args:
+        words: A command and its options.
+    """
+    import yaml
+
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            _run_lightning([*words, "--print_config"])
+    except SystemExit as end:
+        if end.code:
+            raise
+    settings: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    return settings
 
 
 def _is_users(error: Exception) -> bool:
@@ -97,9 +119,15 @@ def _run_lightning(argv: list[str] | None) -> None:
     from mv_lightning.training.module import VerdictModule
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    # Of no use to a user of this program: its loaders are small on purpose, and its precision is set.
+    # Libraries' words that are of no use to a user of this program. bitsandbytes misses a kernel that
+    # model/base.py switches off.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*is not supported by the model summary.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
     class VerifierCLI(LightningCLI):
         """One phase: its folder, its logger, its checkpoints and its summary."""

@@ -6,70 +6,70 @@ https://arxiv.org/abs/2410.05229). This file reads the equations of a solution i
 step, recomputes everything that depends on it and writes the text again: the label is known by
 construction, and so is the kind of error.
 
-Nothing but the reasoning should tell a wrong row from a correct one. So a question is taken only if every
-kind of error can be made in it, the kind is dealt without a look at the question, correct rows are written
-by the same code, and wrong answers lie above and below the right one equally often.
+Nothing but the reasoning should tell a wrong row from a correct one. So every wrong row has a correct
+twin, drawn from the questions in which the same error could have been made and written by the same code,
+and errors come in opposite pairs (up and down, plus for minus and minus for plus), so that neither the
+size of an answer nor a count of words and signs gives a row away. The tests hold this to account.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, "error")
 SPLITS = ("train", "test")
+
+WAYS = {
+    "slip": ("up", "down"),
+    "operation": ("+-", "-+", "+-", "-+", "+*", "*+"),
+    "quantity": ("up", "down"),
+}
+"""The errors that can be made in a step, and the ways of each, dealt in turn: to an answer above or below the
+right one, or the right operation and the one it is mistaken for (products for sums are rarer to find)."""
+ERRORS = (*WAYS, "answer")
+"""The kinds of error, in equal shares."""
 CORRECT = "none"
 """The `error` of a correct row."""
-IN_STEPS = ("slip", "operation", "quantity")
-"""The kinds of error made in one step of the solution and carried through."""
-COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, "error")
-ERRORS = (*IN_STEPS, "answer")
-"""All kinds of error, in equal shares among the wrong rows."""
 
-TEMPLATES = (0, 4, 6, 9, 10, 12, 13, 16, 20, 23, 24, 39, 43, 44, 45, 48, 54, 58, 59, 62, 72)
-"""The `gsm_symbolic` templates in use, chosen by eye: short, in natural English, two to five steps in
-whole numbers that all come from the question."""
-
+TEMPLATES = (0, 6, 9, 10, 12, 16, 20, 23, 24, 39, 43, 44, 45, 48, 54, 58, 59, 62, 72)
+"""Numbers of the `gsm_symbolic` templates in use, chosen by eye: short, in natural English, two to five
+steps in whole numbers that all come from the question."""
 LARGEST = 400
 """No number of a row exceeds this: a small model should be able to check the arithmetic."""
-
 SLIPS = (2, 4, 10, 20)
-"""Sizes of an arithmetic slip: even, and half of them keep the last digit, so that neither parity nor roundness tells."""
-
-WAYS = {"slip": ("up", "down"), "operation": ("+-", "-+", "*+", "+*"), "quantity": ("up", "down")}
-"""The ways in which an error in a step goes wrong, in equal shares: the answer above or below the right one,
-or the right operation and the one it is mistaken for. Unequal shares would let the counts tell."""
-
-DRAWS = 10_000
-"""Questions drawn in a row without a usable new one before the supply counts as spent."""
-
+"""Sizes of an arithmetic slip. Even, and half of them keep the last digit: parity and roundness do not tell."""
+SMALLEST = 5
+"""No proposed answer is below this: an answer of 1 has no wrong ones below it, so it would tell."""
 FACTOR = 3
-"""A wrong answer is at most this many times the right one, or the other way round: its size should not tell."""
+"""A wrong answer is at most this many times the right one, or the other way round."""
+DRAWS = 10_000
+"""Questions drawn for one row before the supply counts as spent."""
 
 _TERM = r"[$€£]?\d+"
-_BEFORE_SYMBOL = re.compile(
-    rf"({_TERM})(?: [A-Za-z]+){{0,4}}(?:/[A-Za-z]+)?\s*([-+*/×÷=]|\bx\b)\s*(?={_TERM})"
-)
-"""A term with its unit and the symbol after it: "9 orders/day x " of "9 orders/day x 7 = 63"."""
+_UNIT = r"(?: [A-Za-z]+){0,4}(?:/[A-Za-z]+)?"
+_BEFORE_SYMBOL = re.compile(rf"({_TERM}){_UNIT}\s*([-+*/×÷=]|\bx\b)\s*(?={_TERM})")
+"""The "9 orders/day x " of "9 orders/day x 7 = 63 orders"."""
 _SYMBOLS = {"x": "*", "×": "*", "÷": "/"}
 _EQUATION = re.compile(rf"({_TERM}(?: [-+*/] {_TERM})+) = ({_TERM})")
 _UNREAD = re.compile(r"[=%{}]|\d ?[-+*/.,:] ?[$€£]?\d")
-"""Arithmetic that is no plain equation, or a number that is not whole."""
+"""Arithmetic beside the equations, or a number that is not whole."""
 
 
 @dataclass(frozen=True)
 class _Term:
     currency: str
     value: int
-    source: int | None
+    source: int | None = None
     """The step whose result this is; None for a number of the question."""
 
 
@@ -91,8 +91,8 @@ class _Step:
             if operation == "*":
                 summands[-1] *= value
             elif operation == "/":
-                summands[-1], rest = divmod(summands[-1], value)
-                if rest:
+                summands[-1], remainder = divmod(summands[-1], value)
+                if remainder:
                     return None
             else:
                 summands.append(value if operation == "+" else -value)
@@ -108,6 +108,17 @@ class _Step:
 _Steps = tuple[_Step, ...]
 
 
+def _solve(steps: _Steps) -> list[int] | None:
+    """The result of every step, or None if one is out of bounds."""
+    results: list[int] = []
+    for step in steps:
+        result = step.result(results)
+        if result is None:
+            return None
+        results.append(result)
+    return results
+
+
 @dataclass(frozen=True)
 class _Worked:
     """A question and its solution, taken apart."""
@@ -118,61 +129,50 @@ class _Worked:
     steps: _Steps
     results: list[int]
 
-    def changed(self, kind: str, way: str) -> Iterator[tuple[int, _Step]]:
-        """Every error of a kind that one step admits: the step's number, the step with the error."""
-        givens = sorted(set(_numbers(self.question)))
+    def changes(self, kind: str, way: str) -> Iterator[tuple[int, _Step]]:
+        """Every error of the kind that a step admits: the step's number, the step with the error."""
         for i, step in enumerate(self.steps):
             if kind == "slip":
                 for size in SLIPS:
+                    # Both signs or none: a slip of 20 in a result of 15 could only go up.
                     if 2 * size <= self.results[i]:
                         yield i, replace(step, slip=size)
                         yield i, replace(step, slip=-size)
             elif kind == "operation":
-                right, wrong = way
+                right, wrong = tuple(way)
                 for j, operation in enumerate(step.operations):
                     if operation == right:
                         yield i, replace(step, operations=_put(step.operations, j, wrong))
             else:
-                used = step.values(self.results)
+                unused = sorted(set(_numbers(self.question)).difference(step.values(self.results)))
                 for j, term in enumerate(step.terms):
-                    for value in givens:
-                        if value not in used:
-                            yield i, replace(step, terms=_put(step.terms, j, _Term(term.currency, value, None)))
+                    for value in unused:
+                        yield i, replace(step, terms=_put(step.terms, j, _Term(term.currency, value)))
 
     def wrong(self, kind: str, way: str) -> list[_Steps]:
-        """The steps of every wrong version of a kind that goes wrong in this way, see `WAYS`."""
+        """The steps of every wrong version of this kind and way, see `WAYS`."""
         versions = []
-        for i, step in self.changed(kind, way):
+        right = self.results[-1]
+        for i, step in self.changes(kind, way):
             steps = _put(self.steps, i, step)
             results = _solve(steps)
             if results is None:
                 continue
-            low, high = sorted((results[-1], self.results[-1]))
-            if low < high <= FACTOR * low and way != ("down" if results[-1] == high else "up"):
+            low, high = sorted((right, results[-1]))
+            if SMALLEST <= low < high <= FACTOR * low and way != ("down" if right == low else "up"):
                 versions.append(steps)
         return versions
 
     def write(self, steps: _Steps) -> tuple[str, str]:
-        """The solution with `steps` for its steps, and its answer."""
+        """The solution as it reads with these steps, and the answer it arrives at."""
         results = _solve(steps) or []
         slots = {f"r{i}": str(result) for i, result in enumerate(results)}
         slots |= {f"e{i}": step.equation(results, results[i]) for i, step in enumerate(steps)}
         return f"{self.text.format_map(slots)}\nThe answer is {results[-1]}.", str(results[-1])
 
 
-def _put(items: tuple[T, ...], i: int, item: T) -> tuple[T, ...]:
+def _put(items: tuple[Any, ...], i: int, item: Any) -> tuple[Any, ...]:
     return (*items[:i], item, *items[i + 1 :])
-
-
-def _solve(steps: _Steps) -> list[int] | None:
-    """The result of every step, or None if one is out of bounds."""
-    results: list[int] = []
-    for step in steps:
-        result = step.result(results)
-        if result is None:
-            return None
-        results.append(result)
-    return results
 
 
 def _numbers(text: str) -> list[int]:
@@ -189,49 +189,40 @@ def _parse(question: str, source: str) -> _Worked | None:
     work, _, answer = source.partition("####")
     work = _BEFORE_SYMBOL.sub(lambda m: f"{m[1]} {_SYMBOLS.get(m[2], m[2])} ", work.strip())
     equations = _EQUATION.findall(work)
-    results = [_numbers(right)[0] for _, right in equations]
+    if len(equations) < 2 or _UNREAD.search(question) or _UNREAD.search(_EQUATION.sub("", work)):
+        return None
     givens = set(_numbers(question))
-    if (
-        _UNREAD.search(question)
-        or _UNREAD.search(_EQUATION.sub("", work))
-        or len(results) < 2
-        or len(givens.union(results)) < len(givens) + len(results)
-        or not givens.union(results).issuperset(_numbers(work))
-        or max(givens) > LARGEST
-    ):
+    results = [_numbers(right)[0] for _, right in equations]
+    known = givens.union(results)
+    if len(known) < len(givens) + len(results) or not known.issuperset(_numbers(work)) or max(known) > LARGEST:
         return None
 
     sources = {result: i for i, result in enumerate(results)}
-
-    def term(written: str) -> _Term:
-        (value,) = _numbers(written)
-        return _Term(written.removesuffix(str(value)), value, sources.get(value))
-
-    steps = []
-    for i, (left, right) in enumerate(equations):
-        symbols = left.split(" ")
-        terms = tuple(map(term, symbols[::2]))
-        if any(t.source is not None and t.source >= i for t in terms):
-            return None
-        steps.append(_Step(terms, tuple(symbols[1::2]), term(right).currency))
+    steps: list[_Step] = []
+    for left, right in equations:
+        terms = []
+        for written in left.split(" ")[::2]:
+            (value,) = _numbers(written)
+            terms.append(_Term(written.removesuffix(str(value)), value, sources.get(value)))
+            if sources.get(value, -1) >= len(steps):
+                return None
+        steps.append(_Step(tuple(terms), tuple(left.split(" ")[1::2]), right.rstrip("0123456789")))
     if _solve(tuple(steps)) != results or _numbers(answer) != results[-1:]:
         return None
 
     slots = iter(range(len(steps)))
     text = _EQUATION.sub(lambda _: f"{{e{next(slots)}}}", work)
-    text = re.sub(r"(?<!\{e)\b\d+", lambda m: f"{{r{sources[int(m[0])]}}}" if int(m[0]) in sources else m[0], text)
+    text = re.sub(r"\b\d+", lambda m: f"{{r{sources[int(m[0])]}}}" if int(m[0]) in sources else m[0], text)
     return _Worked(question, text, tuple(steps), results)
 
 
 def _split_of(question: str) -> str:
-    """A fifth of all questions are test questions. Told by the numbers, so that a question of the one
-    split does not come back in the other with another name in it."""
-    digest = hashlib.sha256(repr(_numbers(question)).encode()).digest()
-    return "test" if digest[0] % 5 == 0 else "train"
+    """One question in five is a test question. Told by its numbers: a question of the one split does not
+    come back in the other with another name in it."""
+    return "test" if hashlib.sha256(repr(_numbers(question)).encode()).digest()[0] % 5 == 0 else "train"
 
 
-def _questions(split: str, rng: Random) -> Iterator[_Worked]:
-    """Questions of the split, each once, until no new ones are found."""
+def _templates() -> Mapping[int, Any]:
     try:
         from reasoning_gym import create_dataset
     except ImportError as error:
@@ -239,21 +230,18 @@ def _questions(split: str, rng: Random) -> Iterator[_Worked]:
             "The sample data is written by reasoning-gym, which is not installed: "
             'pip install "mv-lightning[sample]", or choose another source of data.'
         ) from error
+    templates: Mapping[int, Any] = create_dataset("gsm_symbolic", seed=0, size=1).generators
+    return templates
 
-    generators = create_dataset("gsm_symbolic", seed=0, size=1).generators
-    seen: set[str] = set()
-    misses = 0
-    while misses < DRAWS:
-        misses += 1
-        item = generators[rng.choice(TEMPLATES)](rng, 1.0)
-        question = item["question"]
-        if question in seen or _split_of(question) != split:
-            continue
-        seen.add(question)
-        worked = _parse(question, item["metadata"]["answer_cot"])
-        if worked is not None:
-            misses = 0
-            yield worked
+
+def _deals(rows: int) -> dict[tuple[str, str], list[tuple[str, bool]]]:
+    """The rows to fill: for each error of `WAYS`, the kind and the label of every row that is dealt it."""
+    deals: dict[tuple[str, str], list[tuple[str, bool]]] = {(kind, way): [] for kind in WAYS for way in WAYS[kind]}
+    for i in range(rows // 2):
+        turn, kind = i // len(ERRORS), ERRORS[i % len(ERRORS)]
+        made = kind if kind in WAYS else tuple(WAYS)[turn % len(WAYS)]
+        deals[made, WAYS[made][turn % len(WAYS[made])]] += [(kind, True), (kind, False)]
+    return deals
 
 
 def sample_table(split: str, rows: int, seed: int) -> pa.Table:
@@ -261,44 +249,55 @@ def sample_table(split: str, rows: int, seed: int) -> pa.Table:
 
     Args:
         split: "train" or "test". No question of the one occurs in the other, whatever the seeds.
-        rows: how many; even, since exactly half of them are correct.
-        seed: what the rows are drawn by. Same arguments, same table.
+        rows: How many; even, since exactly half of them are correct.
+        seed: What the rows are drawn by. Same arguments, same table.
 
     Returns:
-        `rows` rows in random order with the columns `question`, `answer`, `solution` (strings),
-        `is_correct` (bool) and `error` (string): "none" in a correct row, otherwise
+        `rows` rows in random order, no question twice, with the columns `question`, `answer`, `solution`
+        (strings), `is_correct` (bool) and `error` (string): "none" in a correct row, otherwise
 
-        - "slip": one step's result is miscalculated and carried through to the answer;
+        - "slip": one step's result is miscalculated, and carried through to the answer;
         - "operation": one step adds where it should subtract, or the like, and is carried through;
         - "quantity": one step takes another number of the question, and is carried through;
-        - "answer": the solution is right, the proposed answer is not the one it arrives at.
+        - "answer": the solution is right, but the proposed answer is not the one it arrives at.
 
     Raises:
-        ValueError: unknown split, odd or negative `rows`, more rows than there are questions, or
-            reasoning-gym is not installed.
+        ValueError: Unknown split; rows odd or not positive; more rows than there are questions;
+            reasoning-gym not installed.
     """
     import pyarrow as pa
 
     if split not in SPLITS:
         raise ValueError(f"The sample data has the splits {' and '.join(SPLITS)}, not {split!r}: choose one of them.")
     if rows <= 0 or rows % 2:
-        raise ValueError(f"Half of the sample rows are correct, so their number must be even and positive, not {rows}.")
-
+        raise ValueError(f"Half of the sample rows are correct: choose an even, positive number of rows, not {rows}.")
+    templates = _templates()
     rng = Random(f"{split} {seed}")
-    deals = [(ERRORS[i % len(ERRORS)], i // len(ERRORS), correct) for i in range(rows // 2) for correct in (True, False)]
-    rng.shuffle(deals)
-    questions = _questions(split, rng)
+    deals = _deals(rows)
     table: list[tuple[str, str, str, bool, str]] = []
-    for kind, turn, correct in deals:
-        source = IN_STEPS[turn % len(IN_STEPS)] if kind == "answer" else kind
-        way = WAYS[source][turn % len(WAYS[source])]
-        for worked in questions:
-            if versions := worked.wrong(source, way):
+    seen: set[str] = set()
+    draws = 0
+    while len(table) < rows:
+        if (draws := draws + 1) > DRAWS:
+            raise ValueError(f"The sample data ran out of questions after {len(table)} of {rows} rows: ask for fewer.")
+        item = templates[rng.choice(TEMPLATES)](rng, 1.0)
+        question = item["question"]
+        if question in seen or _split_of(question) != split:
+            continue
+        seen.add(question)
+        worked = _parse(question, item["metadata"]["answer_cot"])
+        if worked is None:
+            continue
+        # The error with the most rows to fill that can be made here, whatever the label of its next row.
+        for error in sorted(filter(deals.get, deals), key=lambda error: len(deals[error]), reverse=True):
+            if versions := worked.wrong(*error):
+                kind, correct = deals[error].pop()
+                solution, answer = worked.write(worked.steps)
+                if not correct:
+                    wrong_solution, answer = worked.write(rng.choice(versions))
+                    solution = solution if kind == "answer" else wrong_solution
+                table.append((question, answer, solution, correct, CORRECT if correct else kind))
+                draws = 0
                 break
-        else:
-            raise ValueError(f"The sample data ended after {len(table)} rows, {rows} are wanted: ask for fewer.")
-        right, wrong = worked.write(worked.steps), worked.write(rng.choice(versions))
-        solution = right[0] if correct or kind == "answer" else wrong[0]
-        answer = right[1] if correct else wrong[1]
-        table.append((worked.question, answer, solution, correct, CORRECT if correct else kind))
-    return pa.table(dict(zip(COLUMNS, map(list, zip(*table, strict=True)), strict=True)))
+    rng.shuffle(table)
+    return pa.table(dict(zip(COLUMNS, zip(*table, strict=True), strict=True)))

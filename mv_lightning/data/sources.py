@@ -275,7 +275,6 @@ def _read_arrow(path: Path, pick: Pick) -> pa.Table:
     try:
         table = pa.ipc.open_file(file).read_all()
     except pa.ArrowInvalid:  # not the file layout: `datasets` writes streams
-        file.seek(0)
         table = pa.ipc.open_stream(file).read_all()
     return table.select(pick(table.column_names))
 
@@ -495,8 +494,6 @@ def _groups(questions: pa.ChunkedArray) -> np.ndarray:
     import pyarrow.compute as pc
 
     encoded = questions.dictionary_encode().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # what no rows combine to in some pyarrow versions
-        return np.empty(0, np.int64)
     distinct = encoded.dictionary
     # Only distinct questions are rewritten, a slice at a time: splitting needs several times their bytes.
     rewritten = pa.chunked_array(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +85,6 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     attention.register()
-    # The kernel that this would announce is one that we switch off, see _keep_gradients.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     path = _resolve(settings.name)
     try:
         config = AutoConfig.from_pretrained(path)

@@ -11,16 +11,19 @@ import argparse
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mv_lightning.tasks.table import show_table
 
 
-def run_phases(words: list[str]) -> None:
+def run_phases(words: list[str], configuration: Callable[[list[str]], dict[str, Any]]) -> None:
     """Run the phase files in order, then the prediction file, then print the table.
 
     Args:
         words: The command line after `phases`.
+        configuration: Reads a command line as the command itself would, without running it.
 
     Raises:
         ValueError: There are no phase files, or a configuration is wrong (said by the command that read it).
@@ -44,24 +47,11 @@ def run_phases(words: list[str]) -> None:
     overlays = [word for overlay in options.config for word in ("--config", overlay)]
     lines = [[verb, "--config", str(file), *overlays, *handed_on] for verb, file in commands]
     # Every configuration is read before the first hour is spent; the last one also tells where the run lies.
-    settings = [_settings(line) for line in lines]
+    settings = [configuration(line) for line in lines]
     for line in lines:
         print("\n$ python -m mv_lightning " + shlex.join(line), flush=True)
         status = subprocess.run([sys.executable, "-m", "mv_lightning", *line], check=False).returncode
         if status:
             sys.exit(status)
-    show_table(Path(settings[-1]))
+    show_table(Path(settings[-1]["run"]["dir"]))
 
-
-def _settings(line: list[str]) -> str:
-    """Parse a command's configuration without running it; return the run's folder."""
-    import yaml
-
-    checked = subprocess.run(
-        [sys.executable, "-m", "mv_lightning", *line, "--print_config"], capture_output=True, text=True, check=False
-    )
-    if checked.returncode:
-        print(checked.stderr, file=sys.stderr, end="")
-        sys.exit(checked.returncode)
-    folder: str = yaml.safe_load(checked.stdout)["run"]["dir"]
-    return folder

@@ -359,6 +359,12 @@ def test_odd_values_in_other_columns_do_no_harm(tmp_path: Path) -> None:
     assert load(tmp_path / "rows.jsonl", rows).counts["rows"] == 5
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.CSV"])
+def test_rows_of_megabytes_are_read_across_blocks(name: str, tmp_path: Path) -> None:
+    rows = [dict(ROWS[0], solution=f"line {number},\n" * 300_000) for number in range(7)]
+    assert load(tmp_path / name, rows).table["solution"][:] == [row["solution"] for row in rows]
+
+
 def test_no_rows_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS).slice(0, 0), tmp_path / "rows.parquet")
     (tmp_path / "rows.csv").write_text(",".join(COLUMNS) + "\n")
