@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import shlex
@@ -13,10 +14,10 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from mv_lightning.cli import configuration, main
-from mv_lightning.training.module import VerdictModule
 from safetensors.torch import load_file
 
+from mv_lightning.cli import configuration, main
+from mv_lightning.training.module import VerdictModule
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -103,9 +104,7 @@ def test_tensorboard_has_one_step_axis(finished: Path) -> None:
     assert axis == [list(range(0, 6)), list(range(6, 12)), list(range(12, 18))]
 
 
-def test_a_finished_phase_is_left_alone(
-    finished: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_phase_is_left_alone(finished: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "phase1/summary.json").read_bytes()
     main(["fit", "--config", str(PHASES[0]), *tiny_options(tiny_folder, finished)])
     assert "is finished" in capsys.readouterr().out
@@ -124,7 +123,7 @@ def test_a_chained_phase_has_the_weights_and_a_fresh_optimizer(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(VerdictModule, "on_train_start", look)
-    options = tiny_options(tiny_folder, tmp_path) + ["--model.init_from", str(finished / "phase1" / "adapter")]
+    options = [*tiny_options(tiny_folder, tmp_path), "--model.init_from", str(finished / "phase1" / "adapter")]
     with pytest.raises(SystemExit):
         main(["fit", "--config", str(CONFIGS / "phase2.yaml"), *options])
     assert seen["state"] == 0 and seen["step"] == 0
@@ -265,7 +264,7 @@ def test_every_command_of_the_readme_exists() -> None:
     assert {words[0] for words in commands} >= {"fit", "validate", "test", "predict", "phases"}
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for words in commands:
-        for config in (b for a, b in zip(words, words[1:], strict=False) if a == "--config"):
+        for config in (b for a, b in itertools.pairwise(words) if a == "--config"):
             assert (ROOT / config).is_file() or config.startswith("my"), config
         if words[0] in ("fit", "validate", "test", "predict") and "--help" not in words:
             configuration([word if not word.startswith("configs/") else str(ROOT / word) for word in words])

@@ -136,5 +136,3 @@ def _chunks(rows: int, title: str | None) -> Iterator[int]:
                 bar.update(min(_CHUNK, rows - start))
     else:
         yield from starts
-
-

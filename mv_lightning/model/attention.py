@@ -115,7 +115,7 @@ def _varlen(
     own = torch.arange(query_1HTE.shape[2], device=device).split([packing.prefix, *packing.lengths])[1:]
     gather = torch.cat([prefix, *(part for row in own for part in (prefix, row))])
     query_THE, key_TKE, value_TKE = (x[0].transpose(0, 1) for x in (query_1HTE, key_1KTE, value_1KTE))
-    attended = varlen_attn(
+    attended: Any = varlen_attn(
         query_THE.contiguous(),
         key_TKE[gather],
         value_TKE[gather],
@@ -127,4 +127,5 @@ def _varlen(
         window_size=(-1, 0),
         enable_gqa=query_THE.shape[1] != key_TKE.shape[1],
     )
-    return attended.unsqueeze(0)
+    values_1THE: torch.Tensor = attended.unsqueeze(0)
+    return values_1THE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.optim import Optimizer
@@ -42,7 +42,7 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimSet
         parameters: What is trained.
         settings: Name, rate and decay.
     """
-    common = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.name == "adamw_torch":
         return torch.optim.AdamW(parameters, **common)
     import bitsandbytes

@@ -64,7 +64,9 @@ def verdict_loss(
     return loss_B * labelled_B
 
 
-def log_odds(hidden_TD: torch.Tensor, head: torch.nn.Linear, batch: Batch, verdict_ids: tuple[int, int]) -> torch.Tensor:
+def log_odds(
+    hidden_TD: torch.Tensor, head: torch.nn.Linear, batch: Batch, verdict_ids: tuple[int, int]
+) -> torch.Tensor:
     """Return log P(True) - log P(False) of each row: [B], fp32.
 
     The softmax's denominator cancels, so only the head's two verdict rows are needed.
@@ -94,9 +96,7 @@ def _prompt_loss(hidden_TD: torch.Tensor, head: torch.nn.Module, batch: Batch) -
     first = torch.cat([rows.new_ones(1), rows.diff()]).bool()
     source = torch.where(first, prefix - 1, own - 1)
     own_loss = _token_losses(hidden_TD, head, source, batch.ids_T[own])
-    prefix_loss = _token_losses(
-        hidden_TD, head, torch.arange(prefix - 1, device=device), batch.ids_T[1:prefix]
-    ).sum()
+    prefix_loss = _token_losses(hidden_TD, head, torch.arange(prefix - 1, device=device), batch.ids_T[1:prefix]).sum()
     summed_B = torch.zeros(len(lengths), device=device).index_add(0, rows, own_loss) + prefix_loss
     return summed_B, torch.tensor(lengths, device=device) + prefix - 1
 

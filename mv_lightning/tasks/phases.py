@@ -54,4 +54,3 @@ def run_phases(words: list[str], configuration: Callable[[list[str]], dict[str, 
         if status:
             sys.exit(status)
     show_table(Path(settings[-1]["run"]["dir"]))
-

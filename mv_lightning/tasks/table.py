@@ -49,7 +49,10 @@ def results_table(run_dir: Path) -> str:
     if prediction.exists():
         p = _read(prediction)
         told = f"accuracy {p['accuracy']:.3f} on" if "accuracy" in p else "predicted"
-        lines += ["", f"test split: {told} {p['rows']:,} rows, {p['seconds'] / 60:.1f} min, peak {p['peak_memory_gb']:.1f} GB"]
+        lines += [
+            "",
+            f"test split: {told} {p['rows']:,} rows, {p['seconds'] / 60:.1f} min, peak {p['peak_memory_gb']:.1f} GB",
+        ]
         lines.append(f"predictions: {p['submission']}, probabilities beside it")
     lines.append(f"adapters:    {', '.join(p['adapter'] for p in phases)}")
     lines.append(f"curves:      tensorboard --logdir {run_dir / 'tensorboard'}")

@@ -76,12 +76,13 @@ class ResumeCheckpoint(pl.Callback):
 
 def _random_state() -> dict[str, Any]:
     """Everything as tensors and plain values: checkpoints are loaded with `weights_only`."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002  the legacy stream is the one to be kept
+    state: Any = np.random.get_state()  # noqa: NPY002  the legacy stream is the one to be kept
+    name, keys, *rest = state
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),  # type: ignore[union-attr]
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
     }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from mv_lightning.data.encoding import CUT_MARK, encode_rows, verdict_token_ids
 from mv_lightning.data.prompts import PROMPTS
 from mv_lightning.model import base
@@ -17,11 +18,13 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_folder: Path):  # noqa: ANN201
+def tokenizer(tiny_folder: Path):
     return base.load_tokenizer(base.BaseSettings(name=str(tiny_folder)))
 
 
-def encode(tokenizer, rows: list[tuple[str, str, str]], limit: int = 100_000, prompt: str = "explanation") -> EncodedRows:
+def encode(
+    tokenizer, rows: list[tuple[str, str, str]], limit: int = 100_000, prompt: str = "explanation"
+) -> EncodedRows:
     question, answer, solution = (list(column) for column in zip(*rows, strict=True))
     columns = {"question": question, "answer": answer, "solution": solution}
     return encode_rows(columns, None, np.arange(len(rows)), PROMPTS[prompt], tokenizer, limit)

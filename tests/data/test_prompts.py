@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from mv_lightning.data.prompts import PROMPTS, Prompt, load_prompt
 
 
@@ -19,9 +20,10 @@ def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
     file.write_text('instruction: "Judge.\\n"\nbody: "{question} = {answer}? {{}}\\n"\ncue: "So:"\n')
     prompt = load_prompt(str(file))
     assert prompt.name == "mine"
-    assert prompt.pieces == [("", "question"), (" = ", "answer"), ("? {", None), ("}\n", None)] or prompt.pieces[-1][
-        1
-    ] is None
+    assert (
+        prompt.pieces == [("", "question"), (" = ", "answer"), ("? {", None), ("}\n", None)]
+        or prompt.pieces[-1][1] is None
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from mv_lightning.model import adapters, base
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from mv_lightning.data.batching import pack
 from mv_lightning.model import adapters, verdict
 from mv_lightning.model.attention import packed_attention

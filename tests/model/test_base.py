@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+
 from mv_lightning.data.batching import pack
 from mv_lightning.model import adapters, base, verdict
 from mv_lightning.schema import EncodedRows

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+
 from mv_lightning.model.optim import OptimSettings, build_optimizer, build_schedule
 
 
@@ -42,7 +45,7 @@ def test_schedule(kind: str, middle: float) -> None:
         schedule.step()
     assert rates[0] == 0 and rates[5] == pytest.approx(0.5) and rates[10] == 1.0
     assert rates[60] == pytest.approx(middle) and rates[110] == pytest.approx(0, abs=1e-9)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_settings_out_of_range() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mv_lightning.data.batching import Pick, pack, training_picks
-from mv_lightning.data.batching import PackedRows
+
+from mv_lightning.data.batching import PackedRows, Pick, pack, training_picks
 from mv_lightning.model import adapters, verdict
 from mv_lightning.schema import EncodedRows
 
