@@ -173,7 +173,8 @@ def test_evaluation_of_a_finished_phase(
     assert "auroc" in printed and "acc" in printed
     if command == "validate":
         expected = json.loads((finished / "phase3/summary.json").read_text())["val_loss"]
-        assert f"{expected:.5f}"[:6] in printed, printed
+        told = re.search(r"val/loss[^\d]*([\d.]+)", printed)
+        assert told is not None and float(told[1]) == pytest.approx(expected, rel=2e-3)  # bf16, another process
 
 
 def test_a_resume_on_other_data_is_refused(
