@@ -41,6 +41,8 @@ CORRECT = "none"
 TEMPLATES = (0, 6, 9, 10, 12, 16, 20, 23, 24, 39, 43, 44, 45, 48, 54, 58, 59, 62, 72)
 """Numbers of the `gsm_symbolic` templates in use, chosen by eye: short, in natural English, two to five
 steps in whole numbers that all come from the question."""
+WORDS = 32
+"""Longest question taken: a small model on a CPU pays for every word, and short ones hold the same errors."""
 LARGEST = 400
 """No number of a row exceeds this: a small model should be able to check the arithmetic."""
 SLIPS = (2, 4, 10, 20)
@@ -52,8 +54,6 @@ FACTOR = 3
 DRAWS = 10_000
 """Questions drawn for one row before the supply counts as spent."""
 
-WORDS = 32
-"""Longest question taken: a small model on a CPU pays for every word, and short ones hold the same errors."""
 _TERM = r"[$€£]?\d+"
 _UNIT = r"(?: [A-Za-z]+){0,4}(?:/[A-Za-z]+)?"
 _BEFORE_SYMBOL = re.compile(rf"({_TERM}){_UNIT}\s*([-+*/×÷=]|\bx\b)\s*(?={_TERM})")
@@ -138,7 +138,7 @@ class _Worked:
                         yield i, replace(step, slip=size)
                         yield i, replace(step, slip=-size)
             elif kind == "operation":
-                right, wrong = tuple(way)
+                right, wrong = way[0], way[1]
                 for j, operation in enumerate(step.operations):
                     if operation == right:
                         yield i, replace(step, operations=_put(step.operations, j, wrong))
@@ -283,20 +283,20 @@ def sample_table(split: str, rows: int, seed: int) -> pa.Table:
         question = item["question"]
         if question in seen or len(question.split()) > WORDS or _split_of(question) != split:
             continue
-        seen.add(question)
         worked = _parse(question, item["metadata"]["answer_cot"])
-        if worked is None:
+        # Chosen before it is known what the question admits: otherwise the questions that admit little
+        # would all get the same error.
+        error = rng.choice([error for error in deals if deals[error]])
+        versions = worked.wrong(*error) if worked else []
+        if worked is None or not versions:
             continue
-        # The error with the most rows to fill that can be made here, whatever the label of its next row.
-        for error in sorted(filter(deals.get, deals), key=lambda error: len(deals[error]), reverse=True):
-            if versions := worked.wrong(*error):
-                kind, correct = deals[error].pop()
-                solution, answer = worked.write(worked.steps)
-                if not correct:
-                    wrong_solution, answer = worked.write(rng.choice(versions))
-                    solution = solution if kind == "answer" else wrong_solution
-                table.append((question, answer, solution, correct, CORRECT if correct else kind))
-                draws = 0
-                break
+        kind, correct = deals[error].pop()
+        solution, answer = worked.write(worked.steps)
+        if not correct:
+            wrong_solution, answer = worked.write(rng.choice(versions))
+            solution = solution if kind == "answer" else wrong_solution
+        table.append((question, answer, solution, correct, CORRECT if correct else kind))
+        seen.add(question)
+        draws = 0
     rng.shuffle(table)
     return pa.table(dict(zip(COLUMNS, zip(*table, strict=True), strict=True)))
