@@ -142,10 +142,10 @@ def _run_lightning(argv: list[str] | None) -> None:
             config = self.config[self.subcommand]
             self.run_dir = Path(config.run.dir)
             self.phase_dir = self.run_dir / f"phase{config.data.phase}"
-            if config.model.init_from == "previous":
-                config.model.init_from = str(self.run_dir / f"phase{config.data.phase - 1}" / ADAPTER)
-            elif config.model.init_from is None and self.subcommand != "fit":
+            if self.subcommand != "fit" and config.model.init_from in (None, "previous"):
                 config.model.init_from = str(self.phase_dir / ADAPTER)
+            elif config.model.init_from == "previous":
+                config.model.init_from = str(self.run_dir / f"phase{config.data.phase - 1}" / ADAPTER)
 
         def instantiate_trainer(self, **kwargs: Any) -> Trainer:
             config = self.config[self.subcommand]

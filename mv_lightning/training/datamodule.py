@@ -104,7 +104,10 @@ class VerdictDataModule(pl.LightningDataModule):
             "splits": dataclasses.asdict(self.plan),
             "prompt": self.prompt.fingerprint,
             "max_length": self.max_length,
-            "rows_per_step": self.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size,
+            # Lightning counts the position in micro-batches, so their size must not change under it.
+            "batch_size": self.batch_size,
+            "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
+            "processes": self.trainer.world_size,
         }
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
@@ -25,22 +26,20 @@ EQUATION = re.compile(r"(\S+(?: [-+*/] \S+)+) = (\S+)")
 
 @cache
 def rows_of(split: str, rows: int, seed: int = 0) -> list[Row]:
-    return sample_table(split, rows, seed).to_pylist()
+    table: list[Row] = sample_table(split, rows, seed).to_pylist()
+    return table
 
 
-def train() -> list[Row]:
+def practised() -> list[Row]:
     return rows_of("train", 3000)
 
 
-def test() -> list[Row]:
+def unseen() -> list[Row]:
     return rows_of("test", 1000)
 
 
-test.__test__ = False  # type: ignore[attr-defined]
-
-
 def of_kind(*kinds: str) -> list[Row]:
-    return [row for row in train() if row["error"] in kinds]
+    return [row for row in practised() if row["error"] in kinds]
 
 
 def equations(solution: str) -> list[tuple[str, int]]:
@@ -80,26 +79,26 @@ def test_exactly_half_is_correct(rows: int) -> None:
 
 
 def test_kinds_have_equal_shares() -> None:
-    counts = Counter(row["error"] for row in train())
+    counts = Counter(row["error"] for row in practised())
     assert counts == {CORRECT: 1500, **dict.fromkeys(ERRORS, 375)}
-    assert all((row["error"] == CORRECT) == row["is_correct"] for row in train())
+    assert all((row["error"] == CORRECT) == row["is_correct"] for row in practised())
 
 
 def test_equations_hold_but_for_one_slip() -> None:
-    assert all(len(equations(row["solution"])) >= 2 for row in train())
+    assert all(len(equations(row["solution"])) >= 2 for row in practised())
     assert {broken(row["solution"]) for row in of_kind(CORRECT, "operation", "quantity", "answer")} == {0}
     assert {broken(row["solution"]) for row in of_kind("slip")} == {1}
 
 
 def test_solutions_arrive_at_their_answers() -> None:
-    for row in train():
+    for row in practised():
         assert equations(row["solution"])[-1][1] == int(concluded(row["solution"]))
         assert (concluded(row["solution"]) == row["answer"]) == (row["error"] != "answer")
 
 
 def test_steps_take_known_numbers() -> None:
     """An error is carried through: what a step uses stands in the question or is the result of a step."""
-    for row in train():
+    for row in practised():
         known = set(numbers(row["question"]))
         for left, result in equations(row["solution"]):
             assert known.issuperset(numbers(left)), row
@@ -123,7 +122,7 @@ def test_wrong_answers_are_wrong(split: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_answers_stay_plausible() -> None:
-    for row in (*train(), *test()):
+    for row in (*practised(), *unseen()):
         assert sample.SMALLEST <= int(row["answer"]) <= sample.LARGEST
         assert max(numbers(row["question"] + row["solution"])) <= sample.LARGEST
         assert len(f"{row['question']} {row['solution']}".split()) <= 150
@@ -134,8 +133,6 @@ def test_same_arguments_same_table() -> None:
     code = "from mv_lightning.data.sample import sample_table as s; import json; print(json.dumps(s({}).to_pylist()))"
     command = [sys.executable, "-W", "ignore", "-c", code.format("'test', 40, 7")]
     output = subprocess.run(command, capture_output=True, text=True, check=True)
-    import json
-
     assert json.loads(output.stdout) == sample_table("test", 40, 7).to_pylist()
     assert output.stderr == ""
 
@@ -148,7 +145,7 @@ def test_seeds_and_splits_differ() -> None:
 
 def test_no_question_twice_nor_in_both_splits() -> None:
     seen = {"train": set[str](), "test": set[str]()}
-    for split, rows in (("train", train()), ("test", test()), ("train", rows_of("train", 1000, 1))):
+    for split, rows in (("train", practised()), ("test", unseen()), ("train", rows_of("train", 1000, 1))):
         questions = {row["question"] for row in rows}
         assert len(questions) == len(rows)
         seen[split] |= questions
@@ -190,8 +187,8 @@ def test_sizes_do_not_tell(features: Callable[[Row], list[float]]) -> None:
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    model.fit([features(row) for row in train()], [row["is_correct"] for row in train()])
-    accuracy = model.score([features(row) for row in test()], [row["is_correct"] for row in test()])
+    model.fit([features(row) for row in practised()], [row["is_correct"] for row in practised()])
+    accuracy = model.score([features(row) for row in unseen()], [row["is_correct"] for row in unseen()])
     assert 1 - CHANCE <= accuracy <= CHANCE
 
 
@@ -204,8 +201,8 @@ def test_words_do_not_tell(text: Callable[[Row], str], token: str) -> None:
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(CountVectorizer(token_pattern=token), LogisticRegression(max_iter=2000))
-    model.fit([text(row) for row in train()], [row["is_correct"] for row in train()])
-    accuracy = model.score([text(row) for row in test()], [row["is_correct"] for row in test()])
+    model.fit([text(row) for row in practised()], [row["is_correct"] for row in practised()])
+    accuracy = model.score([text(row) for row in unseen()], [row["is_correct"] for row in unseen()])
     assert 1 - CHANCE <= accuracy <= CHANCE
 
 
@@ -217,8 +214,8 @@ def test_twins_are_drawn_alike() -> None:
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=2000))
-    model.fit([row["question"] for row in train()], [row["is_correct"] for row in train()])
-    accuracy = model.score([row["question"] for row in test()], [row["is_correct"] for row in test()])
+    model.fit([row["question"] for row in practised()], [row["is_correct"] for row in practised()])
+    accuracy = model.score([row["question"] for row in unseen()], [row["is_correct"] for row in unseen()])
     assert 1 - CHANCE <= accuracy <= CHANCE
 
 
