@@ -102,13 +102,3 @@ class Batch:
             for name in ("ids_T", "positions_T", "labels_B", "rows_B")
         }
         return replace(self, **moved)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The verdict on one row."""
-
-    row: int
-    """The row's number in its source."""
-    log_odds: float
-    """log P(True) - log P(False) at the verdict position, fp32."""

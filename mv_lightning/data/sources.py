@@ -3,7 +3,7 @@
 Whatever the origin, what leaves this file has the columns question, answer and solution as text, labels
 that are booleans, and a fingerprint of the content. The checks run on Arrow columns, never row by row.
 Everything that is wrong with a source is a `ValueError` that says what was got, what is needed and how to
-mend it; row numbers in these messages count from 0 within the file they name, as `Prediction.row` does.
+mend it; row numbers in these messages count from 0 within the file they name.
 """
 
 from __future__ import annotations
