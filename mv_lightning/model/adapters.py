@@ -57,7 +57,10 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
     Raises:
         ValueError: LoftQ was asked for a base that is not quantised or not in a local folder.
     """
+    from bitsandbytes.nn import Linear4bit
     from peft import LoraConfig, get_peft_model
+
+    from mv_lightning.model.linear import FusedLinear4bit
 
     config = LoraConfig(
         r=settings.r,
@@ -68,6 +71,8 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
+    # PEFT's way of giving a layer type an adapter class of one's own; it is not saved with the adapter.
+    config._register_custom_module({Linear4bit: FusedLinear4bit})
     model: PeftModel = get_peft_model(base, config)
     if settings.loftq:
         _loftq(model, base)

@@ -8,7 +8,7 @@ import torch
 
 from mv_lightning.data.batching import pack
 from mv_lightning.model import adapters, verdict
-from mv_lightning.model.attention import packed_attention
+from mv_lightning.model.attention import _rows_by_products, _rows_by_sdpa, packed_attention
 from mv_lightning.schema import Batch, EncodedRows, Packing
 
 
@@ -55,6 +55,20 @@ def test_a_row_does_not_see_its_neighbours(tiny: torch.nn.Module, encoded: Encod
         hidden = verdict.hidden_states(model, together)[together.verdict_B[1]]
         expected = verdict.hidden_states(model, alone)[alone.verdict_B[0]]
     torch.testing.assert_close(hidden, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_the_ways_of_attending_agree() -> None:
+    """Plain products for a CPU, PyTorch's kernels for a GPU without the varlen call."""
+    packing, results = Packing(5, (3, 9, 1)), []
+    for attend in (_rows_by_products, _rows_by_sdpa):
+        rng = torch.Generator().manual_seed(0)
+        q, k, v = (torch.randn(1, heads, 18, 8, generator=rng).requires_grad_() for heads in (6, 2, 2))
+        out = attend(q, k, v, packing, 0.3)
+        out.square().sum().backward()
+        results.append((out, q.grad, k.grad, v.grad))
+    assert results[0][0].shape == (1, 18, 6, 8)
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-4)
 
 
 def test_gradient_checkpointing_changes_nothing(tiny: torch.nn.Module, encoded: EncodedRows) -> None:

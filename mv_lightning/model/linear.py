@@ -1,0 +1,83 @@
+"""A quantised projection and its adapter as one operation.
+
+PEFT computes the base's product, copies it, computes the adapter's two products, scales, and adds: five passes over
+the activations beside the products, and as many again backwards. Here the adapter's product is added into the
+base's, and the backward pass has the products only. Shape suffixes: see `mv_lightning/schema.py`; I is a projection's
+inputs, O its outputs, R the rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
+from torch.autograd.function import once_differentiable
+
+
+class FusedLinear4bit(PeftLinear4bit):
+    """PEFT's adapted 4-bit layer with a forward pass of its own.
+
+    Everything else is PEFT's: names, initialisation, saving, merging. So is the forward pass of a merged or disabled
+    adapter, or of one with dropout, whose input is not the base's.
+    """
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return x W^T + scale (x A^T) B^T in the dtype of autocast, or of the base outside it."""
+        (name,) = self.active_adapters
+        if self.disable_adapters or self.merged or not isinstance(self.lora_dropout[name], torch.nn.Identity):
+            result: torch.Tensor = super().forward(x, *args, **kwargs)
+            return result
+        base: Linear4bit = self.base_layer
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else base.compute_dtype
+        product: torch.Tensor = _AdaptedProduct.apply(
+            x, self.lora_A[name].weight, self.lora_B[name].weight, base.weight, self.scaling[name], dtype
+        )
+        return product
+
+
+class _AdaptedProduct(torch.autograd.Function):
+    """The adapter's weights are rounded to `dtype` for the products; their gradients are returned in their own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TI: torch.Tensor,
+        a_RI: torch.Tensor,
+        b_OR: torch.Tensor,
+        packed: Any,
+        scale: float,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        ctx.packed, ctx.scale, ctx.shape, ctx.dtypes = packed, scale, x_TI.shape, (x_TI.dtype, a_RI.dtype, b_OR.dtype)
+        x_TI = x_TI.reshape(-1, x_TI.shape[-1]).to(dtype)
+        a_RI, b_OR = a_RI.to(dtype), b_OR.to(dtype)
+        low_TR = x_TI @ a_RI.T
+        out_TO = x_TI @ _dequantised(packed, dtype).T
+        out_TO.addmm_(low_TR, b_OR.T, alpha=scale)
+        ctx.save_for_backward(x_TI, low_TR, a_RI, b_OR)
+        return out_TO.view(*ctx.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_TI, low_TR, a_RI, b_OR = ctx.saved_tensors
+        x_dtype, a_dtype, b_dtype = ctx.dtypes
+        grad_TO = grad.reshape(-1, grad.shape[-1]).to(x_TI.dtype)
+        scaled_OR = b_OR * ctx.scale
+        grad_low_TR = grad_TO @ scaled_OR
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_TI = grad_TO @ _dequantised(ctx.packed, x_TI.dtype)
+            grad_x = grad_TI.addmm_(grad_low_TR, a_RI).view(ctx.shape).to(x_dtype)
+        grad_a_RI = (grad_low_TR.T @ x_TI).to(a_dtype)
+        grad_b_OR = (grad_TO.T @ (low_TR * ctx.scale)).to(b_dtype)
+        return grad_x, grad_a_RI, grad_b_OR, None, None, None
+
+
+def _dequantised(packed: Any, dtype: torch.dtype) -> torch.Tensor:
+    weight_OI: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
+    return weight_OI.to(dtype)

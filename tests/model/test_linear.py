@@ -1,0 +1,51 @@
+"""The fused layer computes what PEFT's layer computes, in values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
+
+from mv_lightning.model import adapters, base
+from mv_lightning.model.linear import FusedLinear4bit
+
+
+def layers(model: torch.nn.Module) -> list[FusedLinear4bit]:
+    return [module for module in model.modules() if isinstance(module, FusedLinear4bit)]
+
+
+@pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 2e-2)])
+def test_values_and_gradients_are_those_of_peft(tiny: torch.nn.Module, autocast: bool, tolerance: float) -> None:
+    assert len(layers(tiny)) == 2 * 7
+    for layer in layers(tiny)[:7]:
+        results = []
+        for forward in (FusedLinear4bit.forward, PeftLinear4bit.forward):
+            x = torch.randn(3, 5, layer.in_features, generator=torch.Generator().manual_seed(2)).requires_grad_()
+            layer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                out = forward(layer, x)
+            out.float().square().sum().backward()
+            gradients = [x.grad, *(p.grad for p in layer.parameters() if p.requires_grad)]
+            assert len(gradients) == 3 and all(g.abs().sum() > 0 for g in gradients)
+            results.append([out.float(), *gradients])
+        for fused, reference in zip(*results, strict=True):
+            assert fused.dtype == reference.dtype and fused.shape == reference.shape
+            scale = reference.abs().max().item()
+            torch.testing.assert_close(fused, reference, atol=tolerance * scale, rtol=0)
+
+
+def test_dropout_keeps_its_own_path(tiny_settings: base.BaseSettings) -> None:
+    model = base.load_base(tiny_settings, torch.float32, torch.device("cpu"))
+    adapted = adapters.attach(model, adapters.LoraSettings(r=32, alpha=32, dropout=0.5))
+    layer = layers(adapted)[0]
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    x = torch.randn(4, layer.in_features)
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))
+
+
+def test_the_input_of_the_first_layer_needs_no_gradient(tiny: torch.nn.Module) -> None:
+    layer = layers(tiny)[0]
+    layer(torch.randn(4, layer.in_features)).sum().backward()
+    assert all(p.grad is not None for p in layer.parameters() if p.requires_grad)
