@@ -9,11 +9,8 @@ import contextlib
 import io
 import logging
 import os
-import shutil
 import sys
-import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +19,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
 COMMANDS = ("fit", "validate", "test", "predict")
+ALIASES = {"--fresh": ("--run.fresh", "true")}
 USAGE = """usage: python -m mv_lightning COMMAND [--config FILE ...] [--OPTION VALUE ...]
 
 Train a model that says whether a math answer is correct.
@@ -35,33 +33,13 @@ Train a model that says whether a math answer is correct.
   python -m mv_lightning COMMAND --help explains every option of a command."""
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """Where a run lives and how often it looks at itself."""
-
-    dir: str = "checkpoints"
-    """Folder of the run; each phase has its own folder in it."""
-    eval_every: int = 200
-    """Optimizer steps between validations; one more follows the last step."""
-    save_every: int = 200
-    """Optimizer steps between checkpoints."""
-    fresh: bool = False
-    """Start the phase over; what it left before is moved aside, not deleted."""
-
-    def __post_init__(self) -> None:
-        if self.eval_every < 1 or self.save_every < 1:
-            raise ValueError(
-                f"run.eval_every={self.eval_every} and run.save_every={self.save_every} must be at least 1 step"
-            )
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run one command; exits with status 2 and one message on a user's mistake.
 
     Args:
         argv: The words after the program's name; None for those of this process.
     """
-    words = sys.argv[1:] if argv is None else argv
+    words = [part for word in (sys.argv[1:] if argv is None else argv) for part in ALIASES.get(word, (word,))]
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return
@@ -71,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
             run_phases(words[1:], configuration)
         elif words[0] in COMMANDS:
-            _run_lightning(argv)
+            _run_lightning(words)
         else:
             raise ValueError(f"no command {words[0]!r}; there are {', '.join(COMMANDS)} and phases")
     except KeyboardInterrupt:
@@ -109,14 +87,15 @@ def _is_users(error: Exception) -> bool:
     return isinstance(error, (ValueError, FileNotFoundError, MisconfigurationException))
 
 
-def _run_lightning(argv: list[str] | None) -> None:
+def _run_lightning(words: list[str]) -> None:
     from jsonargparse import set_parsing_settings
     from lightning.pytorch.cli import LightningCLI
 
-    from mv_lightning.training.callbacks import ADAPTER, SUMMARY, PhaseLogger, PredictionWriter, Vitals, peak_memory_gb
-    from mv_lightning.training.checkpoint import LAST, AtomicCheckpointIO, ResumeCheckpoint
+    from mv_lightning.training.callbacks import BestAdapter, PhaseLogger, PhaseProgress, PredictionWriter, Vitals
+    from mv_lightning.training.checkpoint import AtomicCheckpointIO, ResumeCheckpoint
     from mv_lightning.training.datamodule import VerdictDataModule
     from mv_lightning.training.module import VerdictModule
+    from mv_lightning.training.phase import LOGS, PhaseFolder, RunSettings, deciding_settings, fit_phase
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     # Libraries' words that are of no use to a user of this program. bitsandbytes misses a kernel that
@@ -140,96 +119,53 @@ def _run_lightning(argv: list[str] | None) -> None:
 
         def before_instantiate_classes(self) -> None:
             config = self.config[self.subcommand]
-            self.run_dir = Path(config.run.dir)
-            self.phase_dir = self.run_dir / f"phase{config.data.phase}"
+            self.settings = deciding_settings(vars(config.clone().as_flat()))
+            self.folder = PhaseFolder(Path(config.run.dir), config.data.phase)
             if self.subcommand != "fit" and config.model.init_from in (None, "previous"):
-                config.model.init_from = str(self.phase_dir / ADAPTER)
+                config.model.init_from = str(self.folder.adapter)
             elif config.model.init_from == "previous":
-                config.model.init_from = str(self.run_dir / f"phase{config.data.phase - 1}" / ADAPTER)
+                config.model.init_from = str(PhaseFolder(self.folder.run, config.data.phase - 1).adapter)
 
         def instantiate_trainer(self, **kwargs: Any) -> Trainer:
             config = self.config[self.subcommand]
-            trainer = config.trainer
-            kwargs["default_root_dir"] = str(self.phase_dir)
+            trainer, run = config.trainer, config.run
+            kwargs["default_root_dir"] = str(self.folder.path)
             if trainer.logger in (None, True):
                 kwargs["logger"] = self.subcommand == "fit" and PhaseLogger(
-                    str(self.run_dir), name="tensorboard", version=self.phase_dir.name
+                    str(self.folder.run), name=LOGS, version=self.folder.path.name
                 )
             # Counted in optimizer steps and over epochs, so that it does not change with the accumulation.
-            kwargs["val_check_interval"] = config.run.eval_every * trainer.accumulate_grad_batches
+            kwargs["val_check_interval"] = run.eval_every * trainer.accumulate_grad_batches
             kwargs["check_val_every_n_epoch"] = None
+            if not config.data.splits.val_fraction:
+                kwargs["limit_val_batches"] = 0
             kwargs["plugins"] = [*(trainer.plugins or []), AtomicCheckpointIO()]
-            self.vitals = Vitals()
-            callbacks = [self.vitals, PredictionWriter(self.run_dir)]
+            self.vitals, self.best = Vitals(), BestAdapter(self.folder.best)
+            callbacks = [self.vitals, PredictionWriter(self.folder.run)]
+            if trainer.enable_progress_bar is not False:
+                # Without a terminal every refresh is a line of its own.
+                callbacks.append(PhaseProgress(refresh_rate=1 if sys.stdout.isatty() else 20))
             if self.subcommand == "fit":
-                callbacks.append(ResumeCheckpoint(self.phase_dir, config.run.save_every))
+                callbacks += [
+                    self.best,
+                    ResumeCheckpoint(self.folder.checkpoints, run.save_every, run.keep, self.settings),
+                ]
+            kwargs["callbacks"] = [*(self.config_init[self.subcommand].trainer.callbacks or []), *callbacks]
             made: Trainer = super().instantiate_trainer(**kwargs)
-            made.callbacks.extend(callbacks)
             return made
 
-        def fit(self, **kwargs: Any) -> None:
+        def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+            """In the place of `Trainer.fit`: LightningCLI looks for a method of the command's name."""
             if self.config.fit.run.fresh:
-                self._move_aside()
-            summary = self.phase_dir / SUMMARY
-            if summary.exists():
-                print(
-                    f"{self.phase_dir} is finished ({summary}); nothing to do. --run.fresh true starts it over, "
-                    "--run.dir trains elsewhere."
-                )
-                return
-            if kwargs.get("ckpt_path") is None and (self.phase_dir / LAST).exists():
-                kwargs["ckpt_path"] = str(self.phase_dir / LAST)
-                print(f"{self.phase_dir} was interrupted: going on from {kwargs['ckpt_path']}")
-            if kwargs.get("ckpt_path") and not Path(kwargs["ckpt_path"]).is_file():
-                raise ValueError(f"--ckpt_path {kwargs['ckpt_path']}: no such file")
-            self.trainer.fit(**kwargs)
-            if self.trainer.interrupted or not self.trainer.is_global_zero:
-                return
-            self._finish()
-
-        def _finish(self) -> None:
-            """Validate the final weights, leave the adapter, and mark the phase as finished."""
-            from mv_lightning.atomic import write_json
-
-            steps = self.trainer.global_step
-            card_steps = self.model.card()["steps"]
-            self.model.save_adapter(self.phase_dir / ADAPTER)
-            metrics = self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)[0]
-            for logger in self.trainer.loggers:
-                logger.log_metrics(metrics, step=steps)
-                logger.save()
-            train = self.datamodule.encoded["train"]
-            summary = {
-                "phase": self.datamodule.phase,
-                "steps": steps,
-                "steps_all_phases": card_steps,
-                "rows": self.vitals.rows,
-                "tokens": self.vitals.tokens,
-                "cut_rows": int((train.cut_N > 0).sum()),
-                "minutes": self.vitals.seconds / 60,
-                "peak_memory_gb": peak_memory_gb(self.model.device),
-                "validation_rows": len(self.datamodule.encoded["val"]),
-                **{name.replace("/", "_"): value for name, value in metrics.items()},
-                "adapter": str(self.phase_dir / ADAPTER),
-            }
-            write_json(self.phase_dir / SUMMARY, summary)
-            print(
-                f"{self.phase_dir.name}: {steps} steps, {summary['rows']:,} rows, {summary['minutes']:.1f} min, "
-                f"validation accuracy {summary['val_acc']:.3f}, adapter in {summary['adapter']}"
+                self.folder.move_aside()
+            fit_phase(
+                self.trainer, self.model, self.datamodule, self.folder, self.settings, self.vitals, self.best, ckpt_path
             )
-
-        def _move_aside(self) -> None:
-            logs = self.run_dir / "tensorboard" / self.phase_dir.name
-            stamp = time.strftime("%Y%m%d-%H%M%S")
-            for folder in (self.phase_dir, logs):
-                if folder.exists():
-                    shutil.move(folder, folder.with_name(f"{folder.name}.{stamp}"))
-                    print(f"{folder} was moved to {folder.with_name(f'{folder.name}.{stamp}')}")
 
     VerifierCLI(
         VerdictModule,
         VerdictDataModule,
-        args=argv,
+        args=words,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=3407,
         auto_configure_optimizers=False,

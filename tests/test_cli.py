@@ -186,7 +186,8 @@ def test_a_resume_on_other_data_is_refused(
     with pytest.raises(SystemExit) as end:
         main([*command, "--data.splits.seed", "1"])
     assert end.value.code == 2
-    assert "cannot be resumed with other data settings: splits" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "cannot be resumed under other settings: data.splits.seed is 1, was 3407" in told
 
 
 @pytest.mark.parametrize(

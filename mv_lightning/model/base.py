@@ -133,6 +133,12 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash a tokenizer's vocabulary: with another one the same ids are other words."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(vocabulary).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def _resolve(name: str) -> str:
     """Turn what the user wrote into what transformers can load."""
     if name == EMBEDDED:

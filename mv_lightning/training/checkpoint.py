@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
+import signal
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,9 +17,10 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from mv_lightning.atomic import atomic_file
+from mv_lightning.model.adapters import trained_parameters
 
-LAST = "last.ckpt"
-"""The newest checkpoint of a phase, in the phase's folder."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Ctrl-C, and what a cluster sends before it takes the machine away (SLURM: `--signal=TERM@120`)."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -24,9 +30,80 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path`, whole or not at all."""
-        with atomic_file(Path(path)) as draft:
-            torch.save(checkpoint, draft)
+        """Write `checkpoint` to `path`, whole or not at all.
+
+        Raises:
+            ValueError: It cannot be written, as on a full disk; older checkpoints stay as they are.
+        """
+        path = Path(path)
+        try:
+            with atomic_file(path) as draft:
+                torch.save(checkpoint, draft)
+        except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
+            kept = checkpoints(path.parent)
+            raise ValueError(
+                f"the checkpoint {path} could not be written ({str(error).splitlines()[0]}); "
+                f"{shutil.disk_usage(path.parent).free / 1e9:.2f} GB are free. Make room and give the same command "
+                f"again: it goes on from {kept[0] if kept else 'the start, there is no checkpoint yet'}"
+            ) from error
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in `folder`, the newest step first."""
+    return sorted(folder.glob("step-*.ckpt"), reverse=True)
+
+
+def damage(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint file, or None: every record is read and compared with its checksum."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return broken and f"the record {broken} does not match its checksum"
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """Return the newest checkpoint that is not damaged, with a warning for each that is; None if there is none at all.
+
+    Raises:
+        ValueError: There are checkpoints, and all are damaged.
+    """
+    found = checkpoints(folder)
+    for path in found:
+        wrong = damage(path)
+        if wrong is None:
+            return path
+        print(f"warning: {path} is damaged ({wrong}); the checkpoint before it is tried")
+    if found:
+        raise ValueError(f"all checkpoints in {folder} are damaged; start the phase over with --fresh")
+    return None
+
+
+def refuse_changed(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to resume under settings that would make another run of it.
+
+    Args:
+        path: A checkpoint.
+        settings: Option names and their values now.
+
+    Raises:
+        ValueError: The file is no checkpoint of this program, or settings differ; each is named with both values.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["settings"]
+    except Exception as error:  # what torch raises on a foreign file has no common class below it
+        raise ValueError(
+            f"{path} is not a checkpoint of this program, or it is damaged: {str(error).splitlines()[0]}"
+        ) from error
+    changed = [
+        f"{name} is {now!r}, was {saved.get(name)!r}" for name, now in settings.items() if saved.get(name) != now
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} cannot be resumed under other settings: {'; '.join(changed)}. Put them back, or start the phase "
+            "over with --fresh (what is there is moved aside)"
+        )
 
 
 class ResumeCheckpoint(pl.Callback):
@@ -34,25 +111,53 @@ class ResumeCheckpoint(pl.Callback):
 
     Saving happens at the start of the micro-batch that follows an optimizer step. At that point the step is over, a
     validation that was due is over, and no gradient is half accumulated; a save at the end of a micro-batch or on a
-    signal has none of these.
+    signal has none of these. A signal to stop is therefore remembered until that point.
     """
 
-    def __init__(self, folder: Path, every_steps: int) -> None:
-        """Keep where and how often.
+    def __init__(self, folder: Path, every_steps: int, keep: int, settings: Mapping[str, Any]) -> None:
+        """Keep where, how often, how many, and what a resumed run must not change.
 
         Args:
-            folder: The phase's folder.
+            folder: Where the checkpoints go.
             every_steps: Optimizer steps between checkpoints.
+            keep: Newest checkpoints that stay.
+            settings: Option names and values, see `refuse_changed`.
         """
-        self._path = folder / LAST
+        self._folder = folder
         self._every_steps = every_steps
+        self._keep = keep
+        self._settings = dict(settings)
         self._saved_step = 0
         self._restored: dict[str, Any] | None = None
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check the disk before time is spent, and listen for signals.
+
+        Raises:
+            ValueError: The disk has no room for the checkpoints.
+        """
+        for draft in self._folder.glob(".*.tmp"):  # a kill in the middle of a write
+            draft.unlink()
+        self._handlers = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
+        size = checkpoint_bytes(pl_module)
+        # The new one is written before the oldest goes, and the phase leaves two adapters beside them.
+        needed = size * (self._keep + 1) + 2 * 4 * _elements(pl_module) - sum(f.stat().st_size for f in self._found())
+        free = shutil.disk_usage(self._existing_folder()).free
+        if trainer.is_global_zero:
+            print(f"checkpoints: about {size / 1e9:.2f} GB each in {self._folder}, every {self._every_steps} steps")
+        if free < needed:
+            raise ValueError(
+                f"{self._folder} has {free / 1e9:.2f} GB free, and the phase needs {needed / 1e9:.2f} GB for "
+                f"{self._keep + 1} checkpoints and two adapters; make room, set --run.dir to another disk, or keep "
+                "fewer with --run.keep"
+            )
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Restore after a resume; save at the boundary of an optimizer step that is due."""
+        """Restore after a resume; save at the boundary of an optimizer step that is due; stop there if asked to."""
         step = trainer.global_step
         if self._restored is not None:
             _set_random_state(self._restored)
@@ -60,18 +165,100 @@ class ResumeCheckpoint(pl.Callback):
             self._saved_step = step
             # Lightning counts the first step after a resume twice for its loggers; the optimizer's count is right.
             trainer.fit_loop.epoch_loop._batches_that_stepped = step
-        at_boundary = batch_idx % trainer.accumulate_grad_batches == 0
-        if at_boundary and step > self._saved_step and step % self._every_steps == 0:
-            trainer.save_checkpoint(self._path)
-            self._saved_step = step
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        stop = self._asked_to_stop(trainer)
+        if step > self._saved_step and (stop or step % self._every_steps == 0):
+            self._save(trainer, step)
+        if stop:
+            self._stop(trainer)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of the random generators."""
-        return _random_state()
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the final state: what follows, such as the last validation, can then be interrupted too."""
+        if trainer.global_step > self._saved_step:
+            self._save(trainer, trainer.global_step)
+        if self._asked_to_stop(trainer):
+            self._stop(trainer)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write down the settings and every process's random generators."""
+        checkpoint["settings"] = self._settings
+        states: list[Any] = [_random_state()]
+        if trainer.world_size > 1:
+            states *= trainer.world_size
+            torch.distributed.all_gather_object(states, states[0])
+        checkpoint["random"] = states
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Keep the state until the first micro-batch: setting up draws random numbers."""
-        self._restored = state_dict
+        self._restored = checkpoint["random"][trainer.global_rank]
+        self._saved_step = checkpoint["global_step"]
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice: at once
+        self._signal = number
+        print(
+            f"\n{signal.Signals(number).name}: stopping after this optimizer step; Ctrl-C again stops at once",
+            flush=True,
+        )
+
+    def _asked_to_stop(self, trainer: pl.Trainer) -> bool:
+        asked = self._signal is not None
+        # Processes hear a signal at different times, and must stop at the same step.
+        return asked if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
+
+    def _save(self, trainer: pl.Trainer, step: int) -> None:
+        trainer.save_checkpoint(self._folder / f"step-{step:07d}.ckpt")
+        self._saved_step = step
+        if trainer.is_global_zero:
+            for old in self._found()[self._keep :]:
+                old.unlink()
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        found = self._found()
+        if trainer.is_global_zero:
+            print(
+                f"stopped at step {trainer.global_step}; the same command goes on from {found[0] if found else 'there'}"
+            )
+        raise SystemExit(128 + (self._signal or signal.SIGTERM))
+
+    def _found(self) -> list[Path]:
+        return checkpoints(self._folder)
+
+    def _existing_folder(self) -> Path:
+        return next(folder for folder in (self._folder, *self._folder.absolute().parents) if folder.is_dir())
+
+
+def checkpoint_bytes(module: pl.LightningModule) -> int:
+    """Return the size of a checkpoint: the adapters, and what the optimizer keeps of them.
+
+    bitsandbytes holds two states of a byte an element and a scale for each block of 256; tensors of fewer than 4,096
+    elements, and the other optimizers, have two states in fp32.
+    """
+    settings = module.optim_settings
+    total = 0
+    for parameter in trained_parameters(module.adapted).values():
+        elements = parameter.numel()
+        in_bytes = settings.name == "adamw_8bit" and elements >= 4_096
+        total += elements * parameter.element_size() + (
+            2 * elements + 8 * elements // 256 if in_bytes else 8 * elements
+        )
+    return total
+
+
+def _elements(module: pl.LightningModule) -> int:
+    return sum(parameter.numel() for parameter in trained_parameters(module.adapted).values())
 
 
 def _random_state() -> dict[str, Any]:

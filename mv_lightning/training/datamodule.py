@@ -99,14 +99,10 @@ class VerdictDataModule(pl.LightningDataModule):
         if stage == "fit":
             self._report(source, splits)
         self._identity = {
-            "source": source.fingerprint,
-            "phase": self.phase,
-            "splits": dataclasses.asdict(self.plan),
-            "prompt": self.prompt.fingerprint,
-            "max_length": self.max_length,
+            "the rows of data.source": source.fingerprint,
+            "data.splits and data.phase": [dataclasses.asdict(self.plan), self.phase],
             # Lightning counts the position in micro-batches, so their size must not change under it.
-            "batch_size": self.batch_size,
-            "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
+            "micro-batches": f"{self.batch_size} rows x {self.trainer.accumulate_grad_batches}",
             "processes": self.trainer.world_size,
         }
 
@@ -146,14 +142,16 @@ class VerdictDataModule(pl.LightningDataModule):
             ValueError: A setting that decides which rows come when differs from the checkpoint's.
         """
         changed = [
-            f"{name}: {state_dict.get(name)!r} in the checkpoint, {value!r} now"
+            f"{name} was {state_dict.get(name)!r}, is {value!r}"
             for name, value in self._identity.items()
             if state_dict.get(name) != value
         ]
         if changed:
             raise ValueError(
-                "this checkpoint cannot be resumed with other data settings: " + "; ".join(changed) + ". Put the "
-                "settings back, or start the phase afresh with --run.fresh true"
+                "this checkpoint cannot be resumed on other data: "
+                + "; ".join(changed)
+                + ". Put it back, or start the "
+                "phase over with --fresh"
             )
 
     def _encode(self, name: str, source: Source, rows_N: np.ndarray) -> EncodedRows:

@@ -188,6 +188,7 @@ class VerdictModule(pl.LightningModule):
         data = self.trainer.datamodule
         return {
             "base": {"name": self.base_settings.name, "fingerprint": self._base_fingerprint},
+            "tokenizer": {"name": self.base_settings.name, "fingerprint": base.tokenizer_fingerprint(self.tokenizer)},
             "lora": dataclasses.asdict(self.lora_settings),
             "prompt": {**dataclasses.asdict(data.prompt), "fingerprint": data.prompt.fingerprint},
             "max_length": data.max_length,
@@ -195,9 +196,9 @@ class VerdictModule(pl.LightningModule):
             "steps": self.steps_before + self.trainer.global_step,
         }
 
-    def save_adapter(self, folder: Path) -> None:
-        """Write the adapters as a PEFT folder."""
-        adapters.save(self._adapted(), self.tokenizer, self.card(), folder)
+    def save_adapter(self, folder: Path, card: dict[str, Any]) -> None:
+        """Write the adapters as a PEFT folder, with what `card` returned about them."""
+        adapters.save(self._adapted(), self.tokenizer, card, folder)
 
     def _adapted(self) -> PeftModel:
         assert self.adapted is not None
@@ -205,7 +206,11 @@ class VerdictModule(pl.LightningModule):
 
     def _refuse_other(self, card: dict[str, Any], where: str) -> None:
         here = self.card()
-        for what, mend in (("base", "model.base.name"), ("prompt", "data.prompt")):
+        for what, mend in (
+            ("base", "model.base.name"),
+            ("tokenizer", "model.base.name"),
+            ("prompt", "data.prompt"),
+        ):
             if card[what]["fingerprint"] != here[what]["fingerprint"]:
                 raise ValueError(
                     f"{where} belongs to another {what}: {card[what]['name']!r} ({card[what]['fingerprint']}) there, "
