@@ -59,7 +59,7 @@ class Source:
     (numbers turned into text), empty_answers, empty_solutions."""
 
 
-def load_source(source: str, split: str = "train", labelled: bool = True) -> Source:
+def load_source(source: str, split: str = "train", labelled: bool | None = True) -> Source:
     """Load and check the rows that `source` names.
 
     Args:
@@ -72,7 +72,8 @@ def load_source(source: str, split: str = "train", labelled: bool = True) -> Sou
             - anything else: a dataset's id on the Hugging Face Hub.
         split: Which split of a folder or Hub dataset. A file and a saved single dataset are one split
             themselves: it is not looked at there.
-        labelled: Read and demand the label column; False for rows to predict.
+        labelled: Read and demand the label column. False: do not look at it. None: read it where there is one with
+            anything in it; a column that holds labels in some rows only, or something else, is refused all the same.
 
     Returns:
         The rows in the order of the file (of the sorted file names, where there are several).
@@ -85,18 +86,24 @@ def load_source(source: str, split: str = "train", labelled: bool = True) -> Sou
 
     tables, labels, converted = [], [], 0
     for table, where in _tables(source, split, labelled):
-        if labelled:
+        has_labels = LABEL_COLUMN in table.column_names and (labelled or not _empty(table[LABEL_COLUMN]))
+        if has_labels:
             labels.append(_labels(table[LABEL_COLUMN], where))
-        texts, more = _texts(table, where, labels[-1] if labelled else None)
+        texts, more = _texts(table, where, labels[-1] if has_labels else None)
         tables.append(texts)
         converted += more
+    if labels and len(labels) < len(tables):
+        raise ValueError(
+            f"{source}: {len(labels)} of {len(tables)} files have labels in `{LABEL_COLUMN}`. Needed are labels in all "
+            "files or in none: add them, or rename the column."
+        )
     table = pa.concat_tables(tables, promote_options="default")
     if table.num_rows == 0:
         raise ValueError(f"{source}: no rows. Needed is at least one row under the header or in the file.")
     if KIND_COLUMN in table.column_names:
         kinds = table[KIND_COLUMN].fill_null("")
         table = table.set_column(table.column_names.index(KIND_COLUMN), KIND_COLUMN, kinds)
-    labels_N = np.concatenate(labels) if labelled else None
+    labels_N = np.concatenate(labels) if labels else None
     groups_N = _groups(table["question"])
     fingerprint = _fingerprint(table, labels_N)
     return Source(
@@ -134,7 +141,7 @@ def question_groups(table: datasets.Dataset) -> np.ndarray:
 # ---- from a name to tables -------------------------------------------------------------------------------
 
 
-def _tables(source: str, split: str, labelled: bool) -> Iterator[tuple[pa.Table, str]]:
+def _tables(source: str, split: str, labelled: bool | None) -> Iterator[tuple[pa.Table, str]]:
     """Every table that `source` consists of, holding the wanted columns only, and its name for messages."""
     if not source.strip():
         raise ValueError(
@@ -232,7 +239,7 @@ def _split_files(folder: Path, split: str) -> list[Path]:
 # ---- from files to tables --------------------------------------------------------------------------------
 
 
-def _read(path: Path, labelled: bool) -> pa.Table:
+def _read(path: Path, labelled: bool | None) -> pa.Table:
     import pyarrow as pa
 
     reader = _READERS.get(path.suffix.lower())
@@ -247,9 +254,10 @@ def _read(path: Path, labelled: bool) -> pa.Table:
         ) from reason
 
 
-def _pick(names: Sequence[str], where: str, labelled: bool) -> list[str]:
+def _pick(names: Sequence[str], where: str, labelled: bool | None) -> list[str]:
     """The columns to read, out of the `names` that a file has."""
-    needed = (*TEXT_COLUMNS, LABEL_COLUMN) if labelled else TEXT_COLUMNS
+    with_label = labelled or (labelled is None and LABEL_COLUMN in names)
+    needed = (*TEXT_COLUMNS, LABEL_COLUMN) if with_label else TEXT_COLUMNS
     if missing := [name for name in needed if name not in names]:
         unlabelled = " Rows without labels can only be predicted." if missing == [LABEL_COLUMN] else ""
         raise ValueError(
@@ -433,7 +441,10 @@ def _labels(column: pa.ChunkedArray, where: str) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    mend = "Needed is true/false, yes/no or 1/0 in every row; rows without a label can only be predicted"
+    mend = (
+        "Needed is true/false, yes/no or 1/0 in every row; rows without a label can only be predicted, from a file "
+        "without this column or with nothing in it"
+    )
     column = _decoded(column)
     _refuse(pc.is_null(column, nan_is_null=True), where, f"`{LABEL_COLUMN}` is null", mend)
     if pa.types.is_boolean(column.type):
@@ -450,6 +461,16 @@ def _labels(column: pa.ChunkedArray, where: str) -> np.ndarray:
     if known is not None:
         _refuse(pc.invert(known), where, f"`{LABEL_COLUMN}` is not a label", mend, column)
     return np.asarray(true.to_numpy(), dtype=bool)
+
+
+def _empty(column: pa.ChunkedArray) -> bool:
+    """Whether a column of labels holds none: nulls, or the empty fields of a CSV."""
+    import pyarrow as pa
+
+    column = _decoded(column)
+    if _is_text(column.type):
+        return bool(_blank(column.cast(pa.string()).fill_null("")).all())
+    return column.null_count == len(column)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+WEIGHTS = "adapter_model.safetensors"
+"""The only form of weights that is read: unlike a pickle, it cannot hold code."""
 CARD = "verifier.json"
 """Beside the adapter: what it was trained on and how it must be asked."""
 
@@ -103,10 +105,16 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        _ = card["base"]["fingerprint"], card["prompt"]["fingerprint"], card["steps"]
     except FileNotFoundError as error:
         raise ValueError(
             f"no adapter in {folder}: {CARD} is missing. Run the phase that makes it first, or give the folder of "
             "another one as model.init_from"
+        ) from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{folder / CARD} does not say which base and prompt the adapter belongs to ({error!r}); copy the "
+            "adapter's folder again, all files of it"
         ) from error
     return card
 
@@ -122,13 +130,17 @@ def load(model: PeftModel, folder: Path) -> None:
         ValueError: Rank, scale, targets or keys differ; both sides are named.
     """
     from peft import LoraConfig, set_peft_model_state_dict
-    from peft.utils import load_peft_weights
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
         saved, here = LoraConfig.from_pretrained(str(folder)), model.peft_config["default"]
-        weights = load_peft_weights(str(folder), device="cpu")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"no adapter in {folder}: {error}") from error
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise ValueError(
+            f"no adapter that can be read in {folder}: {error}. Needed are adapter_config.json and {WEIGHTS} (a pickle "
+            "such as adapter_model.bin is never opened); copy the folder again, or make the adapter anew"
+        ) from error
     differing = {
         field: (getattr(saved, field), getattr(here, field))
         for field in ("r", "lora_alpha", "use_rslora", "target_modules")

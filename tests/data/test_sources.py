@@ -216,6 +216,32 @@ def test_other_labels_are_refused(name: str, values: list[Any], rows: str, tmp_p
         load(tmp_path / name, [dict(row, is_correct=value) for row, value in zip(ROWS, values, strict=True)])
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_labels_are_read_where_there_are_any(name: str, tmp_path: Path) -> None:
+    assert load(tmp_path / name, ROWS, labelled=None).fingerprint == load_source(str(tmp_path / name)).fingerprint
+    (tmp_path / "without").mkdir()
+    without = load(tmp_path / "without" / name, [{key: row[key] for key in COLUMNS[:3]} for row in ROWS], labelled=None)
+    assert without.labels_N is None
+    (tmp_path / "empty").mkdir()
+    empty = load(tmp_path / "empty" / name, [dict(row, is_correct=None) for row in ROWS], labelled=None)
+    assert empty.labels_N is None and empty.fingerprint == without.fingerprint
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "rows.CSV"])
+@pytest.mark.parametrize("value", [None, "maybe"])
+def test_labels_in_some_rows_only_are_refused(name: str, value: str | None, tmp_path: Path) -> None:
+    rows = [dict(row, is_correct=str(row["is_correct"])) for row in ROWS[:4]] + [dict(ROWS[4], is_correct=value)]
+    with pytest.raises(ValueError, match=r"`is_correct`.* in 1 rows: 4\. .*can only be predicted, from a file without"):
+        load(tmp_path / name, rows, labelled=None)
+
+
+def test_labels_in_some_files_only_are_refused(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test-0.jsonl", ROWS[:2])
+    write_jsonl(tmp_path / "test-1.jsonl", [{key: row[key] for key in COLUMNS[:3]} for row in ROWS[2:]])
+    with pytest.raises(ValueError, match="1 of 2 files have labels"):
+        load_source(str(tmp_path), split="test", labelled=None)
+
+
 @pytest.mark.parametrize(
     "column", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), "string")]
 )
