@@ -47,6 +47,8 @@ class RunSettings:
     """Optimizer steps between checkpoints."""
     fresh: bool = False
     """Start the phase over; what it left before is moved aside, not deleted."""
+    sample_submission: str | None = None
+    """CSV of a contest with the columns ID and is_correct; predict compares its rows and IDs before it starts."""
 
     def __post_init__(self) -> None:
         if self.eval_every < 1 or self.save_every < 1:
@@ -113,10 +115,12 @@ def _run_lightning(argv: list[str] | None) -> None:
     from jsonargparse import set_parsing_settings
     from lightning.pytorch.cli import LightningCLI
 
-    from mv_lightning.training.callbacks import ADAPTER, SUMMARY, PhaseLogger, PredictionWriter, Vitals, peak_memory_gb
+    from mv_lightning.model.adapters import WEIGHTS
+    from mv_lightning.training.callbacks import ADAPTER, SUMMARY, PhaseLogger, Vitals, peak_memory_gb
     from mv_lightning.training.checkpoint import LAST, AtomicCheckpointIO, ResumeCheckpoint
     from mv_lightning.training.datamodule import VerdictDataModule
     from mv_lightning.training.module import VerdictModule
+    from mv_lightning.training.predictions import PredictionWriter
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     # Libraries' words that are of no use to a user of this program. bitsandbytes misses a kernel that
@@ -160,9 +164,13 @@ def _run_lightning(argv: list[str] | None) -> None:
             kwargs["check_val_every_n_epoch"] = None
             kwargs["plugins"] = [*(trainer.plugins or []), AtomicCheckpointIO()]
             self.vitals = Vitals()
-            callbacks = [self.vitals, PredictionWriter(self.run_dir)]
+            callbacks = [self.vitals]
             if self.subcommand == "fit":
                 callbacks.append(ResumeCheckpoint(self.phase_dir, config.run.save_every))
+            if self.subcommand == "predict":
+                weights = config.ckpt_path or Path(config.model.init_from) / WEIGHTS
+                sample = config.run.sample_submission
+                callbacks.append(PredictionWriter(self.run_dir, Path(weights), Path(sample) if sample else None))
             made: Trainer = super().instantiate_trainer(**kwargs)
             made.callbacks.extend(callbacks)
             return made
