@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.cli import LightningArgumentParser
 
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -113,7 +113,7 @@ def _is_users(error: Exception) -> bool:
 
 def _run_lightning(argv: list[str] | None) -> None:
     from jsonargparse import set_parsing_settings
-    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
     from mv_lightning.model.adapters import WEIGHTS
     from mv_lightning.training.callbacks import ADAPTER, SUMMARY, PhaseLogger, Vitals, peak_memory_gb
@@ -132,6 +132,15 @@ def _run_lightning(argv: list[str] | None) -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+    class SaveConfigOnceAccepted(SaveConfigCallback):
+        """Keeps the settings of the run before as long as this one may still be refused."""
+
+        def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+            """Lightning would save here, before the model and the checkpoint are looked at."""
+
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            super().setup(trainer, pl_module, "fit")
 
     class VerifierCLI(LightningCLI):
         """One phase: its folder, its logger, its checkpoints and its summary."""
@@ -238,6 +247,7 @@ def _run_lightning(argv: list[str] | None) -> None:
         VerdictModule,
         VerdictDataModule,
         args=argv,
+        save_config_callback=SaveConfigOnceAccepted,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=3407,
         auto_configure_optimizers=False,

@@ -28,6 +28,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with atomic_file(Path(path)) as draft:
             torch.save(checkpoint, draft)
 
+    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: Any = True) -> dict[str, Any]:
+        """Read a checkpoint without running anything that it may hold.
+
+        Args:
+            path: A local file.
+            map_location: As in `torch.load`.
+            weights_only: Not looked at: a pickle from elsewhere is never trusted.
+
+        Raises:
+            ValueError: The file is not a checkpoint, holds more than tensors and plain values, or is damaged.
+        """
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+            _ = checkpoint["card"]
+        except Exception as error:  # what a damaged or foreign file raises has no common class
+            raise ValueError(
+                f"{path} is not a checkpoint of mv_lightning, or it is damaged ({type(error).__name__}). Only "
+                "tensors and plain values are read, and nothing in the file was run. Name another checkpoint, or start "
+                "the phase afresh with --run.fresh true"
+            ) from error
+        return checkpoint
+
 
 class ResumeCheckpoint(pl.Callback):
     """Saves the whole state of the run every few optimizer steps, and restores what Lightning does not.

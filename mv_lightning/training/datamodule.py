@@ -76,6 +76,7 @@ class VerdictDataModule(pl.LightningDataModule):
         self.predicted_rows: Collection[int] = ()
         """Source rows that need no prediction any more; to be set before the loader is made."""
         self._identity: dict[str, Any] = {}
+        self._manifest: tuple[dict[str, Any], Splits] | None = None
 
     def setup(self, stage: str) -> None:
         """Read the source and tokenise the rows that `stage` needs, once.
@@ -121,6 +122,10 @@ class VerdictDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Packed micro-batches of the phase's shard, from the trainer's position on."""
+        assert self.trainer is not None
+        if self._manifest is not None and self.trainer.is_global_zero:
+            # Not before: until here a run may be refused, and must leave the manifest of the one before alone.
+            write_manifest(Path(self.trainer.default_root_dir) / "manifest.json", *self._manifest)
         return self._loader("train", TrainingOrder(lambda epoch: self._training_picks(epoch), position=self._position))
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -183,12 +188,11 @@ class VerdictDataModule(pl.LightningDataModule):
         return encoded
 
     def _report(self, source: Source, splits: Splits) -> None:
-        """Leave the manifest beside the run and tell what the shard is."""
+        """Make the manifest and tell what the shard is."""
         assert self.trainer is not None and source.labels_N is not None
         if not self.trainer.is_global_zero:
             return
-        content = manifest(source.fingerprint, self.plan, splits, source.labels_N, source.groups_N)
-        write_manifest(Path(self.trainer.default_root_dir) / "manifest.json", content, splits)
+        self._manifest = manifest(source.fingerprint, self.plan, splits, source.labels_N, source.groups_N), splits
         counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in source.counts.items())
         print(f"{source.name}: {counts}")
         train = self.encoded["train"]
