@@ -1,14 +1,16 @@
-"""Files and folders that appear whole or not at all.
+"""Files and folders that appear whole or not at all, and journals that a crash cannot spoil.
 
-Everything is written beside its target under a temporary name, synced to the disk and renamed: a
-crash at any moment leaves either the old state or the new one.
+A file or folder is written beside its target under a temporary name, synced to the disk and renamed: a crash at any
+moment leaves either the old state or the new one. A journal only grows, a line at a time: a crash costs it its end.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +65,81 @@ def write_json(target: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     with atomic_file(target) as draft:
         draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def move_aside(path: Path) -> Path:
+    """Rename `path` to a free name beside it, so that nothing is lost.
+
+    Args:
+        path: A file or folder.
+
+    Returns:
+        Its new name: the old one and a number.
+    """
+    free = next(name for n in itertools.count(1) if not (name := path.with_name(f"{path.name}.{n}")).exists())
+    path.rename(free)
+    return free
+
+
+class Journal:
+    """A file of JSON values, one a line, that is only ever appended to.
+
+    Each value is with the system before `append` returns, so a kill costs at most the line that was being written; a
+    power cut costs what was appended in the last few seconds.
+    """
+
+    SYNC_SECONDS = 5.0
+    """Most time between an append and the disk: syncing each line would cost more than many a batch."""
+
+    def __init__(self, path: Path) -> None:
+        """Open for appending; the file is made if it is missing.
+
+        Args:
+            path: A new file, or one that `read` has been over.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+        self._synced = time.monotonic()
+
+    @staticmethod
+    def read(path: Path) -> list[Any]:
+        """Return the values of a journal that nobody is appending to.
+
+        From the first line on that is torn or damaged, the file is cut off.
+
+        Args:
+            path: The file.
+        """
+        values = []
+        whole = 0
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    if line.endswith(b"\n"):
+                        values.append(json.loads(line))
+                        whole += len(line)
+                        continue
+                except ValueError:
+                    pass
+                break
+        os.truncate(path, whole)
+        return values
+
+    def append(self, value: Any) -> None:
+        """Add one line, in one write.
+
+        Args:
+            value: What JSON can hold.
+        """
+        self._file.write(json.dumps(value).encode() + b"\n")
+        if time.monotonic() - self._synced > self.SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Sync and close."""
+        os.fsync(self._file.fileno())
+        self._file.close()
 
 
 def _sync(path: Path) -> None:

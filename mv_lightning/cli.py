@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.cli import LightningArgumentParser
 
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -89,13 +89,15 @@ def _is_users(error: Exception) -> bool:
 
 def _run_lightning(words: list[str]) -> None:
     from jsonargparse import set_parsing_settings
-    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
-    from mv_lightning.training.callbacks import BestAdapter, PhaseLogger, PhaseProgress, PredictionWriter, Vitals
+    from mv_lightning.model.adapters import WEIGHTS
+    from mv_lightning.training.callbacks import BestAdapter, PhaseLogger, PhaseProgress, Vitals
     from mv_lightning.training.checkpoint import AtomicCheckpointIO, ResumeCheckpoint
     from mv_lightning.training.datamodule import VerdictDataModule
     from mv_lightning.training.module import VerdictModule
     from mv_lightning.training.phase import LOGS, PhaseFolder, RunSettings, deciding_settings, fit_phase
+    from mv_lightning.training.predictions import PredictionWriter
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     # Libraries' words that are of no use to a user of this program. bitsandbytes misses a kernel that
@@ -107,6 +109,15 @@ def _run_lightning(words: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+    class SaveConfigOnceAccepted(SaveConfigCallback):
+        """Keeps the settings of the run before as long as this one may still be refused."""
+
+        def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+            """Lightning would save here, before the model and the checkpoint are looked at."""
+
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            super().setup(trainer, pl_module, "fit")
 
     class VerifierCLI(LightningCLI):
         """One phase: its folder, its logger, its checkpoints and its summary."""
@@ -141,7 +152,7 @@ def _run_lightning(words: list[str]) -> None:
                 kwargs["limit_val_batches"] = 0
             kwargs["plugins"] = [*(trainer.plugins or []), AtomicCheckpointIO()]
             self.vitals, self.best = Vitals(), BestAdapter(self.folder.best)
-            callbacks = [self.vitals, PredictionWriter(self.folder.run)]
+            callbacks = [self.vitals]
             if trainer.enable_progress_bar is not False:
                 # Without a terminal every refresh is a line of its own.
                 callbacks.append(PhaseProgress(refresh_rate=1 if sys.stdout.isatty() else 20))
@@ -150,6 +161,10 @@ def _run_lightning(words: list[str]) -> None:
                     self.best,
                     ResumeCheckpoint(self.folder.checkpoints, run.save_every, run.keep, self.settings),
                 ]
+            if self.subcommand == "predict":
+                weights = config.ckpt_path or Path(config.model.init_from) / WEIGHTS
+                sample = run.sample_submission
+                callbacks.append(PredictionWriter(self.folder.run, Path(weights), Path(sample) if sample else None))
             kwargs["callbacks"] = [*(self.config_init[self.subcommand].trainer.callbacks or []), *callbacks]
             made: Trainer = super().instantiate_trainer(**kwargs)
             return made
@@ -166,6 +181,7 @@ def _run_lightning(words: list[str]) -> None:
         VerdictModule,
         VerdictDataModule,
         args=words,
+        save_config_callback=SaveConfigOnceAccepted,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=3407,
         auto_configure_optimizers=False,

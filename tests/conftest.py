@@ -1,4 +1,4 @@
-"""A tiny Llama and its BPE tokenizer, made in the process: small enough to train, real in every part."""
+"""The tiny model of `tests/tiny.py` as fixtures, made in the process: small enough to train, real in every part."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
 from mv_lightning.model import adapters, base
 from mv_lightning.schema import EncodedRows
+from tests.tiny import save_tiny_base
 
 ROOT = Path(__file__).parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -28,40 +29,9 @@ needs_real_data = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of two layers, grouped queries and special tokens, saved like any base model."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
+    """A base model in a folder."""
     folder = tmp_path_factory.mktemp("tiny") / "base"
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    corpus = ["The verdict is True. The verdict is False. Question Solution answer 0 1 2 3 4 5 6 7 8 9 + - * /"] * 30
-    bpe.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(
-            vocab_size=400,
-            special_tokens=["<s>", "<|eot|>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<|eot|>")
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=4096,
-            tie_word_embeddings=False,
-        )
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tiny_base(folder)
     return folder
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mv_lightning.atomic import atomic_file, atomic_folder, write_json
+from mv_lightning.atomic import Journal, atomic_file, atomic_folder, move_aside, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -34,3 +34,35 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
 def test_json_ends_with_a_newline(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": [1.5, "é"]})
     assert (tmp_path / "a.json").read_text().endswith("}\n")
+
+
+def test_moving_aside_never_meets_what_was_moved_before(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        (tmp_path / "a.part").write_text(text)
+        assert move_aside(tmp_path / "a.part").read_text() == text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.part.1", "a.part.2"]
+
+
+def test_a_journal_cut_anywhere_keeps_its_whole_lines_and_goes_on(tmp_path: Path) -> None:
+    values = [{"rows": [1, 2], "odds": [0.1, -1e-30]}, {"x": "line\nbreak é"}, []]
+    path = tmp_path / "deep" / "journal"
+    journal = Journal(path)
+    for value in values:
+        journal.append(value)
+    journal.close()
+    content = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+    for size in range(len(content) + 1):
+        path.write_bytes(content[:size])
+        whole = sum(end <= size for end in ends)
+        assert Journal.read(path) == values[:whole]
+        journal = Journal(path)
+        journal.append("more")
+        journal.close()
+        assert Journal.read(path) == [*values[:whole], "more"]
+
+
+def test_nothing_after_a_damaged_line_of_a_journal_is_believed(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(b"1\n\0\0\0\n3\n")
+    assert Journal.read(path) == [1] and path.read_bytes() == b"1\n"

@@ -19,19 +19,11 @@ from safetensors.torch import load_file
 from mv_lightning.cli import configuration, main
 from mv_lightning.training.module import VerdictModule
 from tests.conftest import ROOT
+from tests.tiny import tiny_options
 
 CONFIGS = ROOT / "configs"
 PHASES = sorted(CONFIGS.glob("phase*.yaml"))
 OVERLAYS = sorted(p for p in CONFIGS.glob("*.yaml") if p not in PHASES and p.stem != "predict")
-
-
-def tiny_options(base: Path, run: Path) -> list[str]:
-    return shlex.split(
-        f"--model.base.name {base} --model.base.gradient_checkpointing true --model.lora.r 32 --data.source sample:120 "
-        f"--data.splits.rows 32 --data.splits.val_fraction 0.25 --data.splits.test_rows 16 --data.batch_size 2 "
-        f"--trainer.accelerator cpu --trainer.accumulate_grad_batches 2 --trainer.enable_progress_bar false "
-        f"--trainer.enable_model_summary false --run.dir {run} --run.eval_every 2 --run.save_every 2"
-    )
 
 
 def adapter(run: Path, phase: int) -> dict[str, torch.Tensor]:

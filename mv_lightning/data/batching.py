@@ -55,10 +55,13 @@ def training_picks(
     return picks
 
 
-def evaluation_picks(lengths_N: np.ndarray, prefix: int, tokens: int, rank: int = 0, world: int = 1) -> list[Pick]:
+def evaluation_picks(
+    lengths_N: np.ndarray, prefix: int, tokens: int, rank: int = 0, world: int = 1, done_N: np.ndarray | None = None
+) -> list[Pick]:
     """Group rows for a pass without gradients: longest first, as many to a batch as `tokens` hold.
 
-    Rows of one batch have about the same length, and a batch that is too large for the memory shows at once.
+    Rows of one batch have about the same length, and a batch that is too large for the memory shows at once. The
+    groups depend on lengths and `tokens` alone: a pass that goes on after an interruption makes the same ones.
 
     Args:
         lengths_N: int [N], tokens of each row after the prefix.
@@ -66,6 +69,11 @@ def evaluation_picks(lengths_N: np.ndarray, prefix: int, tokens: int, rank: int 
         tokens: Most tokens of a packed batch; a single longer row still makes one.
         rank: This process.
         world: Processes in all; each row goes to exactly one.
+        done_N: bool [N], rows to leave out; they are taken out of their groups, and groups that end up empty are
+            dropped.
+
+    Returns:
+        At least one pick, and as many as every other process gets: stand-ins that count for nothing fill up.
     """
     order = np.argsort(-lengths_N, kind="stable")
     groups: list[list[int]] = []
@@ -76,7 +84,10 @@ def evaluation_picks(lengths_N: np.ndarray, prefix: int, tokens: int, rank: int 
             room = tokens - prefix
         groups[-1].append(index)
         room -= int(lengths_N[index])
-    rounds = -(-len(groups) // world) * world
+    if done_N is not None:
+        groups = [left for group in groups if (left := [index for index in group if not done_N[index]])]
+    # Never none at all: Lightning passes over the hooks of a loop without batches.
+    rounds = max(1, -(-len(groups) // world)) * world
     padded = [np.array(group) for group in groups] + [np.empty(0, dtype=np.int64)] * (rounds - len(groups))
     return [_pick(group, max(len(group), 1), stand_in=int(order[-1])) for group in padded[rank::world]]
 

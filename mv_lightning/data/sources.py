@@ -8,6 +8,7 @@ mend it; row numbers in these messages count from 0 within the file they name.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
@@ -34,6 +35,7 @@ SAMPLE_SEED = 3407
 _SPLIT_NAMES = ("train", "test", "val", "dev")
 _SAVED_DATASET = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _BLOCK_BYTES = 16 << 20  # the readers refuse a row longer than one block; their own default is 1 MiB
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # a surrogate without its other half
 _EXACT_FLOAT = 2.0**53  # from here on a double no longer holds every integer
 
 Pick = Callable[[Sequence[str]], list[str]]
@@ -59,7 +61,7 @@ class Source:
     (numbers turned into text), empty_answers, empty_solutions."""
 
 
-def load_source(source: str, split: str = "train", labelled: bool = True) -> Source:
+def load_source(source: str, split: str = "train", labelled: bool | None = True) -> Source:
     """Load and check the rows that `source` names.
 
     Args:
@@ -72,7 +74,8 @@ def load_source(source: str, split: str = "train", labelled: bool = True) -> Sou
             - anything else: a dataset's id on the Hugging Face Hub.
         split: Which split of a folder or Hub dataset. A file and a saved single dataset are one split
             themselves: it is not looked at there.
-        labelled: Read and demand the label column; False for rows to predict.
+        labelled: Read and demand the label column. False: do not look at it. None: read it where there is one with
+            anything in it; a column that holds labels in some rows only, or something else, is refused all the same.
 
     Returns:
         The rows in the order of the file (of the sorted file names, where there are several).
@@ -85,18 +88,24 @@ def load_source(source: str, split: str = "train", labelled: bool = True) -> Sou
 
     tables, labels, converted = [], [], 0
     for table, where in _tables(source, split, labelled):
-        if labelled:
+        has_labels = LABEL_COLUMN in table.column_names and (labelled or not _empty(table[LABEL_COLUMN]))
+        if has_labels:
             labels.append(_labels(table[LABEL_COLUMN], where))
-        texts, more = _texts(table, where, labels[-1] if labelled else None)
+        texts, more = _texts(table, where, labels[-1] if has_labels else None)
         tables.append(texts)
         converted += more
+    if labels and len(labels) < len(tables):
+        raise ValueError(
+            f"{source}: {len(labels)} of {len(tables)} files have labels in `{LABEL_COLUMN}`. Needed are labels in all "
+            "files or in none: add them, or rename the column."
+        )
     table = pa.concat_tables(tables, promote_options="default")
     if table.num_rows == 0:
         raise ValueError(f"{source}: no rows. Needed is at least one row under the header or in the file.")
     if KIND_COLUMN in table.column_names:
         kinds = table[KIND_COLUMN].fill_null("")
         table = table.set_column(table.column_names.index(KIND_COLUMN), KIND_COLUMN, kinds)
-    labels_N = np.concatenate(labels) if labelled else None
+    labels_N = np.concatenate(labels) if labels else None
     groups_N = _groups(table["question"])
     fingerprint = _fingerprint(table, labels_N)
     return Source(
@@ -134,7 +143,7 @@ def question_groups(table: datasets.Dataset) -> np.ndarray:
 # ---- from a name to tables -------------------------------------------------------------------------------
 
 
-def _tables(source: str, split: str, labelled: bool) -> Iterator[tuple[pa.Table, str]]:
+def _tables(source: str, split: str, labelled: bool | None) -> Iterator[tuple[pa.Table, str]]:
     """Every table that `source` consists of, holding the wanted columns only, and its name for messages."""
     if not source.strip():
         raise ValueError(
@@ -232,7 +241,7 @@ def _split_files(folder: Path, split: str) -> list[Path]:
 # ---- from files to tables --------------------------------------------------------------------------------
 
 
-def _read(path: Path, labelled: bool) -> pa.Table:
+def _read(path: Path, labelled: bool | None) -> pa.Table:
     import pyarrow as pa
 
     reader = _READERS.get(path.suffix.lower())
@@ -247,9 +256,10 @@ def _read(path: Path, labelled: bool) -> pa.Table:
         ) from reason
 
 
-def _pick(names: Sequence[str], where: str, labelled: bool) -> list[str]:
+def _pick(names: Sequence[str], where: str, labelled: bool | None) -> list[str]:
     """The columns to read, out of the `names` that a file has."""
-    needed = (*TEXT_COLUMNS, LABEL_COLUMN) if labelled else TEXT_COLUMNS
+    with_label = labelled or (labelled is None and LABEL_COLUMN in names)
+    needed = (*TEXT_COLUMNS, LABEL_COLUMN) if with_label else TEXT_COLUMNS
     if missing := [name for name in needed if name not in names]:
         unlabelled = " Rows without labels can only be predicted." if missing == [LABEL_COLUMN] else ""
         raise ValueError(
@@ -283,13 +293,8 @@ def _read_csv(path: Path, pick: Pick) -> pa.Table:
     import pyarrow as pa
     from pyarrow import csv
 
-    with path.open("rb") as file:
-        quotes = sum(block.count(b'"') for block in iter(partial(file.read, _BLOCK_BYTES), b""))
-    if quotes % 2:  # the reader would take the rest of the file for one field, without a word
-        raise ValueError(
-            f"{path}: {quotes:,} quotation marks, an odd number: a quoted field is never closed. "
-            f'Put fields that hold commas, quotes or line breaks in quotes, and double the quotes within ("").'
-        )
+    _refuse_utf16(path)
+    _refuse_stray_quotes(path)
     layout = {
         "read_options": csv.ReadOptions(block_size=_BLOCK_BYTES),
         "parse_options": csv.ParseOptions(newlines_in_values=True),
@@ -300,10 +305,57 @@ def _read_csv(path: Path, pick: Pick) -> pa.Table:
     return csv.read_csv(path, convert_options=as_text, **layout)
 
 
+def _refuse_stray_quotes(path: Path) -> None:
+    """Refuse quotation marks that do not stand where a field begins or ends.
+
+    The reader would take the text up to the next mark, often whole rows, for one field, without a word.
+    """
+    content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    starts = range(0, len(content), _BLOCK_BYTES)
+    at_Q = np.concatenate(
+        [np.flatnonzero(content[start : start + _BLOCK_BYTES] == ord('"')) + start for start in starts]
+        or [np.empty(0, np.int64)]
+    )
+    first = len(codecs.BOM_UTF8) if content[:3].tobytes() == codecs.BOM_UTF8 else 0
+    before_Q, after_Q = (content[at_Q.clip(1) - 1], content[(at_Q + 1).clip(max=len(content) - 1)])
+    doubled_Q = np.diff(at_Q) == 1
+    edges = np.frombuffer(b",\r\n", np.uint8)
+    opens_Q = np.isin(before_Q, edges) | (at_Q == first) | np.append(False, doubled_Q)
+    closes_Q = np.isin(after_Q, edges) | (at_Q == len(content) - 1) | np.append(doubled_Q, False)
+    is_opening_Q = np.arange(len(at_Q)) % 2 == 0
+    stray = np.flatnonzero(~np.where(is_opening_Q, opens_Q, closes_Q))
+    if not len(stray) and len(at_Q) % 2 == 0:
+        return
+    mark = int(stray[0]) if len(stray) else len(at_Q) - 1
+    line, line_before = (int((content[: at_Q[max(i, 0)]] == ord("\n")).sum()) + 1 for i in (mark, mark - 1))
+    what = (
+        f"the quotation mark in line {line} begins a field that is never closed"
+        if not len(stray)
+        else f"a quotation mark in line {line} stands within a field that does not begin with one"
+        if is_opening_Q[mark]
+        else f"a quotation mark in line {line} ends a field, but no comma follows; or the field that begins in line "
+        f"{line_before} is never closed"
+    )
+    raise ValueError(
+        f"{path}: {what}. Put fields that hold commas, quotes or line breaks in quotes, and double the quotes within "
+        '("").'
+    )
+
+
+def _refuse_utf16(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(2)
+        if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or 0 in start:
+            raise ValueError(
+                f"{path}: the file is UTF-16. Needed is UTF-8: `iconv -f UTF-16 -t UTF-8 OLD > NEW` converts it."
+            )
+
+
 def _read_jsonl(path: Path, pick: Pick) -> pa.Table:
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
+    _refuse_utf16(path)
     first = next(_objects(path), None)
     if first is None:
         raise ValueError(f"{path}: no rows. Needed is one JSON object per line.")
@@ -330,6 +382,11 @@ def _read_jsonl_by_line(path: Path, wanted: list[str]) -> pa.Table:
         for name, values in columns.items():
             value = row.get(name)
             values.append(value)
+            if isinstance(value, str) and _HALF_CHARACTER.search(value):
+                raise ValueError(
+                    f"{path}: line {number}: `{name}` holds half a character (a lone \\ud... escape). "
+                    "Correct this line."
+                )
             kind = "number" if type(value) in (int, float) else type(value).__name__
             if value is not None and kinds.setdefault(name, kind) != kind:
                 raise ValueError(
@@ -338,10 +395,9 @@ def _read_jsonl_by_line(path: Path, wanted: list[str]) -> pa.Table:
                 )
     try:
         return pa.table(columns)
-    except (OverflowError, UnicodeEncodeError) as reason:
+    except OverflowError as reason:
         raise ValueError(
-            f"{path}: a value cannot be kept exactly: {reason}. Write numbers of more than 15 digits as strings, "
-            f"and characters as UTF-8 (no half \\ud... pair)."
+            f"{path}: a value cannot be kept exactly: {reason}. Write numbers of more than 15 digits as strings."
         ) from reason
 
 
@@ -433,7 +489,10 @@ def _labels(column: pa.ChunkedArray, where: str) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    mend = "Needed is true/false, yes/no or 1/0 in every row; rows without a label can only be predicted"
+    mend = (
+        "Needed is true/false, yes/no or 1/0 in every row; rows without a label can only be predicted, from a file "
+        "without this column or with nothing in it"
+    )
     column = _decoded(column)
     _refuse(pc.is_null(column, nan_is_null=True), where, f"`{LABEL_COLUMN}` is null", mend)
     if pa.types.is_boolean(column.type):
@@ -450,6 +509,16 @@ def _labels(column: pa.ChunkedArray, where: str) -> np.ndarray:
     if known is not None:
         _refuse(pc.invert(known), where, f"`{LABEL_COLUMN}` is not a label", mend, column)
     return np.asarray(true.to_numpy(), dtype=bool)
+
+
+def _empty(column: pa.ChunkedArray) -> bool:
+    """Whether a column of labels holds none: nulls, or the empty fields of a CSV."""
+    import pyarrow as pa
+
+    column = _decoded(column)
+    if _is_text(column.type):
+        return bool(_blank(column.cast(pa.string()).fill_null("")).all())
+    return column.null_count == len(column)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:

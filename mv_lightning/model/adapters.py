@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+WEIGHTS = "adapter_model.safetensors"
+"""The only form of weights that is read: unlike a pickle, it cannot hold code."""
 CARD = "verifier.json"
 """Beside the adapter: what it was trained on and how it must be asked."""
 
@@ -57,10 +59,7 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
     Raises:
         ValueError: LoftQ was asked for a base that is not quantised or not in a local folder.
     """
-    from bitsandbytes.nn import Linear4bit
     from peft import LoraConfig, get_peft_model
-
-    from mv_lightning.model.linear import FusedLinear4bit
 
     config = LoraConfig(
         r=settings.r,
@@ -71,8 +70,13 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    # PEFT's way of giving a layer type an adapter class of one's own; it is not saved with the adapter.
-    config._register_custom_module({Linear4bit: FusedLinear4bit})
+    if getattr(base, "is_loaded_in_4bit", False):
+        from bitsandbytes.nn import Linear4bit
+
+        from mv_lightning.model.linear import FusedLinear4bit
+
+        # PEFT's way of giving a layer type an adapter class of one's own; it is not saved with the adapter.
+        config._register_custom_module({Linear4bit: FusedLinear4bit})
     model: PeftModel = get_peft_model(base, config)
     if settings.loftq:
         _loftq(model, base)
@@ -108,10 +112,16 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        _ = card["base"]["fingerprint"], card["prompt"]["fingerprint"], card["steps"]
     except FileNotFoundError as error:
         raise ValueError(
             f"no adapter in {folder}: {CARD} is missing. Run the phase that makes it first, or give the folder of "
             "another one as model.init_from"
+        ) from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{folder / CARD} does not say which base and prompt the adapter belongs to ({error!r}); copy the "
+            "adapter's folder again, all files of it"
         ) from error
     return card
 
@@ -127,13 +137,17 @@ def load(model: PeftModel, folder: Path) -> None:
         ValueError: Rank, scale, targets or keys differ; both sides are named.
     """
     from peft import LoraConfig, set_peft_model_state_dict
-    from peft.utils import load_peft_weights
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
         saved, here = LoraConfig.from_pretrained(str(folder)), model.peft_config["default"]
-        weights = load_peft_weights(str(folder), device="cpu")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"no adapter in {folder}: {error}") from error
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise ValueError(
+            f"no adapter that can be read in {folder}: {error}. Needed are adapter_config.json and {WEIGHTS} (a pickle "
+            "such as adapter_model.bin is never opened); copy the folder again, or make the adapter anew"
+        ) from error
     differing = {
         field: (getattr(saved, field), getattr(here, field))
         for field in ("r", "lora_alpha", "use_rslora", "target_modules")

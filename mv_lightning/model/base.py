@@ -11,7 +11,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -85,6 +85,8 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     attention.register()
+    if settings.quantization != "none":
+        require_bitsandbytes(f"model.base.quantization={settings.quantization}", "model.base.quantization=none")
     path = _resolve(settings.name)
     try:
         config = AutoConfig.from_pretrained(path)
@@ -110,12 +112,33 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
             raise ValueError(_not_loaded("weights", settings.name, error)) from error
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    _keep_gradients(model)
+    if settings.quantization != "none":
+        _keep_gradients(model)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # from_pretrained returns evaluation mode, in which gradient checkpointing silently does nothing.
     model.train()
     return model
+
+
+def require_bitsandbytes(wish: str, instead: str) -> Any:
+    """Return the module bitsandbytes.
+
+    Args:
+        wish: The setting that needs it, for the message.
+        instead: A setting that does not.
+
+    Raises:
+        ValueError: It is not installed, or does not work on this machine.
+    """
+    try:
+        import bitsandbytes
+    except Exception as error:  # with a GPU's libraries missing it fails in many ways, ImportError is only one
+        raise ValueError(
+            f"{wish} needs bitsandbytes, which cannot be used here: {error}. Install it for this machine (pip install "
+            f"--force-reinstall bitsandbytes; python -m bitsandbytes tells what is missing), or set {instead}"
+        ) from error
+    return bitsandbytes
 
 
 def fingerprint(model: PreTrainedModel) -> str:
@@ -223,6 +246,7 @@ def _random_model(config: object, settings: BaseSettings, dtype: torch.dtype, de
     quantization = _quantization(settings, dtype)
     if quantization is not None:
         model = replace_with_bnb_linear(model, ["lm_head"], quantization)
+        model.is_loaded_in_4bit = True
     generator = torch.Generator(device).manual_seed(0)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

@@ -10,6 +10,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mv_lightning.model.base import require_bitsandbytes
+
 
 @dataclass(frozen=True)
 class OptimSettings:
@@ -41,12 +43,14 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimSet
     Args:
         parameters: What is trained.
         settings: Name, rate and decay.
+
+    Raises:
+        ValueError: An optimizer of bitsandbytes, which cannot be used here.
     """
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.name == "adamw_torch":
         return torch.optim.AdamW(parameters, **common)
-    import bitsandbytes
-
+    bitsandbytes = require_bitsandbytes(f"model.optim.name={settings.name}", "model.optim.name=adamw_torch")
     by_name = {"adamw_8bit": bitsandbytes.optim.AdamW8bit, "paged_adamw_32bit": bitsandbytes.optim.PagedAdamW32bit}
     optimizer: Optimizer = by_name[settings.name](parameters, **common)
     return optimizer

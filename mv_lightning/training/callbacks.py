@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import resource
 import time
 from pathlib import Path
@@ -13,12 +12,7 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mv_lightning.atomic import atomic_file, write_json
 from mv_lightning.schema import Batch
-
-SUBMISSION = "submission.csv"
-PROBABILITIES = "probabilities.csv"
-PREDICTION_SUMMARY = "prediction.json"
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -163,85 +157,3 @@ class Vitals(pl.Callback):
 
     def _seconds_so_far(self) -> float:
         return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
-
-
-class PredictionWriter(pl.Callback):
-    """Writes the contest's CSV and, beside it, the probabilities in full precision."""
-
-    def __init__(self, folder: Path) -> None:
-        """Keep where to.
-
-        Args:
-            folder: The run's folder.
-        """
-        self._folder = folder
-        self._log_odds: dict[int, float] = {}
-        self._since = 0.0
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start with no rows."""
-        self._log_odds = {}
-        self._since = time.perf_counter()
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Collect a batch."""
-        rows_B, odds_B = outputs
-        self._log_odds.update(zip(rows_B.tolist(), odds_B.tolist(), strict=True))
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write both files, in source order.
-
-        Raises:
-            ValueError: Rows of the source have no prediction.
-        """
-        encoded = trainer.datamodule.encoded["predict"]
-        write_predictions(self._folder, self._log_odds, len(encoded))
-        summary: dict[str, Any] = {
-            "rows": len(encoded),
-            "seconds": time.perf_counter() - self._since,
-            "peak_memory_gb": peak_memory_gb(pl_module.device),
-            "submission": str(self._folder / SUBMISSION),
-        }
-        labels_N = trainer.datamodule.predict_labels_N
-        if labels_N is not None:
-            right = sum((self._log_odds[row] > 0) == bool(label) for row, label in enumerate(labels_N))
-            summary["accuracy"] = right / len(encoded)
-        write_json(self._folder / PREDICTION_SUMMARY, summary)
-        told = f", accuracy {summary['accuracy']:.3f}" if "accuracy" in summary else ""
-        print(f"{len(encoded):,} rows predicted{told}: {self._folder / SUBMISSION}")
-
-
-def write_predictions(folder: Path, log_odds: dict[int, float], rows: int) -> None:
-    """Write `submission.csv` (ID, is_correct) and `probabilities.csv` (ID, probability, log_odds).
-
-    Args:
-        folder: Where to.
-        log_odds: log P(True) - log P(False) by source row number.
-        rows: Rows of the source; each must have a prediction.
-
-    Raises:
-        ValueError: The rows predicted are not exactly those of the source.
-    """
-    if log_odds.keys() != set(range(rows)):
-        missing = sorted(set(range(rows)) - log_odds.keys())
-        raise ValueError(
-            f"{len(log_odds)} predictions for {rows} rows; the first rows without one: {missing[:5]}. Nothing was "
-            "written; run predict again"
-        )
-    with atomic_file(folder / SUBMISSION) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["ID", "is_correct"])
-        table.writerows([row, log_odds[row] > 0] for row in range(rows))
-    with atomic_file(folder / PROBABILITIES) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["ID", "probability", "log_odds"])
-        odds = torch.tensor([log_odds[row] for row in range(rows)], dtype=torch.float64)
-        table.writerows(zip(range(rows), odds.sigmoid().tolist(), odds.tolist(), strict=True))

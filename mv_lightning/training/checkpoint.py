@@ -47,6 +47,33 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"again: it goes on from {kept[0] if kept else 'the start, there is no checkpoint yet'}"
             ) from error
 
+    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: Any = True) -> dict[str, Any]:
+        """Read a checkpoint; whatever is asked, a pickle from elsewhere is never trusted, see `read_checkpoint`."""
+        return read_checkpoint(Path(path), map_location)
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint without running anything that it may hold.
+
+    Args:
+        path: A local file.
+        map_location: As in `torch.load`.
+        mmap: Leave the tensors on the disk until they are looked at.
+
+    Raises:
+        ValueError: The file is not a checkpoint, holds more than tensors and plain values, or is damaged.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+        _ = checkpoint["card"], checkpoint["settings"]
+    except Exception as error:  # what a damaged or foreign file raises has no common class
+        raise ValueError(
+            f"{path} is not a checkpoint of mv_lightning, or it is damaged ({type(error).__name__}). Only tensors and "
+            "plain values are read, and nothing in the file was run. Name another checkpoint, or start the phase over "
+            "with --fresh"
+        ) from error
+    return checkpoint
+
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in `folder`, the newest step first."""
@@ -90,12 +117,7 @@ def refuse_changed(path: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: The file is no checkpoint of this program, or settings differ; each is named with both values.
     """
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["settings"]
-    except Exception as error:  # what torch raises on a foreign file has no common class below it
-        raise ValueError(
-            f"{path} is not a checkpoint of this program, or it is damaged: {str(error).splitlines()[0]}"
-        ) from error
+    saved = read_checkpoint(path, mmap=True)["settings"]
     changed = [
         f"{name} is {now!r}, was {saved.get(name)!r}" for name, now in settings.items() if saved.get(name) != now
     ]

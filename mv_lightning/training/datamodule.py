@@ -16,10 +16,10 @@ from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits, write_manifest
-from mv_lightning.schema import TEXT_COLUMNS, Batch, EncodedRows
+from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS, Batch, EncodedRows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 
 class VerdictDataModule(pl.LightningDataModule):
@@ -49,7 +49,8 @@ class VerdictDataModule(pl.LightningDataModule):
             batch_size: Rows of a micro-batch; an optimizer step takes this times trainer.accumulate_grad_batches.
             eval_tokens: Most tokens of a batch in validation, test and prediction.
             num_workers: Processes that pack batches ahead.
-            predict_source: Rows to predict; default: the `test` split of `source`.
+            predict_source: Rows to predict; default: the `test` split of `source`. Labels, where all rows have one,
+                are only used to tell the accuracy.
         """
         super().__init__()
         if not 1 <= phase <= splits.phases:
@@ -70,7 +71,12 @@ class VerdictDataModule(pl.LightningDataModule):
         self.encoded: dict[str, EncodedRows] = {}
         self.predict_labels_N: np.ndarray | None = None
         """bool [N], labels of the rows to predict where the source has them; None for a contest's test rows."""
+        self.predict_fingerprint = ""
+        """Fingerprint of the rows to predict."""
+        self.predicted_rows: Collection[int] = ()
+        """Source rows that need no prediction any more; to be set before the loader is made."""
         self._identity: dict[str, Any] = {}
+        self._manifest: tuple[dict[str, Any], Splits] | None = None
 
     def setup(self, stage: str) -> None:
         """Read the source and tokenise the rows that `stage` needs, once.
@@ -81,11 +87,15 @@ class VerdictDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         if stage == "predict":
             if "predict" not in self.encoded:
-                rows = _rows_to_predict(self.predict_source)
+                rows = load_source(self.predict_source, split="test", labelled=None)
                 self.encoded["predict"] = self._encode("predict", rows, np.arange(len(rows.table)))
+                self.predict_fingerprint = rows.fingerprint
                 # A contest's test rows carry one label throughout, which says nothing.
                 if rows.labels_N is not None and len(np.unique(rows.labels_N)) == 2:
                     self.predict_labels_N = rows.labels_N
+                elif self.trainer.is_global_zero:
+                    why = "no labels" if rows.labels_N is None else "the same label in every row"
+                    print(f"{rows.name}: {why} in `{LABEL_COLUMN}`, so predict will not tell an accuracy")
             return
         needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
         if all(name in self.encoded for name in needed):
@@ -108,6 +118,10 @@ class VerdictDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Packed micro-batches of the phase's shard, from the trainer's position on."""
+        assert self.trainer is not None
+        if self._manifest is not None and self.trainer.is_global_zero:
+            # Not before: until here a run may be refused, and must leave the manifest of the one before alone.
+            write_manifest(Path(self.trainer.default_root_dir) / "manifest.json", *self._manifest)
         return self._loader("train", TrainingOrder(lambda epoch: self._training_picks(epoch), position=self._position))
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -119,8 +133,9 @@ class VerdictDataModule(pl.LightningDataModule):
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The rows to predict, longest first."""
-        return self._evaluation_loader("predict")
+        """The rows to predict, longest first, without those that are predicted already."""
+        rows = self.encoded["predict"]
+        return self._evaluation_loader("predict", np.isin(rows.rows_N, list(self.predicted_rows)))
 
     @property
     def optimizer_steps(self) -> int:
@@ -171,12 +186,11 @@ class VerdictDataModule(pl.LightningDataModule):
         return encoded
 
     def _report(self, source: Source, splits: Splits) -> None:
-        """Leave the manifest beside the run and tell what the shard is."""
+        """Make the manifest and tell what the shard is."""
         assert self.trainer is not None and source.labels_N is not None
         if not self.trainer.is_global_zero:
             return
-        content = manifest(source.fingerprint, self.plan, splits, source.labels_N, source.groups_N)
-        write_manifest(Path(self.trainer.default_root_dir) / "manifest.json", content, splits)
+        self._manifest = manifest(source.fingerprint, self.plan, splits, source.labels_N, source.groups_N), splits
         counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in source.counts.items())
         print(f"{source.name}: {counts}")
         train = self.encoded["train"]
@@ -206,13 +220,13 @@ class VerdictDataModule(pl.LightningDataModule):
         loop = self.trainer.fit_loop
         return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed
 
-    def _evaluation_loader(self, name: str) -> DataLoader[Batch]:
+    def _evaluation_loader(self, name: str, done_N: np.ndarray | None = None) -> DataLoader[Batch]:
         trainer, rows = self.trainer, self.encoded[name]
         assert trainer is not None
         return self._loader(
             name,
             evaluation_picks(
-                rows.lengths_N, len(rows.prefix_ids), self.eval_tokens, trainer.global_rank, trainer.world_size
+                rows.lengths_N, len(rows.prefix_ids), self.eval_tokens, trainer.global_rank, trainer.world_size, done_N
             ),
         )
 
@@ -227,14 +241,6 @@ class VerdictDataModule(pl.LightningDataModule):
             generator=torch.Generator().manual_seed(self.plan.seed),
             persistent_workers=self.num_workers > 0,
         )
-
-
-def _rows_to_predict(name: str) -> Source:
-    """Load with labels where the rows have them, so that accuracy can be told; without where they do not."""
-    try:
-        return load_source(name, split="test")
-    except ValueError:
-        return load_source(name, split="test", labelled=False)
 
 
 def _as_is(batch: Any) -> Any:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mv_lightning.atomic import write_json
+from mv_lightning.atomic import move_aside, write_json
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -58,6 +56,8 @@ class RunSettings:
     """Newest checkpoints that stay; a damaged one is passed over for the one before."""
     fresh: bool = False
     """Start the phase over (short: --fresh); what it left before is moved aside, not deleted."""
+    sample_submission: str | None = None
+    """CSV of a contest with the columns ID and is_correct; predict compares its rows and IDs before it starts."""
 
     def __post_init__(self) -> None:
         if min(self.eval_every, self.save_every, self.keep) < 1:
@@ -107,13 +107,10 @@ class PhaseFolder:
         return self.run / LOGS / self.path.name
 
     def move_aside(self) -> None:
-        """Give what the phase left before a name with the time in it."""
-        stamp = time.strftime("%Y%m%d-%H%M%S")
+        """Give what the phase left before another name."""
         for folder in (self.path, self.logs):
             if folder.exists():
-                aside = folder.with_name(f"{folder.name}.{stamp}")
-                shutil.move(folder, aside)
-                print(f"{folder} was moved to {aside}")
+                print(f"{folder} was moved to {move_aside(folder)}")
 
 
 def deciding_settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,11 +162,11 @@ def fit_phase(
         return
     if ckpt_path is not None and not Path(ckpt_path).is_file():
         raise ValueError(f"--ckpt_path {ckpt_path}: no such file")
-    if ckpt_path is not None and (wrong := damage(Path(ckpt_path))):
-        raise ValueError(f"--ckpt_path {ckpt_path} is damaged or not a checkpoint: {wrong}")
     start = Path(ckpt_path) if ckpt_path else newest_whole(folder.checkpoints)
     if start is not None:
         refuse_changed(start, settings)
+        if ckpt_path and (wrong := damage(start)):
+            raise ValueError(f"--ckpt_path {start} is damaged: {wrong}; name another one")
         print(f"{folder.path} was interrupted: going on from {start}")
     trainer.fit(module, datamodule=datamodule, ckpt_path=None if start is None else str(start))
     _finish(trainer, module, datamodule, folder, vitals, best)

@@ -54,6 +54,31 @@ def test_evaluation_sees_every_row_once_within_the_budget(lengths: list[int], to
         assert [sizes[i] for i in seen] == sorted(lengths, reverse=True)
 
 
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60),
+    world=st.integers(1, 3),
+    stopped=st.integers(0, 60),
+    others=st.sets(st.integers(0, 59)),
+)
+def test_an_evaluation_goes_on_with_the_batches_it_would_have_made(
+    lengths: list[int], world: int, stopped: int, others: set[int]
+) -> None:
+    sizes = np.array(lengths)
+    whole = evaluation_picks(sizes, 10, 400)
+    done = np.zeros(len(lengths), dtype=bool)
+    done[[i for pick in whole[:stopped] for i in pick.indices]] = True
+    left = [pick for pick in evaluation_picks(sizes, 10, 400, done_N=done) if pick.counts]
+    assert left == whole[stopped:]
+    # Rows in no order, as after a change of the token budget: each of the others once, over all processes.
+    done[[i for i in others if i < len(lengths)]] = True
+    per_rank = [evaluation_picks(sizes, 10, 300, rank, world, done) for rank in range(world)]
+    assert sorted(i for picks in per_rank for pick in picks if pick.counts for i in pick.indices) == (
+        np.flatnonzero(~done).tolist()
+    )
+    assert len({len(picks) for picks in per_rank}) == 1 and per_rank[0]
+
+
 def test_the_order_is_a_pure_function() -> None:
     first = epoch_order(50, seed=3, phase=1, epoch=0)
     assert np.array_equal(first, epoch_order(50, 3, 1, 0))

@@ -216,6 +216,32 @@ def test_other_labels_are_refused(name: str, values: list[Any], rows: str, tmp_p
         load(tmp_path / name, [dict(row, is_correct=value) for row, value in zip(ROWS, values, strict=True)])
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_labels_are_read_where_there_are_any(name: str, tmp_path: Path) -> None:
+    assert load(tmp_path / name, ROWS, labelled=None).fingerprint == load_source(str(tmp_path / name)).fingerprint
+    (tmp_path / "without").mkdir()
+    without = load(tmp_path / "without" / name, [{key: row[key] for key in COLUMNS[:3]} for row in ROWS], labelled=None)
+    assert without.labels_N is None
+    (tmp_path / "empty").mkdir()
+    empty = load(tmp_path / "empty" / name, [dict(row, is_correct=None) for row in ROWS], labelled=None)
+    assert empty.labels_N is None and empty.fingerprint == without.fingerprint
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "rows.CSV"])
+@pytest.mark.parametrize("value", [None, "maybe"])
+def test_labels_in_some_rows_only_are_refused(name: str, value: str | None, tmp_path: Path) -> None:
+    rows = [dict(row, is_correct=str(row["is_correct"])) for row in ROWS[:4]] + [dict(ROWS[4], is_correct=value)]
+    with pytest.raises(ValueError, match=r"`is_correct`.* in 1 rows: 4\. .*can only be predicted, from a file without"):
+        load(tmp_path / name, rows, labelled=None)
+
+
+def test_labels_in_some_files_only_are_refused(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test-0.jsonl", ROWS[:2])
+    write_jsonl(tmp_path / "test-1.jsonl", [{key: row[key] for key in COLUMNS[:3]} for row in ROWS[2:]])
+    with pytest.raises(ValueError, match="1 of 2 files have labels"):
+        load_source(str(tmp_path), split="test", labelled=None)
+
+
 @pytest.mark.parametrize(
     "column", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), "string")]
 )
@@ -394,10 +420,17 @@ def test_files_cut_short_are_refused(name: str, keep: int, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('q,1,"never closed,true\nq,2,s,true\n', "odd number: a quoted field is never closed"),
+        ('q,1,"never closed,true\nq,2,s,true\n', "line 2 begins a field that is never closed"),
         ("q,1,s\n", "cannot be read as csv.*Expected 4 columns, got 3"),
         ("q,1,a,b,true\n", "cannot be read as csv.*Expected 4 columns, got 5"),
         ("qé,1,s,true\n", "cannot be read as csv.*UTF8.*must be UTF-8"),
+        (
+            'q,1,"never closed,true\nq,2,"s,true\n',
+            "line 3 ends a field, but no comma.*begins in line 2 is never closed",
+        ),
+        ('q,1,5" by 6",true\n', "line 2 stands within a field that does not begin with one"),
+        ('q,1,"s" ,true\n', "line 2 ends a field, but no comma follows"),
+        ('q,1,"a ""b"",true\n', "line 2 begins a field that is never closed"),
     ],
 )
 def test_broken_csv_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -412,6 +445,33 @@ def test_an_unclosed_quote_in_the_last_column_loses_no_rows_silently(tmp_path: P
     path.write_text('question,is_correct,answer,solution\nq,true,1,"never closed\nq,true,2,s\n')
     with pytest.raises(ValueError, match="never closed"):
         load_source(str(path))
+
+
+@pytest.mark.parametrize("name", ["rows.CSV", "rows.jsonl"])
+def test_utf16_is_refused_and_a_byte_order_mark_of_utf8_is_not(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name, ROWS)
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    (tmp_path / name).write_text(text, encoding="utf-8-sig", newline="")
+    assert load_source(str(tmp_path / name)).counts["rows"] == 5
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        (tmp_path / name).write_text(text, encoding=encoding)
+        with pytest.raises(ValueError, match=r"UTF-16.*iconv"):
+            load_source(str(tmp_path / name))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(*[st.text('ab,"\r\n é', max_size=5)] * 3), min_size=1, max_size=6))
+def test_whatever_csv_writes_is_read_back(rows: list[tuple[str, str, str]], tmp_path_factory: Any) -> None:
+    path = tmp_path_factory.mktemp("csv") / "rows.CSV"
+    wanted = [{"question": f"?{q}", "answer": a, "solution": s} for q, a, s in rows]
+    write_csv(path, wanted)
+    assert load_source(str(path), labelled=False).table.to_list() == wanted
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "rows.CSV", "rows.arrow"])
+def test_control_characters_and_templates_are_kept(name: str, tmp_path: Path) -> None:
+    text = "".join(map(chr, range(32))) + "\x7f\x85\u2028\ufeff\U0010ffff {} {{ }} {question} %s <|eot|>"
+    assert load(tmp_path / name, changed(0, question=text)).table["question"][0] == text
 
 
 @pytest.mark.parametrize("text", ["", "a;b;c\n1;2;3\n"])
@@ -435,7 +495,7 @@ def test_csv_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
             "line 4: `answer` is of type number, in earlier lines of type str",
         ),
         (json.dumps(dict(ROWS[0], is_correct="yes")).encode(), "line 4: `is_correct` is of type str"),
-        (json.dumps(dict(ROWS[0], solution="\ud83d")).encode(), "cannot be kept exactly.*UTF-8"),
+        (json.dumps(dict(ROWS[0], solution="\ud83d")).encode(), r"line 4: `solution` holds half a character"),
         (json.dumps({"question": "q"}).encode(), "`is_correct` is null in 1 rows: 2"),
     ],
 )

@@ -15,15 +15,18 @@ def fresh(settings: base.BaseSettings, **lora: int) -> torch.nn.Module:
     return adapters.attach(model, adapters.LoraSettings(**{"r": 32, "alpha": 32, **lora}))
 
 
+CARD = {"base": {"fingerprint": "b"}, "prompt": {"fingerprint": "p"}, "steps": 7}
+
+
 def test_round_trip(tiny: torch.nn.Module, tiny_settings: base.BaseSettings, tmp_path: Path) -> None:
-    adapters.save(tiny, base.load_tokenizer(tiny_settings), {"steps": 7}, tmp_path / "a")
+    adapters.save(tiny, base.load_tokenizer(tiny_settings), CARD, tmp_path / "a")
     other = fresh(tiny_settings)
     adapters.load(other, tmp_path / "a")
     saved, loaded = adapters.trained_parameters(tiny), adapters.trained_parameters(other)
     assert saved.keys() == loaded.keys() and len(saved) == 28
     for name in saved:
         assert torch.equal(saved[name], loaded[name]), name
-    assert adapters.read_card(tmp_path / "a") == {"steps": 7}
+    assert adapters.read_card(tmp_path / "a") == CARD
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= {
         p.name for p in (tmp_path / "a").iterdir()
     }

@@ -1,0 +1,175 @@
+"""Kill runs in the middle of their work, start them again, and compare what they leave with an undisturbed run.
+
+    python -m benchmarks.faults predict [--kills 20] [--rows 600]
+
+Kills are SIGKILL: the program gets no chance to save anything. The model is the tests' tiny one, which is quantised
+and adapted like any other; the processes are real ones, forked from a server that has the libraries loaded, so that a
+start costs little. Exits with status 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mv_lightning.atomic import write_json
+from mv_lightning.training.predictions import PART, PROBABILITIES, SUBMISSION
+from tests.tiny import save_tiny_base, tiny_options
+
+RESULTS = Path(__file__).parent / "results"
+CONFIGS = Path(__file__).parents[1] / "configs"
+_POLL_SECONDS = 0.001
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["lightning.pytorch.cli", "mv_lightning.training.module", "mv_lightning.training.datamodule", "peft", "datasets"]
+)
+
+
+def run(words: list[str], log: Path, kill_when: Callable[[], bool] | None = None) -> bool:
+    """Run a command of mv_lightning in a process of its own.
+
+    Args:
+        words: The command and its options.
+        log: File that gets what the command prints.
+        kill_when: Asked all the time; the process is killed as soon as it says so.
+
+    Returns:
+        Whether the process was killed.
+
+    Raises:
+        RuntimeError: The command failed by itself.
+    """
+    process = _SERVER.Process(target=_work, args=(words, str(log)))
+    process.start()
+    assert process.pid is not None
+    while kill_when is not None and process.is_alive():
+        if kill_when():
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(_POLL_SECONDS)
+    process.join()
+    if process.exitcode not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"{words[0]} ended with status {process.exitcode}:\n{log.read_text()[-2000:]}")
+    return process.exitcode != 0
+
+
+def batches_done(folder: Path) -> int:
+    """Count the batches in the part files of a prediction, a torn one excluded.
+
+    Args:
+        folder: The run's folder.
+    """
+    return sum(max(0, part.read_bytes().count(b"\n") - 1) for part in folder.glob(PART.format("*")))
+
+
+def predict_with_kills(words: list[str], folder: Path, marks: list[int]) -> list[dict[str, Any]]:
+    """Predict into `folder`, killed whenever the next mark is passed, until it is complete.
+
+    Args:
+        words: A predict command that writes to `folder`.
+        folder: The run's folder.
+        marks: Batches done at which to kill, ascending. A mark that was passed before its turn waits for one batch.
+
+    Returns:
+        For each kill that met a living process: `batches` in the part files then, and `torn`, whether a line was cut
+        off in the middle.
+    """
+    kills: list[dict[str, Any]] = []
+    for mark in marks:
+        due = max(mark, batches_done(folder) + 1)
+        if not run(words, folder / "log.txt", lambda due=due: batches_done(folder) >= due):  # type: ignore[misc]
+            return kills
+        torn = any(not part.read_bytes().endswith(b"\n") for part in folder.glob(PART.format("*")))
+        kills.append({"batches": batches_done(folder), "torn": torn})
+    run(words, folder / "log.txt")
+    return kills
+
+
+def faults_predict(kills: int, rows: int, seed: int = 3407) -> dict[str, Any]:
+    """Compare a prediction that was killed over and over with a straight one.
+
+    Args:
+        kills: How often.
+        rows: Practice rows to predict.
+        seed: Of the moments.
+
+    Returns:
+        What was done and seen; `identical` says whether both CSV files are the same to the byte.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        base, straight, killed = (Path(scratch) / name for name in ("base", "straight", "killed"))
+        save_tiny_base(base)
+        killed.mkdir()
+        run(["fit", "--config", str(CONFIGS / "phase1.yaml"), *tiny_options(base, straight)], straight / "log.txt")
+
+        def predict(folder: Path) -> list[str]:
+            return [
+                *("predict", "--config", str(CONFIGS / "predict.yaml"), *tiny_options(base, folder)),
+                *("--model.init_from", str(straight / "phase1" / "adapter"), "--data.eval_tokens", "1024"),
+                *("--data.predict_source", f"sample:{rows}", "--model.base.gradient_checkpointing", "false"),
+            ]
+
+        most = 0
+
+        def watch() -> bool:
+            nonlocal most
+            most = max(most, batches_done(straight))
+            return False
+
+        run(predict(straight), straight / "log.txt", watch)
+        marks = sorted(random.Random(seed).sample(range(1, most), kills))
+        start = time.perf_counter()
+        seen = predict_with_kills(predict(killed), killed, marks)
+        return {
+            "rows": rows,
+            "batches": most,
+            "kills": len(seen),
+            "torn_lines": sum(kill["torn"] for kill in seen),
+            "killed_after_batches": [kill["batches"] for kill in seen],
+            "identical": {
+                name: (straight / name).read_bytes() == (killed / name).read_bytes()
+                for name in (SUBMISSION, PROBABILITIES)
+            },
+            "parts_left": len(list(killed.glob(PART.format("*")))),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+
+
+def _work(words: list[str], log: str) -> None:
+    import torch
+
+    from mv_lightning.cli import main
+
+    torch.set_num_threads(1)  # sums are split over threads, so their number would show in the last bits
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        for stream in (1, 2):  # the descriptors themselves: the server's loggers hold its streams
+            os.dup2(file.fileno(), stream)
+    main(words)
+
+
+def main() -> None:
+    """Run one kind of fault, print its table and write its results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=["predict"])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=600, help="rows to predict")
+    options = parser.parse_args()
+    results = faults_predict(options.kills, options.rows)
+    for name, value in results.items():
+        print(f"{name:22} {value}")
+    write_json(RESULTS / f"faults_{options.what}.json", results)
+    if not all(results["identical"].values()) or results["parts_left"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""Predictions: kept as they are made, taken up after an interruption, and published only when they are complete."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from mv_lightning.atomic import Journal, atomic_file, move_aside, write_json
+from mv_lightning.schema import LABEL_COLUMN, Batch
+from mv_lightning.training.callbacks import peak_memory_gb
+
+SUBMISSION = "submission.csv"
+PROBABILITIES = "probabilities.csv"
+PREDICTION_SUMMARY = "prediction.json"
+HEADER = ("ID", LABEL_COLUMN)
+"""Of the submission."""
+PART = "predictions.rank{}.part"
+"""Journal of one process: a line that says what the predictions belong to, then a line per batch."""
+
+
+class PredictionWriter(pl.Callback):
+    """Writes the contest's CSV and, beside it, the probabilities in full precision.
+
+    Every batch goes to the part file of its process at once. A run that finds part files of the same rows, adapter and
+    prompt predicts only the rows that are not in them, in the batches that the interrupted run would have made, so its
+    result is that of a run without interruption. The number of processes and `data.eval_tokens` may change in between:
+    the remaining rows are then dealt or grouped anew.
+    """
+
+    def __init__(self, folder: Path, weights: Path, sample_submission: Path | None = None) -> None:
+        """Keep where to, and what the predictions belong to.
+
+        Args:
+            folder: The run's folder; all processes must see it.
+            weights: File that the adapter is loaded from: an adapter's weights or a checkpoint.
+            sample_submission: CSV whose IDs the submission must have.
+        """
+        self._folder = folder
+        self._weights = weights
+        self._sample_submission = sample_submission
+        self._identity: dict[str, Any] = {}
+        self._taken_up = 0
+        self._part: Journal | None = None
+        self._since = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take up what an interrupted run left, before batches are made.
+
+        Raises:
+            ValueError: The sample submission wants other rows, or there are no adapter weights.
+        """
+        data = trainer.datamodule
+        if self._sample_submission is not None:
+            check_sample_submission(self._sample_submission, len(data.encoded["predict"]))
+        self._identity = {
+            "source": data.predict_fingerprint,
+            "adapter": _sha256(self._weights),
+            "prompt": data.prompt.fingerprint,
+            "max_length": data.max_length,
+            "quantization": pl_module.base_settings.quantization,
+            "precision": trainer.precision,
+        }
+        done: list[int] = []
+        if trainer.is_global_zero:
+            self._move_strangers_aside()
+            done = sorted(self._read_parts())
+            if done:
+                print(
+                    f"{self._folder}: {len(done):,} of {len(data.encoded['predict']):,} rows were predicted before the "
+                    "interruption: going on with the others"
+                )
+        # Nobody appends before everybody has this, so the reading above met no line that was being written.
+        data.predicted_rows = trainer.strategy.broadcast(done)
+        self._taken_up = len(data.predicted_rows)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open this process's part file."""
+        path = self._folder / PART.format(trainer.global_rank)
+        new = not path.exists()
+        self._part = Journal(path)
+        if new:
+            self._part.append(self._identity)
+        self._since = time.perf_counter()
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch; one line, so that a batch is there whole or not at all.
+
+        Raises:
+            ValueError: The model gave something that is not a number.
+        """
+        assert self._part is not None
+        rows_B, odds_B = outputs
+        if not odds_B.isfinite().all():
+            raise ValueError(
+                f"the log-odds of the source rows {rows_B[~odds_B.isfinite()].tolist()} are not finite; look at these "
+                f"rows and at the adapter ({self._weights}). If trainer.precision is 16-mixed, it may overflow: try "
+                "bf16-mixed or 32-true"
+            )
+        real_B = rows_B >= 0  # a stand-in's row has the number -1
+        if real_B.any():
+            self._part.append({"rows": rows_B[real_B].tolist(), "log_odds": odds_B[real_B].tolist()})
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Publish when every process is through: both files in source order, the summary, then no part files.
+
+        Raises:
+            ValueError: Rows of the source have no prediction.
+        """
+        assert self._part is not None
+        self._part.close()
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
+            return
+        log_odds = self._read_parts()
+        rows = len(trainer.datamodule.encoded["predict"])
+        write_predictions(self._folder, log_odds, rows)
+        summary: dict[str, Any] = {
+            "rows": rows,
+            "rows_before_interruption": self._taken_up,
+            "seconds": time.perf_counter() - self._since,
+            "peak_memory_gb": peak_memory_gb(pl_module.device),
+            "submission": str(self._folder / SUBMISSION),
+        }
+        labels_N = trainer.datamodule.predict_labels_N
+        if labels_N is not None:
+            right = sum((log_odds[row] > 0) == bool(label) for row, label in enumerate(labels_N))
+            summary["accuracy"] = right / rows
+        write_json(self._folder / PREDICTION_SUMMARY, summary)
+        for part in self._parts():
+            part.unlink()
+        told = f", accuracy {summary['accuracy']:.3f}" if "accuracy" in summary else ""
+        print(f"{rows:,} rows predicted{told}: {self._folder / SUBMISSION}")
+
+    def _parts(self) -> list[Path]:
+        return sorted(self._folder.glob(PART.format("*")))
+
+    def _move_strangers_aside(self) -> None:
+        """Leave only part files that belong to this prediction."""
+        for part in self._parts():
+            lines = Journal.read(part)
+            if not lines:  # killed before its first line was whole
+                part.unlink()
+            elif lines[0] != self._identity:
+                found = lines[0] if isinstance(lines[0], dict) else {}
+                other = [
+                    f"{name} ({found.get(name)} there, {value} here)"
+                    for name, value in self._identity.items()
+                    if found.get(name) != value
+                ]
+                print(
+                    f"{part} holds predictions that were made with another {', '.join(other)}; it was moved to "
+                    f"{move_aside(part)} and is not used"
+                )
+
+    def _read_parts(self) -> dict[int, float]:
+        log_odds: dict[int, float] = {}
+        for part in self._parts():
+            for batch in Journal.read(part)[1:]:
+                log_odds.update(zip(batch["rows"], batch["log_odds"], strict=True))
+        return log_odds
+
+
+def check_sample_submission(path: Path, rows: int) -> None:
+    """Compare a contest's sample submission with what will be written: the header, and the IDs 0 to `rows` - 1.
+
+    The order of the IDs is not compared: a submission is matched by ID.
+
+    Args:
+        path: CSV in UTF-8.
+        rows: Rows of the source.
+
+    Raises:
+        ValueError: The file is not readable, or its header, number of rows or IDs differ; the difference is named.
+    """
+    mend = "Predict the rows that the sample is for (data.predict_source), or correct run.sample_submission"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *sample = list(csv.reader(file, strict=True)) or [[]]
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"run.sample_submission {path} cannot be read as CSV: {error}. Needed is a file with the header "
+            f"{','.join(HEADER)}"
+        ) from error
+    if tuple(header) != HEADER:
+        raise ValueError(
+            f"run.sample_submission {path} has the header {','.join(header)}; the submission will have "
+            f"{','.join(HEADER)}. {mend}"
+        )
+    ids = Counter(row[0] for row in sample if row)
+    wanted = [str(row) for row in range(rows)]
+    differences = {
+        "IDs twice in the sample": [name for name, count in ids.items() if count > 1],
+        "IDs of the sample that no row has": sorted(ids.keys() - set(wanted)),
+        "rows that the sample has no ID for": [name for name in wanted if name not in ids],
+    }
+    if any(differences.values()):
+        told = "; ".join(f"{len(names):,} {what}: {_few(names)}" for what, names in differences.items() if names)
+        raise ValueError(
+            f"run.sample_submission {path} has {ids.total():,} rows, the source {rows:,} (numbered from 0). "
+            f"{told}. {mend}"
+        )
+
+
+def write_predictions(folder: Path, log_odds: dict[int, float], rows: int) -> None:
+    """Write `probabilities.csv` (ID, probability, log_odds), then `submission.csv` (ID, is_correct).
+
+    Args:
+        folder: Where to.
+        log_odds: log P(True) - log P(False) by source row number.
+        rows: Rows of the source; each must have a prediction.
+
+    Raises:
+        ValueError: The rows predicted are not exactly those of the source.
+    """
+    if log_odds.keys() != set(range(rows)):
+        missing = sorted(set(range(rows)) - log_odds.keys())
+        unknown = sorted(log_odds.keys() - set(range(rows)))
+        raise ValueError(
+            f"{len(log_odds)} predictions for {rows} rows; the first rows without one: {missing[:5]}, the first that "
+            f"the source does not have: {unknown[:5]}. Nothing was published; run predict again"
+        )
+    odds = torch.tensor([log_odds[row] for row in range(rows)], dtype=torch.float64)
+    with atomic_file(folder / PROBABILITIES) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["ID", "probability", "log_odds"])
+        table.writerows(zip(range(rows), odds.sigmoid().tolist(), odds.tolist(), strict=True))
+    with atomic_file(folder / SUBMISSION) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(HEADER)
+        table.writerows(enumerate((odds > 0).tolist()))
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise ValueError(
+            f"no adapter to predict with: {path} cannot be read ({error.strerror}). Finish the phase that makes it, "
+            "or name another adapter's folder as model.init_from"
+        ) from error
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

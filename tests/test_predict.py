@@ -1,0 +1,215 @@
+"""`predict` as a user runs it: interrupted at any moment and started again, it ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.faults import batches_done, predict_with_kills, run
+from mv_lightning.atomic import Journal
+from mv_lightning.cli import main
+from mv_lightning.training.predictions import PART, PROBABILITIES, SUBMISSION
+from tests.conftest import ROOT
+from tests.tiny import tiny_options
+
+ROWS = 80
+FILES = (SUBMISSION, PROBABILITIES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in `benchmarks.faults`, so that this process's sums are the same to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one short phase: its adapter is what predicts."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(["fit", "--config", str(ROOT / "configs/phase1.yaml"), *tiny_options(tiny_folder, folder)], folder / "log.txt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(trained: Path, tiny_folder: Path):
+    """The command that predicts into a folder, a few rows at a time."""
+
+    def words(folder: Path, *more: str) -> list[str]:
+        return [
+            *("predict", "--config", str(ROOT / "configs/predict.yaml"), *tiny_options(tiny_folder, folder)),
+            *("--model.init_from", str(trained / "phase1" / "adapter"), "--data.predict_source", f"sample:{ROWS}"),
+            *("--data.eval_tokens", "1024", *more),
+        ]
+
+    return words
+
+
+@pytest.fixture(scope="module")
+def straight(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prediction that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("straight")
+    run(words(folder), folder / "log.txt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prediction that was killed after its tenth batch."""
+    folder = tmp_path_factory.mktemp("killed")
+    assert run(words(folder), folder / "log.txt", lambda: batches_done(folder) >= 10)
+    assert batches_done(folder) < 30 and not (folder / SUBMISSION).exists()
+    return folder
+
+
+@pytest.fixture
+def half(killed: Path, tmp_path: Path) -> Path:
+    """A copy of it to go on with."""
+    return shutil.copytree(killed, tmp_path / "half")
+
+
+def same(one: Path, other: Path) -> bool:
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in FILES)
+
+
+def test_kills_do_not_show(words, straight: Path, tmp_path: Path) -> None:
+    marks = sorted(random.Random(3407).sample(range(1, 30), 2))
+    kills = predict_with_kills(words(tmp_path), tmp_path, marks)
+    assert len(kills) == 2
+    assert "were predicted before the interruption: going on" in (tmp_path / "log.txt").read_text()
+    assert same(straight, tmp_path)
+    assert not list(tmp_path.glob(PART.format("*")))
+
+
+def test_rows_that_are_predicted_are_not_predicted_again(words, straight: Path, half: Path) -> None:
+    """Predictions in the part file stand, even wrong ones: their rows never reach the model again."""
+    part = half / PART.format(0)
+    header, first, *others = Journal.read(part)
+    part.unlink()
+    journal = Journal(part)
+    for line in (header, {"rows": first["rows"], "log_odds": [123.0] * len(first["rows"])}, *others):
+        journal.append(line)
+    journal.close()
+    main(words(half))
+    with (half / PROBABILITIES).open() as file, (straight / PROBABILITIES).open() as reference:
+        here, there = list(csv.DictReader(file)), list(csv.DictReader(reference))
+    changed = {int(row["ID"]) for row, old in zip(here, there, strict=True) if row != old}
+    assert changed == set(first["rows"]) and all(here[row]["log_odds"] == "123.0" for row in changed)
+
+
+def test_a_torn_line_costs_its_batch_only(words, straight: Path, half: Path) -> None:
+    part = half / PART.format(0)
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join(lines[:4]) + lines[4][:-9])
+    main(words(half))
+    assert same(straight, half)
+
+
+def test_a_kill_after_the_last_batch_leaves_only_the_publishing(words, straight: Path, half: Path) -> None:
+    part = half / PART.format(0)
+    done = {row for line in Journal.read(part)[1:] for row in line["rows"]}
+    with (straight / PROBABILITIES).open() as file:
+        left = {int(row["ID"]): float(row["log_odds"]) for row in csv.DictReader(file) if int(row["ID"]) not in done}
+    journal = Journal(part)
+    journal.append({"rows": list(left), "log_odds": list(left.values())})
+    journal.close()
+    main(words(half))
+    assert same(straight, half) and not part.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--data.predict_source", f"sample:{ROWS + 2}"], "source"),
+        (["--data.max_length", "2000"], "max_length"),
+        (["--trainer.precision", "32-true"], "precision"),
+    ],
+)
+def test_predictions_of_something_else_are_moved_aside(
+    options: list[str], what: str, words, half: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (half / PART.format(0)).read_bytes()
+    main(words(half, *options))
+    printed = capsys.readouterr().out
+    assert f"made with another {what} (" in printed and "is not used" in printed
+    assert (half / f"{PART.format(0)}.1").read_bytes() == before
+    assert "going on" not in printed and (half / SUBMISSION).exists()
+
+
+def test_another_adapter_does_not_go_on(words, trained: Path, half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(trained / "phase1" / "adapter", half / "other")
+    weights = load_file(half / "other" / "adapter_model.safetensors")
+    save_file({name: weight + 0.01 for name, weight in weights.items()}, half / "other" / "adapter_model.safetensors")
+    main(words(half, "--model.init_from", str(half / "other")))
+    assert "made with another adapter (" in capsys.readouterr().out
+
+
+def test_other_batches_may_follow(words, straight: Path, half: Path) -> None:
+    """After running out of memory, say; the rows that are left are grouped anew, none twice."""
+    main(words(half, "--data.eval_tokens", "700"))
+    with (half / PROBABILITIES).open() as file, (straight / PROBABILITIES).open() as reference:
+        for row, old in zip(csv.DictReader(file), csv.DictReader(reference), strict=True):
+            assert row["ID"] == old["ID"]
+            assert float(row["log_odds"]) == pytest.approx(float(old["log_odds"]), abs=0.05)  # bf16, other batches
+
+
+def test_two_processes_leave_the_file_of_one(words, straight: Path, tmp_path: Path) -> None:
+    command = words(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    done = subprocess.run(
+        [sys.executable, "-m", "mv_lightning", *command],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("rows predicted") == 1
+    assert same(straight, tmp_path)
+    assert not list(tmp_path.glob(PART.format("*")))
+
+
+def test_parts_of_two_processes_are_finished_by_one(words, straight: Path, half: Path) -> None:
+    part = half / PART.format(0)
+    header, *batches = Journal.read(part)
+    part.unlink()
+    for rank in range(2):
+        journal = Journal(half / PART.format(rank))
+        for line in (header, *batches[rank::2]):
+            journal.append(line)
+        journal.close()
+    main(words(half))
+    assert same(straight, half)
+    assert not list(half.glob(PART.format("*")))
+
+
+def test_a_sample_submission_of_other_rows_stops_before_the_model_is_loaded(
+    words, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text("ID,is_correct\n" + "".join(f"{row},True\n" for row in range(ROWS + 2)))
+    monkeypatch.setattr("mv_lightning.model.base.load_base", None)
+    with pytest.raises(SystemExit) as end:
+        main(words(tmp_path / "run", "--run.sample_submission", str(sample)))
+    assert end.value.code == 2
+    assert "has 82 rows, the source 80 (numbered from 0). 2 IDs of the sample that no row has: 80, 81" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "run" / SUBMISSION).exists()
+
+
+def test_a_sample_submission_of_the_same_rows_changes_nothing(words, straight: Path, tmp_path: Path) -> None:
+    main(words(tmp_path, "--run.sample_submission", str(straight / SUBMISSION)))
+    assert same(straight, tmp_path)
