@@ -1,5 +1,6 @@
 """Kill runs in the middle of their work, start them again, and compare what they leave with an undisturbed run.
 
+    python -m benchmarks.faults train [--kills 50]
     python -m benchmarks.faults predict [--kills 20] [--rows 600]
 
 Kills are SIGKILL: the program gets no chance to save anything. The model is the tests' tiny one, which is quantised
@@ -21,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from mv_lightning.atomic import write_json
+from mv_lightning.model.adapters import WEIGHTS
+from mv_lightning.tasks.verify_resume import compare_phases
+from mv_lightning.training.checkpoint import checkpoints
+from mv_lightning.training.phase import PhaseFolder
 from mv_lightning.training.predictions import PART, PROBABILITIES, SUBMISSION
 from tests.tiny import save_tiny_base, tiny_options
 
@@ -143,6 +148,89 @@ def faults_predict(kills: int, rows: int, seed: int = 3407) -> dict[str, Any]:
         }
 
 
+def fit_with_kills(words: list[str], folder: PhaseFolder, moments: list[float]) -> list[dict[str, Any]]:
+    """Fit a phase, killed at the next moment each time, until it is finished.
+
+    Args:
+        words: A fit command of that phase.
+        folder: Where it lives.
+        moments: Seconds after training went on (its log tells) at which to kill.
+
+    Returns:
+        For each kill that met a living process: the newest checkpoint's `step` then, and `writing`, whether a file or
+        folder was half written.
+    """
+    log = folder.path.with_suffix(".txt")
+    kills: list[dict[str, Any]] = []
+    for moment in moments:
+        starts = _starts(log)
+        begun: list[float] = []
+
+        def due(starts: int = starts, begun: list[float] = begun, moment: float = moment) -> bool:
+            if not begun and _starts(log) > starts:
+                begun.append(time.monotonic())
+            return bool(begun) and time.monotonic() - begun[0] >= moment
+
+        if not run(words, log, due):
+            return kills
+        newest = next(iter(checkpoints(folder.checkpoints)), None)
+        drafts = [path for path in folder.path.rglob(".*.tmp")]
+        kills.append({"step": int(newest.stem.removeprefix("step-")) if newest else 0, "writing": bool(drafts)})
+    run(words, log)
+    return kills
+
+
+def _starts(log: Path) -> int:
+    return log.read_bytes().count(b"checkpoints: about") if log.exists() else 0
+
+
+def faults_train(kills: int, seed: int = 3407) -> dict[str, Any]:
+    """Compare three chained phases that were killed over and over with a straight run of them.
+
+    Args:
+        kills: How often, in all.
+        seed: Of the moments.
+
+    Returns:
+        What was done and seen; `identical` says for each phase whether adapter, optimizer, schedule, random
+        generators and logged losses are the same to the bit.
+    """
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        base, straight, killed = (Path(scratch) / name for name in ("base", "straight", "killed"))
+        save_tiny_base(base)
+        start = time.perf_counter()
+        seen: list[list[dict[str, Any]]] = []
+        identical: dict[str, Any] = {}
+        for phase in (1, 2, 3):
+            folders = [PhaseFolder(folder, phase) for folder in (straight, killed)]
+            commands = [
+                [
+                    *("fit", "--config", str(CONFIGS / f"phase{phase}.yaml"), *tiny_options(base, folder.run)),
+                    *("--data.source", "sample:800", "--data.splits.rows", "240", "--trainer.max_steps", "40"),
+                    *("--run.save_every", "3", "--run.eval_every", "5", "--model.lora.dropout", "0.1"),
+                ]
+                for folder in folders
+            ]
+            for folder in folders:
+                folder.run.mkdir(exist_ok=True)
+            run(commands[0], folders[0].path.with_suffix(".txt"))
+            share = kills // 3 + (phase <= kills % 3)
+            moments = [rng.uniform(0, 0.6) for _ in range(share)]
+            seen.append(fit_with_kills(commands[1], folders[1], moments))
+            found = compare_phases(*folders)
+            adapters = [(folder.adapter / WEIGHTS).read_bytes() for folder in folders]
+            identical[f"phase {phase}"] = adapters[0] == adapters[1] and not any(found.values())
+        return {
+            "kills": sum(map(len, seen)),
+            "kills_while_writing": sum(kill["writing"] for phase in seen for kill in phase),
+            "steps_of_a_phase": 40,
+            "newest_checkpoint_at_each_kill": [[kill["step"] for kill in phase] for phase in seen],
+            "identical": identical,
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+
+
 def _work(words: list[str], log: str) -> None:
     import torch
 
@@ -159,15 +247,18 @@ def _work(words: list[str], log: str) -> None:
 def main() -> None:
     """Run one kind of fault, print its table and write its results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=["predict"])
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("what", choices=["train", "predict"])
+    parser.add_argument("--kills", type=int, help="default: 50 in training, 20 in prediction")
     parser.add_argument("--rows", type=int, default=600, help="rows to predict")
     options = parser.parse_args()
-    results = faults_predict(options.kills, options.rows)
+    if options.what == "train":
+        results = faults_train(options.kills or 50)
+    else:
+        results = faults_predict(options.kills or 20, options.rows)
     for name, value in results.items():
         print(f"{name:22} {value}")
     write_json(RESULTS / f"faults_{options.what}.json", results)
-    if not all(results["identical"].values()) or results["parts_left"]:
+    if not all(results["identical"].values()) or results.get("parts_left"):
         raise SystemExit(1)
 
 

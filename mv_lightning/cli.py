@@ -29,6 +29,7 @@ Train a model that says whether a math answer is correct.
   test      the same on the sub-test, which no phase trains on
   predict   write submission.csv and probabilities.csv
   phases    fit all phases in order, then predict, then a table of the results
+  verify-resume  train a few steps twice, once killed and resumed, and compare bit for bit
 
   python -m mv_lightning COMMAND --help explains every option of a command."""
 
@@ -48,10 +49,14 @@ def main(argv: list[str] | None = None) -> None:
             from mv_lightning.tasks.phases import run_phases
 
             run_phases(words[1:], configuration)
+        elif words[0] == "verify-resume":
+            from mv_lightning.tasks.verify_resume import run_verify_resume
+
+            run_verify_resume(words[1:], configuration)
         elif words[0] in COMMANDS:
             _run_lightning(words)
         else:
-            raise ValueError(f"no command {words[0]!r}; there are {', '.join(COMMANDS)} and phases")
+            raise ValueError(f"no command {words[0]!r}; there are {', '.join(COMMANDS)}, phases and verify-resume")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -81,10 +86,11 @@ def configuration(words: list[str]) -> dict[str, Any]:
 
 
 def _is_users(error: Exception) -> bool:
-    """Our own checks raise ValueError, and Lightning's MisconfigurationException; the rest is a defect of ours."""
+    """Our own checks raise ValueError, Lightning's MisconfigurationException, and a full or closed disk OSError; the
+    rest is a defect of ours."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    return isinstance(error, (ValueError, FileNotFoundError, MisconfigurationException))
+    return isinstance(error, (ValueError, OSError, MisconfigurationException))
 
 
 def _run_lightning(words: list[str]) -> None:

@@ -123,39 +123,6 @@ def test_a_chained_phase_has_the_weights_and_a_fresh_optimizer(
         assert torch.equal(seen["weights"][name.replace(".weight", ".default.weight")], weight), name
 
 
-def test_an_interrupted_phase_goes_on_as_if_it_had_not_been(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Killed inside the fourth step's accumulation window, after a validation; dropout makes the RNG matter."""
-
-    def command(run: Path) -> list[str]:
-        return ["fit", "--config", str(PHASES[1]), *tiny_options(tiny_folder, run), "--model.init_from", "null",
-                "--model.lora.dropout", "0.2", "--trainer.max_epochs", "2"]  # fmt: skip
-
-    class Killed(BaseException):
-        """Like a kill: nothing in the program handles it."""
-
-    step = VerdictModule.training_step
-
-    def dies(module: VerdictModule, batch: object, batch_idx: int) -> torch.Tensor:
-        if (module.trainer.current_epoch, batch_idx) == dies.at:
-            raise Killed
-        return step(module, batch, batch_idx)
-
-    main(command(tmp_path / "straight"))
-    monkeypatch.setattr(VerdictModule, "training_step", dies)
-    for dies.at in ((0, 7), (1, 5)):
-        with pytest.raises(Killed):
-            main(command(tmp_path / "killed"))
-    monkeypatch.setattr(VerdictModule, "training_step", step)
-    main(command(tmp_path / "killed"))
-    assert "was interrupted: going on" in capsys.readouterr().out
-    straight, killed = adapter(tmp_path / "straight", 2), adapter(tmp_path / "killed", 2)
-    assert all(torch.equal(straight[name], killed[name]) for name in straight)
-    one, other = (json.loads((tmp_path / name / "phase2/summary.json").read_text()) for name in ("straight", "killed"))
-    assert one["steps"] == other["steps"] == 12 and one["val_loss"] == other["val_loss"]
-
-
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_evaluation_of_a_finished_phase(
     command: str, finished: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
@@ -167,19 +134,6 @@ def test_evaluation_of_a_finished_phase(
         expected = json.loads((finished / "phase3/summary.json").read_text())["val_loss"]
         told = re.search(r"val/loss[^\d]*([\d.]+)", printed)
         assert told is not None and float(told[1]) == pytest.approx(expected, rel=2e-3)  # bf16, another process
-
-
-def test_a_resume_on_other_data_is_refused(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["fit", "--config", str(PHASES[0]), *tiny_options(tiny_folder, tmp_path)]
-    main([*command, "--trainer.max_steps", "3"])
-    (tmp_path / "phase1" / "summary.json").unlink()
-    with pytest.raises(SystemExit) as end:
-        main([*command, "--data.splits.seed", "1"])
-    assert end.value.code == 2
-    told = capsys.readouterr().err
-    assert "cannot be resumed under other settings: data.splits.seed is 1, was 3407" in told
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,19 @@ def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, card: dict[str, A
         tokenizer: Saved along, so that the folder can be used alone.
         card: What `load` compares, see `read_card`.
         folder: Where to.
+
+    Raises:
+        OSError: The disk is full, or does not let itself be written to.
     """
+    from safetensors import SafetensorError
+
     with atomic_folder(folder) as draft:
-        model.save_pretrained(str(draft))
+        try:
+            model.save_pretrained(str(draft))
+        except SafetensorError as error:  # its writer has an error of its own for what the system says
+            raise OSError(
+                f"the adapter {folder} could not be written ({error}); make room, and give the same command again"
+            ) from error
         (draft / "README.md").unlink(missing_ok=True)  # peft's model card is a form to fill in; the card says it all
         tokenizer.save_pretrained(str(draft))
         (draft / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")

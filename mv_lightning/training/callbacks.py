@@ -51,6 +51,10 @@ class PhaseProgress(TQDMProgressBar):
             return batches
         return min(batches, trainer.max_steps * trainer.accumulate_grad_batches)
 
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Loss and accuracy; Lightning would add a number for the logger's folder."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
 
 class BestAdapter(pl.Callback):
     """Keeps the adapter of the lowest validation loss, and the newest metrics.

@@ -213,6 +213,11 @@ class ResumeCheckpoint(pl.Callback):
     ) -> None:
         """Write down the settings and every process's random generators."""
         checkpoint["settings"] = self._settings
+        # The micro-batch at whose start this is saved is not a part of the state; counted in, it would shift every
+        # later validation by one.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in (progress["total"], progress["current"]):
+            count["ready"] = count["completed"]
         states: list[Any] = [_random_state()]
         if trainer.world_size > 1:
             states *= trainer.world_size
@@ -241,7 +246,7 @@ class ResumeCheckpoint(pl.Callback):
         return asked if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
-        trainer.save_checkpoint(self._folder / f"step-{step:07d}.ckpt")
+        trainer.save_checkpoint(self._folder / f"step-{step:07d}.ckpt", weights_only=False)
         self._saved_step = step
         if trainer.is_global_zero:
             for old in self._found()[self._keep :]:

@@ -189,7 +189,7 @@ def _finish(
         metrics = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
         align_steps(trainer, module)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=steps)
+            logger.log_metrics(metrics, step=steps - 1)  # as Lightning does: its steps count from 0
             logger.save()
     else:
         metrics = {name: float(value) for name, value in best.metrics.items()}
