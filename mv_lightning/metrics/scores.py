@@ -13,9 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 ALARM_SHARE = 0.99
 """From this share of one class among the predictions on, a verifier is not looking at its rows."""
@@ -130,6 +133,26 @@ def upper_quantile(values_N: np.ndarray, parts: int = 5) -> np.ndarray:
     return bounds[np.searchsorted(bounds, values_N)]
 
 
+def roc(labels_N: np.ndarray, log_odds_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ROC curve: false and true positive rates from (0, 0) to (1, 1), one point per distinct log-odds.
+
+    Args:
+        labels_N: bool [N], both classes.
+        log_odds_N: float64 [N].
+
+    Raises:
+        ValueError: A class is missing, the arrays do not fit each other, or a log-odds is not finite.
+    """
+    import torch
+    from torchmetrics.functional.classification import binary_roc
+
+    labels_N, log_odds_N = checked(labels_N, log_odds_N)
+    if len(np.unique(labels_N)) < 2:
+        raise ValueError(f"a ROC curve needs True and False rows, got {len(labels_N)} of one class; take more rows")
+    false_rate, true_rate, _ = binary_roc(_ranks(log_odds_N), torch.from_numpy(labels_N).long())
+    return false_rate.numpy(), true_rate.numpy()
+
+
 def mean_interval(values_NK: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
     """Bound the means of columns by a bootstrap over their rows.
 
@@ -196,9 +219,7 @@ def _values(labels_N: np.ndarray, verdicts_N: np.ndarray, log_odds_N: np.ndarray
     truth, verdicts = torch.from_numpy(labels_N).long(), torch.from_numpy(verdicts_N).long()
     odds = torch.from_numpy(log_odds_N)
     probabilities = odds.sigmoid()
-    # Ranks instead of probabilities: the sigmoid ties what is beyond 37.
-    _, groups_N = np.unique(log_odds_N, return_inverse=True)
-    ranks = torch.from_numpy(groups_N / max(1, len(groups_N)))
+    ranks = _ranks(log_odds_N)
     rows, true, said = len(labels_N) > 0, bool(labels_N.any()), bool(verdicts_N.any())
     both = true and not labels_N.all()
     metrics = {
@@ -218,6 +239,14 @@ def _values(labels_N: np.ndarray, verdicts_N: np.ndarray, log_odds_N: np.ndarray
         "log_loss": (rows, lambda: torch.nn.functional.binary_cross_entropy_with_logits(odds, truth.double())),
     }
     return {name: float(compute()) if defined else math.nan for name, (defined, compute) in metrics.items()}
+
+
+def _ranks(log_odds_N: np.ndarray) -> torch.Tensor:
+    """Ranks as numbers from 0 to 1 for torchmetrics: probabilities would tie all log-odds beyond 37."""
+    import torch
+
+    _, groups_N = np.unique(log_odds_N, return_inverse=True)
+    return torch.from_numpy(groups_N / max(1, len(groups_N)))
 
 
 def _resampled_values(
