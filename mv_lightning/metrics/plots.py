@@ -37,7 +37,6 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#E3E3E3",
     "grid.linewidth": 0.8,
-    "legend.frameon": False,
     "lines.linewidth": 2.0,
 }
 RELIABILITY_BINS = 10
@@ -302,4 +301,4 @@ def _legend(axes: Axes, colours: Mapping[str, str]) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
-    axes.legend(handles=handles, frameon=False, fontsize=9)
+    axes.legend(handles=handles, fontsize=9, edgecolor="none")
