@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
 COMMANDS = ("fit", "validate", "test", "predict")
+TASKS = ("phases", "analyze")
 USAGE = """usage: python -m mv_lightning COMMAND [--config FILE ...] [--OPTION VALUE ...]
 
 Train a model that says whether a math answer is correct.
@@ -30,6 +31,7 @@ Train a model that says whether a math answer is correct.
   validate  accuracy, AUROC and loss on a phase's validation rows
   test      the same on the sub-test, which no phase trains on
   predict   write submission.csv and probabilities.csv
+  analyze   lengths, balance, leaks and trivial baselines of a source
   phases    fit all phases in order, then predict, then a table of the results
 
   python -m mv_lightning COMMAND --help explains every option of a command."""
@@ -70,10 +72,14 @@ def main(argv: list[str] | None = None) -> None:
             from mv_lightning.tasks.phases import run_phases
 
             run_phases(words[1:], configuration)
+        elif words[0] == "analyze":
+            from mv_lightning.tasks.analyze import run_analyze
+
+            run_analyze(words[1:])
         elif words[0] in COMMANDS:
             _run_lightning(argv)
         else:
-            raise ValueError(f"no command {words[0]!r}; there are {', '.join(COMMANDS)} and phases")
+            raise ValueError(f"no command {words[0]!r}; there are {', '.join((*COMMANDS, *TASKS))}")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
