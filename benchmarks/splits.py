@@ -54,8 +54,25 @@ class Stages:
         return {"stages": self.seconds, "total": total, "peak_memory_mb": round(peak / 1e6), **more}
 
 
-def write_table(path: Path, rows: int) -> None:
-    """Short rows with the contest's habits: 40 % True, every question about four times."""
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "cpus": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "pyarrow", "datasets")},
+    }
+
+
+def print_report(name: str, rows: int, report: dict[str, Any]) -> None:
+    """Show what `Stages.report` gave."""
+    print(f"{name}: {rows:,} rows, peak memory {report['peak_memory_mb']:,} MB")
+    for stage, seconds in (*report["stages"].items(), ("total", report["total"])):
+        print(f"  {stage:26} {seconds['wall_s']:8.2f} s wall {seconds['cpu_s']:8.2f} s CPU")
+
+
+def write_table(path: Path, rows: int, steps: int = 1) -> None:
+    """Rows with the contest's habits: 40 % True, every question about four times; solutions of `steps` lines."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as parquet
@@ -71,7 +88,9 @@ def write_table(path: Path, rows: int) -> None:
             columns = {
                 "question": [f"Tom has {q} apples and eats {q % 7}. How many are left?" for q in questions.tolist()],
                 "answer": [str(a) for a in answers.tolist()],
-                "solution": [f"{a + 7} - 7 = {a}, so the answer is {a}." for a in answers.tolist()],
+                "solution": [
+                    "\n".join([f"{a + 7} - 7 = {a}, so the answer is {a}."] * steps) for a in answers.tolist()
+                ],
                 "is_correct": rng.random(size) < 0.4,
             }
             file.write_table(pa.table(columns, schema=schema))
@@ -126,24 +145,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table")
     rows = parser.parse_args().rows
     spawn = multiprocessing.get_context("spawn")
-    results: dict[str, Any] = {
-        "rows": rows,
-        "machine": {
-            "cpus": os.cpu_count(),
-            "system": f"{platform.system()} {platform.machine()}",
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "pyarrow", "datasets")},
-        },
-    }
+    results: dict[str, Any] = {"rows": rows, "machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
         write_table(path, rows)
         for way in (ours, baseline):
             with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
                 results[way.__name__] = report = process.submit(way, path).result()
-            print(f"{way.__name__}: {rows:,} rows, peak memory {report['peak_memory_mb']:,} MB")
-            for name, seconds in (*report["stages"].items(), ("total", report["total"])):
-                print(f"  {name:26} {seconds['wall_s']:8.2f} s wall {seconds['cpu_s']:8.2f} s CPU")
+            print_report(way.__name__, rows, report)
     write_json(RESULTS, results)
     print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
 

@@ -6,6 +6,7 @@ A user's mistake ends with one message and exit status 2; set MV_LIGHTNING_TRACE
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -19,16 +20,21 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
 COMMANDS = ("fit", "validate", "test", "predict")
+TASKS = ("phases", "analyze", "verify-resume")
+"""Verbs that have a file in `tasks/`, with a function `run_VERB` in it."""
+READ_CONFIGURATIONS = ("phases", "verify-resume")
+"""Tasks whose options are those of a command."""
 ALIASES = {"--fresh": ("--run.fresh", "true")}
 USAGE = """usage: python -m mv_lightning COMMAND [--config FILE ...] [--OPTION VALUE ...]
 
 Train a model that says whether a math answer is correct.
 
-  fit       train one phase; goes on where it was interrupted
-  validate  accuracy, AUROC and loss on a phase's validation rows
-  test      the same on the sub-test, which no phase trains on
-  predict   write submission.csv and probabilities.csv
-  phases    fit all phases in order, then predict, then a table of the results
+  phases         fit all phases in order, then predict, then a table of the results
+  fit            train one phase; goes on where it was interrupted
+  validate       metrics on a phase's validation rows
+  test           the same on the sub-test, which no phase trains on
+  predict        write submission.csv and probabilities.csv
+  analyze        lengths, balance, leaks and trivial baselines of a source
   verify-resume  train a few steps twice, once killed and resumed, and compare bit for bit
 
   python -m mv_lightning COMMAND --help explains every option of a command."""
@@ -45,18 +51,14 @@ def main(argv: list[str] | None = None) -> None:
         print(USAGE)
         return
     try:
-        if words[0] == "phases":
-            from mv_lightning.tasks.phases import run_phases
-
-            run_phases(words[1:], configuration)
-        elif words[0] == "verify-resume":
-            from mv_lightning.tasks.verify_resume import run_verify_resume
-
-            run_verify_resume(words[1:], configuration)
+        if words[0] in TASKS:
+            name = words[0].replace("-", "_")
+            run = getattr(importlib.import_module(f"mv_lightning.tasks.{name}"), f"run_{name}")
+            run(words[1:], *([configuration] if words[0] in READ_CONFIGURATIONS else []))
         elif words[0] in COMMANDS:
             _run_lightning(words)
         else:
-            raise ValueError(f"no command {words[0]!r}; there are {', '.join(COMMANDS)}, phases and verify-resume")
+            raise ValueError(f"no command {words[0]!r}; there are {', '.join((*COMMANDS, *TASKS))}")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -1,0 +1,304 @@
+"""The figures of a run and of a source, in one style. They need the extra `plots` (matplotlib).
+
+Blue is True and orange is False in every figure; the colours are those of Okabe and Ito (2008), which the
+colour-blind can tell apart. Nothing here touches pyplot, so no display is needed and no state is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mv_lightning.atomic import atomic_file
+from mv_lightning.metrics.scores import Scores, checked, roc, score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRUE, FALSE, NEUTRAL, ACCENT = "#0072B2", "#E69F00", "#6E6E6E", "#009E73"
+STYLE: dict[Any, Any] = {
+    "figure.figsize": (6.4, 4.2),
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 2.0,
+}
+RELIABILITY_BINS = 10
+
+
+@dataclass(frozen=True)
+class PhaseLoss:
+    """The loss of one phase, as it was logged."""
+
+    name: str
+    steps: Sequence[int]
+    """Optimizer steps counted over all phases."""
+    train: Sequence[float]
+    """Training loss at each of them."""
+    val_steps: Sequence[int]
+    val: Sequence[float]
+    """Validation loss at each of `val_steps`."""
+
+
+def loss_curve(phases: Sequence[PhaseLoss]) -> Figure:
+    """Draw training and validation loss over all phases, with a border where a phase ends.
+
+    Args:
+        phases: In order; steps go on from one to the next.
+    """
+    figure, axes = _figure("Loss over the phases", "optimizer step", "loss", room_above=True)
+    steps = sum(len(phase.train) for phase in phases)
+    for phase in phases:
+        # Thousands of single steps are a band: the line is a running mean, the steps lie behind it.
+        window = max(1, min(len(phase.train), steps // 40))
+        axes.plot(phase.steps, phase.train, color=TRUE, alpha=0.25, linewidth=0.8)
+        smooth = np.convolve(phase.train, np.full(window, 1 / window), mode="valid")
+        middle = (window - 1) // 2
+        axes.plot(phase.steps[middle : middle + len(smooth)], smooth, color=TRUE)
+        axes.plot(phase.val_steps, phase.val, color=FALSE, marker="o", markersize=4)
+    for before, after in pairwise(phases):
+        _border(axes, (before.steps[-1] + after.steps[0]) / 2)
+    for phase in phases:
+        _above(axes, (phase.steps[0] + phase.steps[-1]) / 2, phase.name)
+    axes.set_ylim(bottom=0)
+    _legend(axes, {"training (running mean)": TRUE, "validation": FALSE})
+    return figure
+
+
+def roc_curve(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Figure:
+    """Draw the ROC curve.
+
+    Args:
+        labels_N: bool [N], both classes.
+        log_odds_N: float64 [N].
+
+    Raises:
+        ValueError: See `scores.roc`.
+    """
+    false_rate, true_rate = roc(labels_N, log_odds_N)
+    area = np.trapezoid(true_rate, false_rate)
+    figure, axes = _figure(f"ROC, area {area:.3f}", "False rows taken for True", "True rows found", square=True)
+    _diagonal(axes, "by chance")
+    axes.plot(false_rate, true_rate, color=TRUE)
+    return figure
+
+
+def reliability(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Figure:
+    """Draw how often rows of a predicted probability are True, and how many rows there are.
+
+    Args:
+        labels_N: bool [N].
+        log_odds_N: float64 [N].
+    """
+    labels_N, log_odds_N = checked(labels_N, log_odds_N)
+    probabilities_N = np.exp(-np.logaddexp(0, -log_odds_N))
+    edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
+    bins_N = np.minimum((probabilities_N * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    count = np.bincount(bins_N, minlength=RELIABILITY_BINS)
+    filled = count > 0
+    predicted = np.bincount(bins_N, probabilities_N, RELIABILITY_BINS)[filled] / count[filled]
+    observed = np.bincount(bins_N, labels_N, RELIABILITY_BINS)[filled] / count[filled]
+    ece = score(labels_N, log_odds_N, resamples=1).values["ece"]
+    with _style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.2, 5.6))
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        above.set_title(f"Reliability, ECE {ece:.3f}")
+        _diagonal(above, "calibrated")
+        above.plot(predicted, observed, color=TRUE, marker="o", markersize=6)
+        above.set(ylabel="share that is True", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        bars = below.bar(edges[:-1], count, width=1 / RELIABILITY_BINS, align="edge", color=TRUE, edgecolor="white")
+        below.bar_label(bars, [f"{many:,}" if many else "" for many in count], fontsize=8, padding=2)
+        below.margins(y=0.25)
+        below.set(xlabel="predicted probability of True", ylabel="rows")
+    return figure
+
+
+def confusion_matrix(scores: Scores) -> Figure:
+    """Draw how many rows of each label got each verdict, and their share of the label's rows.
+
+    Args:
+        scores: What `score` found.
+    """
+    cells = np.array(list(scores.confusion.values())).reshape(2, 2)
+    shares = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
+    figure, axes = _figure(f"Verdicts on {scores.rows:,} rows", "verdict", "label", square=True)
+    axes.grid(False)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), many in np.ndenumerate(cells):
+        axes.text(
+            column,
+            row,
+            f"{many:,}\n{shares[row, column]:.1%}",
+            ha="center",
+            va="center",
+            fontsize=14,
+            color="white" if shares[row, column] > 0.5 else "black",
+        )
+    axes.set_xticks([0, 1], ["False", "True"])
+    axes.set_yticks([0, 1], ["False", "True"])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return figure
+
+
+def accuracy_by(slices: Mapping[str, Scores], what: str) -> Figure:
+    """Draw the accuracy of each slice with its interval.
+
+    Args:
+        slices: What `scores.by` found.
+        what: The meaning of the slices' names, such as "words of the solution, at most".
+    """
+    figure, axes = _figure("Accuracy with 95 % interval", what, "accuracy")
+    for place, part in enumerate(slices.values()):
+        low, high = part.intervals["accuracy"]
+        value = part.values["accuracy"]
+        axes.errorbar(place, value, [[value - low], [high - value]], fmt="o", color=TRUE, capsize=5, markersize=7)
+        axes.annotate(f"{value:.3f}", (place, value), (9, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.axhline(0.5, color=NEUTRAL, linestyle="--", linewidth=1)
+    names = [f"{name}\n({part.rows:,} rows)" for name, part in slices.items()]
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set_xlim(-0.5, len(names) - 0.3)
+    axes.grid(False, axis="x")
+    return figure
+
+
+def log_odds_histogram(labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0) -> Figure:
+    """Draw where the True and the False rows lie.
+
+    Args:
+        labels_N: bool [N].
+        log_odds_N: float64 [N].
+        threshold: Where verdicts turn True.
+    """
+    labels_N, log_odds_N = checked(labels_N, log_odds_N)
+    figure, axes = _figure("Log-odds by label", "log P(True) - log P(False)", "rows", room_above=True)
+    edges = np.histogram_bin_edges(log_odds_N, 40)
+    for of_label_N, colour in ((~labels_N, FALSE), (labels_N, TRUE)):
+        _histogram(axes, log_odds_N[of_label_N], edges, colour)
+    _border(axes, threshold)
+    _above(axes, threshold, "threshold")
+    axes.grid(False, axis="x")
+    _legend(axes, {"label True": TRUE, "label False": FALSE})
+    return figure
+
+
+def length_histogram(lengths: Mapping[str, np.ndarray], unit: str, title: str, marks: Sequence[int] = ()) -> Figure:
+    """Draw the distribution of lengths, on a logarithmic axis: texts differ by factors.
+
+    Args:
+        lengths: Name -> int [N], at most four of them.
+        unit: What is counted, such as "words".
+        title: What the figure shows.
+        marks: Lengths to mark, such as the limits at which rows are cut.
+    """
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    figure, axes = _figure(title, unit, "share of rows", room_above=bool(marks))
+    shown = {name: np.maximum(1, values_N) for name, values_N in lengths.items()}
+    ends = [end for values_N in shown.values() if len(values_N) for end in (values_N.min(), values_N.max() + 1)]
+    edges = np.unique(np.round(np.geomspace(min(ends, default=1), max(ends, default=2), 32)))
+    colours = dict(zip(shown, (TRUE, FALSE, ACCENT, NEUTRAL), strict=False))
+    for name, values_N in shown.items():
+        shares_N = np.full(len(values_N), 1 / max(1, len(values_N)))
+        _histogram(axes, values_N, edges, colours[name], shares_N)
+    for mark in marks:
+        _border(axes, mark)
+        _above(axes, mark, f"{mark:,}")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    _legend(axes, colours)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all.
+
+    Args:
+        figure: Any figure of this file.
+        path: Where to.
+    """
+    with atomic_file(path) as draft:
+        figure.savefig(draft, format="png")
+
+
+def _style() -> AbstractContextManager[None]:
+    try:
+        import matplotlib
+    except ImportError as reason:
+        raise ValueError("plots need matplotlib: pip install 'mv-lightning[plots]'") from reason
+    # Other settings of the user's, such as a style sheet, shall not mix in.
+    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE})
+
+
+def _figure(title: str, x: str, y: str, square: bool = False, room_above: bool = False) -> tuple[Figure, Axes]:
+    with _style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(4.8, 4.8) if square else None)
+        axes: Any = figure.subplots()
+        axes.set_title(title, pad=20 if room_above else None)
+        axes.set(xlabel=x, ylabel=y)
+        if square:
+            axes.set_aspect("equal")
+    return figure, axes
+
+
+def _histogram(
+    axes: Axes, values_N: np.ndarray, edges: np.ndarray, colour: str, weights_N: np.ndarray | None = None
+) -> None:
+    """A light area with a clear outline, so that two of them can overlap."""
+    axes.hist(values_N, edges.tolist(), weights=weights_N, color=colour, alpha=0.5)
+    axes.hist(values_N, edges.tolist(), weights=weights_N, color=colour, histtype="step", linewidth=1.5)
+
+
+def _border(axes: Axes, x: float) -> None:
+    axes.axvline(x, color=NEUTRAL, linestyle="--", linewidth=1)
+
+
+def _above(axes: Axes, x: float, text: str) -> None:
+    """Write above the plot; figures that do so have `room_above`."""
+    axes.text(x, 1.01, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", color=NEUTRAL, fontsize=9)
+
+
+def _diagonal(axes: Axes, text: str) -> None:
+    axes.plot([0, 1], [0, 1], color=NEUTRAL, linestyle="--", linewidth=1)
+    axes.text(
+        0.82,
+        0.8,
+        text,
+        color=NEUTRAL,
+        fontsize=9,
+        ha="center",
+        va="top",
+        rotation=45,
+        rotation_mode="anchor",
+        transform_rotates_text=True,
+    )
+
+
+def _legend(axes: Axes, colours: Mapping[str, str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    axes.legend(handles=handles, fontsize=9, edgecolor="none")

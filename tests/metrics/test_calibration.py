@@ -1,0 +1,127 @@
+"""Calibration moves probabilities to where they belong and never changes which of two rows ranks higher."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mv_lightning.metrics.calibration import Calibration, fit_calibration, fit_temperature, fit_threshold
+from mv_lightning.metrics.scores import score
+
+SHARE = st.floats(0.01, 0.99)
+CALIBRATIONS = st.builds(Calibration, st.floats(0.01, 100), st.floats(-10, 10), st.none() | st.tuples(SHARE, SHARE))
+ODDS = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=2, max_size=30)
+
+
+def honest(rows: int, seed: int, share: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Labels drawn from the probabilities of their own log-odds."""
+    rng = np.random.default_rng(seed)
+    log_odds_N = rng.normal(0, 2, rows) + np.log(share / (1 - share))
+    return rng.random(rows) < 1 / (1 + np.exp(-log_odds_N)), log_odds_N
+
+
+@given(calibration=CALIBRATIONS, odds=ODDS)
+def test_the_ranking_never_changes(calibration: Calibration, odds: list[float]) -> None:
+    ranked_N = np.sort(odds)
+    assert (np.diff(calibration.apply(ranked_N)) >= 0).all()
+    assert (np.diff(calibration.decide(ranked_N).astype(int)) >= 0).all()
+
+
+@given(odds=ODDS, seed=st.integers(0, 1000))
+def test_every_fit_keeps_the_ranking_and_does_not_raise_the_loss(odds: list[float], seed: int) -> None:
+    log_odds_N = np.array(odds)
+    labels_N = np.random.default_rng(seed).random(len(odds)) < 0.5
+    labels_N[:2] = [True, False]
+    calibration = fit_calibration(labels_N, log_odds_N)
+    assert (np.diff(calibration.apply(np.sort(odds))) >= 0).all()
+
+    def loss(odds_N: np.ndarray) -> float:
+        return float(np.logaddexp(0, np.where(labels_N, -odds_N, odds_N)).mean())
+
+    assert loss(calibration.apply(log_odds_N)) <= loss(log_odds_N) * (1 + 1e-6) + 1e-9
+    right = (calibration.decide(log_odds_N) == labels_N).sum()
+    assert right >= max(((log_odds_N > 0) == labels_N).sum(), labels_N.sum(), (~labels_N).sum())
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
+def test_a_known_temperature_is_found(temperature: float) -> None:
+    labels_N, log_odds_N = honest(20_000, 1)
+    assert fit_temperature(labels_N, log_odds_N * temperature) == pytest.approx(temperature, rel=0.05)
+    calibrated = Calibration(fit_temperature(labels_N, log_odds_N * temperature)).apply(log_odds_N * temperature)
+    assert score(labels_N, calibrated, resamples=10).values["ece"] < 0.015
+
+
+def test_the_fitted_temperature_is_a_minimum() -> None:
+    labels_N, log_odds_N = honest(300, 2)
+    best = fit_temperature(labels_N, log_odds_N)
+
+    def loss(temperature: float) -> float:
+        return score(labels_N, log_odds_N / temperature, resamples=1).values["log_loss"]
+
+    assert loss(best) <= min(loss(best * 0.99), loss(best * 1.01))
+
+
+@pytest.mark.parametrize(
+    "log_odds",
+    [[3.0, 1.0, -1.0, -2.0], [-3.0, -1.0, 1.0, 2.0], [0.0] * 4, [1.0] * 4],
+    ids=["separable", "all wrong", "zeros", "constant"],
+)
+def test_rows_without_a_best_temperature_keep_it_at_one(log_odds: list[float]) -> None:
+    assert fit_temperature(np.array([True, True, False, False]), np.array(log_odds)) == 1
+
+
+def test_all_but_separable_rows_give_a_usable_temperature() -> None:
+    labels_N = np.array([True, False, False, True])
+    assert 0 < fit_temperature(labels_N, np.array([30.0, -30.0, 1e-300, 30.0])) < 1
+
+
+@pytest.mark.parametrize("fit", [fit_temperature, fit_threshold, fit_calibration])
+@pytest.mark.parametrize("labels", [[], [True, True], [False]])
+def test_one_class_cannot_be_calibrated_on(fit: object, labels: list[bool]) -> None:
+    with pytest.raises(ValueError, match="needs both classes"):
+        fit(np.array(labels, dtype=bool), np.ones(len(labels)))  # type: ignore[operator]
+
+
+def test_the_threshold_is_the_most_accurate_and_nearest_to_zero() -> None:
+    labels_N = np.array([False, False, True, True])
+    assert fit_threshold(labels_N, np.array([1.0, 2.0, 4.0, 5.0])) == 3
+    assert fit_threshold(labels_N, np.array([-5.0, -4.0, 7.0, 8.0])) == 0
+    assert fit_threshold(np.array([True, True, False]), np.array([1.0, 2.0, 3.0])) == 0
+
+
+def test_a_shift_of_the_prior_is_bayes_rule() -> None:
+    """Rows thinned out to 40 % True are calibrated again once their prior is told."""
+    labels_N, log_odds_N = honest(200_000, 3)
+    kept_N = ~labels_N | (np.random.default_rng(0).random(len(labels_N)) < 2 / 3)
+    labels_N, log_odds_N = labels_N[kept_N], log_odds_N[kept_N]
+    assert labels_N.mean() == pytest.approx(0.4, abs=0.01)
+    shifted_N = Calibration(prior=(0.5, 0.4)).apply(log_odds_N)
+    before, after = (score(labels_N, odds_N, resamples=1).values for odds_N in (log_odds_N, shifted_N))
+    assert after["ece"] < 0.005 < 0.02 < before["ece"] and after["accuracy"] > before["accuracy"]
+    assert Calibration(prior=(0.5, 0.4)).apply(np.array([0.0])) == pytest.approx(np.log(0.4 / 0.6))
+
+
+@given(calibration=CALIBRATIONS)
+def test_it_survives_json(calibration: Calibration) -> None:
+    assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"temperature": 0.0},
+        {"temperature": float("inf")},
+        {"threshold": float("nan")},
+        {"prior": (0.5, 1.0)},
+        {"prior": (0.5,)},
+    ],
+)
+def test_impossible_values_are_refused(mistake: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="needed are"):
+        Calibration(**mistake)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has the keys"):
+        Calibration.from_json(mistake)

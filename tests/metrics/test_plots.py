@@ -1,0 +1,85 @@
+"""Figures show the numbers they were given; how they look was judged by eye."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mv_lightning.metrics import plots
+from mv_lightning.metrics.scores import by, score, upper_quantile
+
+pytest.importorskip("matplotlib")
+RNG = np.random.default_rng(0)
+LABELS_N = RNG.random(300) < 0.4
+ODDS_N = RNG.normal(0, 2, 300) + 2 * LABELS_N
+LENGTHS_N = RNG.integers(1, 500, 300)
+PHASES = [
+    plots.PhaseLoss("phase 1", [1, 2, 3], [1.2, 1.1, 1.0], [3], [1.05]),
+    plots.PhaseLoss("phase 2", [4], [0.9], [], []),
+]
+
+
+def texts(axes: object) -> set[str]:
+    return {text.get_text() for text in axes.texts}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: plots.loss_curve(PHASES),
+        lambda: plots.roc_curve(LABELS_N, ODDS_N),
+        lambda: plots.reliability(LABELS_N, ODDS_N),
+        lambda: plots.confusion_matrix(score(LABELS_N, ODDS_N)),
+        lambda: plots.accuracy_by(by(upper_quantile(LENGTHS_N), LABELS_N, ODDS_N), "words"),
+        lambda: plots.log_odds_histogram(LABELS_N, ODDS_N),
+        lambda: plots.length_histogram({"question": LENGTHS_N, "solution": LENGTHS_N * 3}, "words", "Lengths", (512,)),
+        lambda: plots.length_histogram({"none": LENGTHS_N[:0], "zero": LENGTHS_N * 0}, "words", "Lengths"),
+    ],
+)
+def test_the_same_figure_gives_the_same_png(figure: object, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        plots.save_png(figure(), tmp_path / name)  # type: ignore[operator]
+    content = (tmp_path / "a.png").read_bytes()
+    assert content.startswith(b"\x89PNG") and content == (tmp_path / "b.png").read_bytes()
+
+
+def test_phases_are_named_and_divided() -> None:
+    (axes,) = plots.loss_curve(PHASES).axes
+    assert texts(axes) == {"phase 1", "phase 2"}
+    borders = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+    assert borders == [3.5]
+
+
+def test_the_reliability_diagram_counts_every_row() -> None:
+    above, below = plots.reliability(LABELS_N, ODDS_N).axes
+    assert sum(bar.get_height() for bar in below.patches) == 300
+    assert f"ECE {score(LABELS_N, ODDS_N).values['ece']:.3f}" in above.get_title(loc="left")
+
+
+def test_the_confusion_matrix_shows_its_cells() -> None:
+    scores = score(LABELS_N, ODDS_N)
+    (axes,) = plots.confusion_matrix(scores).axes
+    assert [int(text.get_text().split("\n")[0]) for text in axes.texts] == list(scores.confusion.values())
+
+
+def test_a_slice_without_rows_of_a_class_is_drawn() -> None:
+    (axes,) = plots.accuracy_by(by(LABELS_N, LABELS_N, ODDS_N), "label").axes
+    assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == ["False", "True"]
+
+
+def test_users_settings_do_not_mix_in() -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"axes.facecolor": "black"}):
+        (axes,) = plots.log_odds_histogram(LABELS_N, ODDS_N).axes
+        assert axes.get_facecolor()[:3] == (1, 1, 1)
+        assert matplotlib.rcParams["axes.facecolor"] == "black"
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ValueError, match=r"mv-lightning\[plots\]"):
+        plots.log_odds_histogram(LABELS_N, ODDS_N)

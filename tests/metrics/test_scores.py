@@ -1,0 +1,159 @@
+"""Metrics equal scikit-learn's, the bootstrap computes the same metrics, and what is undefined is null."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mv_lightning.metrics import scores
+from mv_lightning.metrics.scores import by, mean_interval, score, upper_quantile
+
+
+def rows(many: int, seed: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels_N = rng.random(many) < 0.4
+    log_odds_N = rng.normal(0, 2, many) + 1.5 * (labels_N - 0.5)
+    return labels_N, np.round(log_odds_N) if ties else log_odds_N
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_values_are_scikit_learns(ties: bool, threshold: float) -> None:
+    sk = pytest.importorskip("sklearn.metrics")
+    labels_N, log_odds_N = rows(500, 1, ties)
+    verdicts_N, probabilities_N = log_odds_N > threshold, 1 / (1 + np.exp(-log_odds_N))
+    found = score(labels_N, log_odds_N, threshold)
+    expected = {
+        "accuracy": sk.accuracy_score(labels_N, verdicts_N),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels_N, verdicts_N),
+        "precision": sk.precision_score(labels_N, verdicts_N),
+        "recall": sk.recall_score(labels_N, verdicts_N),
+        "f1": sk.f1_score(labels_N, verdicts_N),
+        "mcc": sk.matthews_corrcoef(labels_N, verdicts_N),
+        "auroc": sk.roc_auc_score(labels_N, log_odds_N),
+        "average_precision": sk.average_precision_score(labels_N, log_odds_N),
+        "brier": sk.brier_score_loss(labels_N, probabilities_N),
+        "log_loss": sk.log_loss(labels_N, probabilities_N),
+    }
+    assert {name: found.values[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert list(found.confusion.values()) == sk.confusion_matrix(labels_N, verdicts_N).ravel().tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(many=st.integers(1, 40), seed=st.integers(0, 10_000), ties=st.booleans())
+def test_the_bootstraps_arithmetic_is_the_metrics(many: int, seed: int, ties: bool) -> None:
+    """A resample given by weights is the same as its rows written out, undefined metrics included."""
+    labels_N, log_odds_N = rows(many, seed, ties)
+    rng = np.random.default_rng(seed)
+    weights_RN = rng.multinomial(many, np.full(many, 1 / many), size=3).astype(float)
+    weighted = scores._weighted(labels_N, log_odds_N > 0, log_odds_N, weights_RN)
+    for draw, weights_N in enumerate(weights_RN.astype(int)):
+        taken = np.repeat(np.arange(many), weights_N)
+        expected = scores._values(labels_N[taken], log_odds_N[taken] > 0, log_odds_N[taken])
+        found = {name: float(values_R[draw]) for name, values_R in weighted.items()}
+        assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+def test_a_case_by_hand() -> None:
+    found = score(np.array([True, True, False, False]), np.array([2.0, -1.0, 1.0, -3.0]))
+    assert found.values["accuracy"] == found.values["precision"] == found.values["recall"] == 0.5
+    assert found.values["auroc"] == pytest.approx(0.75) and found.values["mcc"] == pytest.approx(0)
+    assert found.confusion == {"true_negative": 1, "false_positive": 1, "false_negative": 1, "true_positive": 1}
+
+
+def test_ece_is_zero_where_every_probability_is_its_frequency() -> None:
+    log_odds_N = np.log(np.repeat([0.25, 0.5, 0.75], 4) / np.repeat([0.75, 0.5, 0.25], 4))
+    labels_N = np.array([1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 0], dtype=bool)
+    assert score(labels_N, log_odds_N).values["ece"] == pytest.approx(0, abs=1e-7)
+    assert score(labels_N, log_odds_N + 2).values["ece"] > 0.2
+
+
+def test_log_odds_too_large_for_a_probability_still_rank() -> None:
+    assert score(np.array([False, True]), np.array([50.0, 60.0])).values["auroc"] == 1
+
+
+ONLY_FALSE = {"balanced_accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "log_odds", "undefined"),
+    [
+        ([], [], {*ONLY_FALSE, "accuracy", "brier", "ece", "log_loss"}),
+        ([True, True], [1.0, -1.0], {"balanced_accuracy", "mcc", "auroc"}),
+        ([False, False], [-1.0, -2.0], ONLY_FALSE),
+        ([True, False], [1.0, 2.0], {"mcc"}),
+    ],
+)
+def test_what_is_undefined_is_null(labels: list[bool], log_odds: list[float], undefined: set[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = score(np.array(labels, dtype=bool), np.array(log_odds))
+    assert {name for name, value in found.values.items() if math.isnan(value)} == undefined
+    written = json.loads(json.dumps(found.to_json(), allow_nan=False))["metrics"]
+    for name, value in found.values.items():
+        assert (written[name]["value"] is None) == math.isnan(value)
+        assert (written[name]["interval"] == [None, None]) == math.isnan(value)
+
+
+def test_the_interval_of_accuracy_is_the_binomial_one() -> None:
+    labels_N, log_odds_N = rows(1_000, 3)
+    found = score(labels_N, log_odds_N)
+    accuracy = found.values["accuracy"]
+    half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / 1_000)
+    assert found.intervals["accuracy"] == pytest.approx((accuracy - half, accuracy + half), abs=0.004)
+
+
+def test_the_same_seed_gives_the_same_intervals() -> None:
+    labels_N, log_odds_N = rows(300, 4)
+    assert score(labels_N, log_odds_N) == score(labels_N, log_odds_N)
+    assert score(labels_N, log_odds_N).intervals != score(labels_N, log_odds_N, seed=1).intervals
+
+
+def test_paired_differences_have_a_narrower_interval_than_their_parts() -> None:
+    base_N = np.random.default_rng(0).random(500)
+    low, high = mean_interval(np.column_stack([base_N, base_N + 0.1, np.full(500, 0.1)])).T
+    assert (high - low)[2] < 1e-9 < (high - low)[0]
+    assert np.isnan(mean_interval(np.empty((0, 2)))).all()
+
+
+def test_slices_hold_every_row_once() -> None:
+    labels_N, log_odds_N = rows(200, 5)
+    lengths_N = np.random.default_rng(0).integers(1, 300, 200)
+    parts_N = upper_quantile(lengths_N, 4)
+    sliced = by(parts_N, labels_N, log_odds_N)
+    assert list(map(int, sliced)) == sorted(map(int, sliced)) and int(list(sliced)[-1]) == lengths_N.max()
+    assert sum(part.rows for part in sliced.values()) == 200 and all(45 <= part.rows <= 55 for part in sliced.values())
+    weighted = sum(part.rows * part.values["accuracy"] for part in sliced.values()) / 200
+    assert weighted == pytest.approx(score(labels_N, log_odds_N).values["accuracy"])
+    assert list(by(np.array(["b", "a"] * 100), labels_N, log_odds_N)) == ["a", "b"]
+
+
+@given(values=st.lists(st.integers(0, 50), max_size=60), parts=st.integers(1, 6))
+def test_a_quantile_part_ends_at_its_name(values: list[int], parts: int) -> None:
+    values_N = np.array(values, dtype=int)
+    upper_N = upper_quantile(values_N, parts)
+    assert (upper_N >= values_N).all() and set(upper_N) <= set(values) and len(set(upper_N)) <= parts
+
+
+def test_the_alarm_rings_when_one_class_takes_nearly_all() -> None:
+    labels_N, log_odds_N = rows(1_000, 6)
+    assert score(labels_N, log_odds_N).alarm is None
+    assert "99.2% of 1,000 predictions are False" in str(
+        score(labels_N, np.where(np.arange(1_000) < 8, 1.0, -1.0)).alarm
+    )
+    assert "are True" in str(score(labels_N, np.ones(1_000)).alarm)
+
+
+def test_mistaken_arrays_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"int64\[2\].*needed are one bool"):
+        score(np.array([1, 0]), np.array([1.0, 2.0]))
+    with pytest.raises(ValueError, match="one number per row"):
+        score(np.array([True, False]), np.array([1.0]))
+    with pytest.raises(ValueError, match="1 rows are not finite, the first is row 1"):
+        score(np.array([True, False]), np.array([1.0, np.nan]))
