@@ -99,10 +99,12 @@ def _run_lightning(words: list[str]) -> None:
     from jsonargparse import set_parsing_settings
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
+    from mv_lightning.metrics.calibration import Calibration
     from mv_lightning.model.adapters import WEIGHTS
     from mv_lightning.training.callbacks import BestAdapter, PhaseLogger, PhaseProgress, Vitals
     from mv_lightning.training.checkpoint import AtomicCheckpointIO, ResumeCheckpoint
     from mv_lightning.training.datamodule import VerdictDataModule
+    from mv_lightning.training.evaluation import METRICS, PLOTS, assess, keep_assessment, load_calibration
     from mv_lightning.training.module import VerdictModule
     from mv_lightning.training.phase import LOGS, PhaseFolder, RunSettings, deciding_settings, fit_phase
     from mv_lightning.training.predictions import PredictionWriter
@@ -114,6 +116,7 @@ def _run_lightning(words: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*is not supported by the model summary.*")
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the module gathers rows itself
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -170,9 +173,11 @@ def _run_lightning(words: list[str]) -> None:
                     ResumeCheckpoint(self.folder.checkpoints, run.save_every, run.keep, self.settings),
                 ]
             if self.subcommand == "predict":
-                weights = config.ckpt_path or Path(config.model.init_from) / WEIGHTS
-                sample = run.sample_submission
-                callbacks.append(PredictionWriter(self.folder.run, Path(weights), Path(sample) if sample else None))
+                adapter = Path(config.model.init_from)
+                calibration = load_calibration(adapter, run.true_share) if run.calibrate else Calibration()
+                sample = Path(run.sample_submission) if run.sample_submission else None
+                weights = Path(config.ckpt_path or adapter / WEIGHTS)
+                callbacks.append(PredictionWriter(self.folder.run, weights, calibration, sample))
             kwargs["callbacks"] = [*(self.config_init[self.subcommand].trainer.callbacks or []), *callbacks]
             made: Trainer = super().instantiate_trainer(**kwargs)
             return made
@@ -184,6 +189,20 @@ def _run_lightning(words: list[str]) -> None:
             fit_phase(
                 self.trainer, self.model, self.datamodule, self.folder, self.settings, self.vitals, self.best, ckpt_path
             )
+
+        def validate(self, **kwargs: Any) -> None:
+            self.trainer.validate(**{**kwargs, "verbose": False})
+            self._assess("val")
+
+        def test(self, **kwargs: Any) -> None:
+            self.trainer.test(**{**kwargs, "verbose": False})
+            self._assess("test")
+
+        def _assess(self, stage: str) -> None:
+            if self.trainer.is_global_zero:
+                found = assess(self.model.evaluation, self.datamodule.encoded[stage], self.datamodule.kinds[stage])
+                keep_assessment(self.folder.path, stage, found)
+                print(f"{found.table()}\nin {self.folder.path}: {METRICS}, {stage}.csv, {PLOTS}")
 
     VerifierCLI(
         VerdictModule,

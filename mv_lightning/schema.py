@@ -57,6 +57,20 @@ class EncodedRows:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What a model said of N labelled rows."""
+
+    rows_N: np.ndarray
+    """int64 [N], source row numbers, ascending."""
+    labels_N: np.ndarray
+    """bool [N]."""
+    log_odds_N: np.ndarray
+    """float64 [N], log P(True) - log P(False)."""
+    losses_N: np.ndarray
+    """float64 [N], cross-entropy of the right verdict over the whole vocabulary, in nats."""
+
+
+@dataclass(frozen=True)
 class Packing:
     """Where the rows of a packed sequence lie: what attention has to know."""
 

@@ -36,9 +36,7 @@ def results_table(run_dir: Path) -> str:
             f"{p['steps']:,}",
             f"{p['minutes']:.1f}",
             f"{p['peak_memory_gb']:.1f}",
-            f"{p['val_loss']:.3f}",
-            f"{p['val_acc']:.3f}",
-            f"{p['val_auroc']:.3f}",
+            *("-" if p.get(name) is None else f"{p[name]:.3f}" for name in ("val_loss", "val_acc", "val_auroc")),
         )
         for p in phases
     ]

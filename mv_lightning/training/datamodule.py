@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from mv_lightning.data.batching import PackedRows, Pick, TrainingOrder, epoch_order, evaluation_picks, training_picks
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import load_prompt
-from mv_lightning.data.sources import Source, load_source
+from mv_lightning.data.sources import KIND_COLUMN, Source, load_source
 from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits, write_manifest
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS, Batch, EncodedRows
 
@@ -69,6 +69,8 @@ class VerdictDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.predict_source = predict_source or source
         self.encoded: dict[str, EncodedRows] = {}
+        self.kinds: dict[str, np.ndarray | None] = {}
+        """str [N], the kind of error of each row of `encoded`, where the source tells."""
         self.predict_labels_N: np.ndarray | None = None
         """bool [N], labels of the rows to predict where the source has them; None for a contest's test rows."""
         self.predict_fingerprint = ""
@@ -138,6 +140,11 @@ class VerdictDataModule(pl.LightningDataModule):
         return self._evaluation_loader("predict", np.isin(rows.rows_N, list(self.predicted_rows)))
 
     @property
+    def train_share(self) -> float:
+        """Share of True (0 to 1) among the training rows."""
+        return float(self.encoded["train"].labels_N.mean())
+
+    @property
     def optimizer_steps(self) -> int:
         """Optimizer steps of one epoch, the trainer's limit on batches respected."""
         assert self.trainer is not None
@@ -172,6 +179,7 @@ class VerdictDataModule(pl.LightningDataModule):
     def _encode(self, name: str, source: Source, rows_N: np.ndarray) -> EncodedRows:
         assert self.trainer is not None
         chosen = source.table.select(rows_N)
+        self.kinds[name] = np.array(chosen[KIND_COLUMN][:]) if KIND_COLUMN in chosen.column_names else None
         columns: dict[str, Sequence[str]] = {column: chosen[column][:] for column in TEXT_COLUMNS}
         labels_N = None if source.labels_N is None else source.labels_N[rows_N]
         title = f"Tokenising {name}" if self.trainer.is_global_zero else None

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from mv_lightning.data.encoding import verdict_token_ids
+from mv_lightning.metrics.scores import score
 from mv_lightning.model import adapters, base, optim, verdict
-from mv_lightning.schema import UNLABELLED, Batch
+from mv_lightning.schema import UNLABELLED, Batch, Evaluation
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -56,8 +56,11 @@ class VerdictModule(pl.LightningModule):
         """Optimizer steps of the phases before this one."""
         # The checkpoint holds adapters only; on_load_checkpoint compares their names itself.
         self.strict_loading = False
-        self.evaluation = MetricCollection({"acc": BinaryAccuracy(), "auroc": BinaryAUROC()})
-        self.evaluation_loss = MeanMetric()
+        self.evaluation: Evaluation | None = None
+        """The last evaluation, of all processes' rows."""
+        self.evaluated_step = -1
+        """Optimizer step of the last evaluation."""
+        self._evaluated: list[np.ndarray] = []
         self._step_sums: torch.Tensor | None = None
 
     @functools.cached_property
@@ -223,16 +226,28 @@ class VerdictModule(pl.LightningModule):
         labelled_B = batch.labels_B != UNLABELLED
         loss_B = verdict.verdict_loss(hidden_TD, head, batch, self.verdict_ids)
         odds_B = verdict.log_odds(hidden_TD, head, batch, self.verdict_ids)
-        if labelled_B.any():
-            self.evaluation_loss.update(loss_B[labelled_B])
-            # Probabilities, in double: torchmetrics would guess from the range whether these are logits.
-            self.evaluation.update(odds_B[labelled_B].double().sigmoid(), batch.labels_B[labelled_B])
+        columns = (batch.rows_B, batch.labels_B, odds_B, loss_B)
+        self._evaluated.append(torch.stack([c[labelled_B].double() for c in columns]).cpu().numpy())
 
     def _log_evaluation(self, stage: str) -> None:
-        values = {"loss": self.evaluation_loss.compute(), **self.evaluation.compute()}
-        self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()}, prog_bar=True)
-        self.evaluation_loss.reset()
-        self.evaluation.reset()
+        """Bring all processes' rows together: every metric is exact, whatever rows a process had."""
+        parts, self._evaluated = [np.concatenate(self._evaluated, axis=1)], []
+        if self.trainer.world_size > 1:
+            parts *= self.trainer.world_size
+            torch.distributed.all_gather_object(parts, parts[0])
+        columns_4N = np.concatenate(parts, axis=1)
+        rows_N, labels_N, odds_N, losses_N = columns_4N[:, columns_4N[0].argsort()]
+        self.evaluation = Evaluation(rows_N.astype(np.int64), labels_N == 1, odds_N, losses_N)
+        self.evaluated_step = self.trainer.global_step
+        scores = score(self.evaluation.labels_N, odds_N, resamples=1)
+        values = {"loss": losses_N.mean(), "acc": scores.values["accuracy"], **scores.values}
+        del values["accuracy"]
+        if scores.alarm and not self.trainer.sanity_checking and self.trainer.is_global_zero:
+            print(f"\nwarning: {scores.alarm}")
+        for name, value in values.items():
+            shown = name in ("loss", "acc", "auroc")
+            # A logger has the curve of the training; the commands that evaluate leave files.
+            self.log(f"{stage}/{name}", float(value), prog_bar=shown, logger=self.trainer.state.fn == "fit")
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

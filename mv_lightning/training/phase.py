@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from mv_lightning.training.callbacks import BestAdapter, Vitals
     from mv_lightning.training.datamodule import VerdictDataModule
+    from mv_lightning.training.evaluation import Assessment
     from mv_lightning.training.module import VerdictModule
 
 LOGS = "tensorboard"
@@ -56,6 +58,10 @@ class RunSettings:
     """Newest checkpoints that stay; a damaged one is passed over for the one before."""
     fresh: bool = False
     """Start the phase over (short: --fresh); what it left before is moved aside, not deleted."""
+    true_share: float | None = None
+    """Share of True (0 to 1) expected among the rows to predict, such as 0.4; default: that of the training rows."""
+    calibrate: bool = True
+    """Predict with the temperature and threshold that were fitted on the adapter's validation rows."""
     sample_submission: str | None = None
     """CSV of a contest with the columns ID and is_correct; predict compares its rows and IDs before it starts."""
 
@@ -180,23 +186,18 @@ def _finish(
     vitals: Vitals,
     best: BestAdapter,
 ) -> None:
-    """Validate the final weights, leave the adapter, and mark the phase as finished."""
+    """Validate the final weights, leave the adapter with its calibration, and mark the phase as finished."""
     from mv_lightning.training.callbacks import align_steps, peak_memory_gb
+    from mv_lightning.training.evaluation import assess, keep_assessment, keep_calibration
 
-    steps = trainer.global_step
-    card = module.card()
-    if best.validated_step != steps and len(datamodule.encoded["val"]):
-        metrics = trainer.validate(module, datamodule=datamodule, verbose=False)[0]
-        align_steps(trainer, module)
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=steps - 1)  # as Lightning does: its steps count from 0
-            logger.save()
-    else:
-        metrics = {name: float(value) for name, value in best.metrics.items()}
+    steps, card = trainer.global_step, module.card()
+    train, val = datamodule.encoded["train"], datamodule.encoded["val"]
+    validated = module.evaluated_step == steps
+    if len(val) and not validated:
+        trainer.validate(module, datamodule=datamodule, verbose=False)
     if not trainer.is_global_zero:
         return
     module.save_adapter(folder.adapter, card)
-    train = datamodule.encoded["train"]
     summary = {
         "phase": datamodule.phase,
         "steps": steps,
@@ -206,14 +207,34 @@ def _finish(
         "cut_rows": int((train.cut_N > 0).sum()),
         "minutes": vitals.seconds / 60,
         "peak_memory_gb": peak_memory_gb(module.device),
-        "validation_rows": len(datamodule.encoded["val"]),
-        **{name.replace("/", "_"): value for name, value in sorted(metrics.items())},
+        "validation_rows": len(val),
         "best_step": best.step,
         "adapter": str(folder.adapter),
     }
+    if module.evaluation is not None:
+        found = assess(module.evaluation, val, datamodule.kinds["val"])
+        keep_assessment(folder.path, "val", found)
+        keep_calibration(folder.adapter, module.evaluation, datamodule.train_share)
+        values = {"loss": found.loss, "acc": found.overall.values["accuracy"], "auroc": found.overall.values["auroc"]}
+        summary |= {f"val_{name}": None if isnan(value) else value for name, value in values.items()}
+        align_steps(trainer, module)
+        _log(trainer, found, {} if validated else {f"val/{name}": value for name, value in values.items()})
     write_json(folder.summary, summary)
     told = f", validation accuracy {summary['val_acc']:.3f}" if "val_acc" in summary else ""
     print(
         f"{folder.path.name}: {steps} steps, {summary['rows']:,} rows, {summary['minutes']:.1f} min{told}, adapter in "
         f"{summary['adapter']}"
     )
+
+
+def _log(trainer: Trainer, found: Assessment, values: dict[str, float]) -> None:
+    """Put the figures, and `values` that are not logged yet, at the place of the last step."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    for logger in trainer.loggers:
+        # Lightning counts the steps of its curves from 0.
+        logger.log_metrics(values, step=trainer.global_step - 1)
+        if isinstance(logger, TensorBoardLogger):
+            for name, figure in found.figures().items():
+                logger.experiment.add_figure(f"val/{name}", figure, trainer.global_step, close=False)
+        logger.save()

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 
 from mv_lightning.atomic import Journal, atomic_file, move_aside, write_json
+from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.schema import LABEL_COLUMN, Batch
 from mv_lightning.training.callbacks import peak_memory_gb
 
@@ -34,16 +36,20 @@ class PredictionWriter(pl.Callback):
     the remaining rows are then dealt or grouped anew.
     """
 
-    def __init__(self, folder: Path, weights: Path, sample_submission: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, weights: Path, calibration: Calibration, sample_submission: Path | None = None
+    ) -> None:
         """Keep where to, and what the predictions belong to.
 
         Args:
             folder: The run's folder; all processes must see it.
             weights: File that the adapter is loaded from: an adapter's weights or a checkpoint.
+            calibration: Applied when the files are written; the part files hold what the model said.
             sample_submission: CSV whose IDs the submission must have.
         """
         self._folder = folder
         self._weights = weights
+        self._calibration = calibration
         self._sample_submission = sample_submission
         self._identity: dict[str, Any] = {}
         self._taken_up = 0
@@ -126,19 +132,22 @@ class PredictionWriter(pl.Callback):
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        log_odds = self._read_parts()
+        said = self._read_parts()
         rows = len(trainer.datamodule.encoded["predict"])
-        write_predictions(self._folder, log_odds, rows)
+        calibrated = self._calibration.apply(np.array(list(said.values())))
+        log_odds, threshold = dict(zip(said, calibrated.tolist(), strict=True)), self._calibration.threshold
+        write_predictions(self._folder, log_odds, rows, threshold)
         summary: dict[str, Any] = {
             "rows": rows,
             "rows_before_interruption": self._taken_up,
             "seconds": time.perf_counter() - self._since,
             "peak_memory_gb": peak_memory_gb(pl_module.device),
             "submission": str(self._folder / SUBMISSION),
+            "calibration": self._calibration.to_json(),
         }
         labels_N = trainer.datamodule.predict_labels_N
         if labels_N is not None:
-            right = sum((log_odds[row] > 0) == bool(label) for row, label in enumerate(labels_N))
+            right = sum((log_odds[row] > threshold) == bool(label) for row, label in enumerate(labels_N))
             summary["accuracy"] = right / rows
         write_json(self._folder / PREDICTION_SUMMARY, summary)
         for part in self._parts():
@@ -216,13 +225,14 @@ def check_sample_submission(path: Path, rows: int) -> None:
         )
 
 
-def write_predictions(folder: Path, log_odds: dict[int, float], rows: int) -> None:
+def write_predictions(folder: Path, log_odds: dict[int, float], rows: int, threshold: float = 0.0) -> None:
     """Write `probabilities.csv` (ID, probability, log_odds), then `submission.csv` (ID, is_correct).
 
     Args:
         folder: Where to.
         log_odds: log P(True) - log P(False) by source row number.
         rows: Rows of the source; each must have a prediction.
+        threshold: Log-odds above it are a verdict of True.
 
     Raises:
         ValueError: The rows predicted are not exactly those of the source.
@@ -242,7 +252,7 @@ def write_predictions(folder: Path, log_odds: dict[int, float], rows: int) -> No
     with atomic_file(folder / SUBMISSION) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(HEADER)
-        table.writerows(enumerate((odds > 0).tolist()))
+        table.writerows(enumerate((odds > threshold).tolist()))
 
 
 def _sha256(path: Path) -> str:
