@@ -80,7 +80,7 @@ def run_ensemble(words: list[str]) -> None:
     if options.labels is not None:
         _, labels_N = load_predicted(options.labels, rows)
         summary |= _compare(labels_N, log_odds_NM, mixed_N)
-    from mv_lightning.training.callbacks import write_predictions
+    from mv_lightning.training.predictions import write_predictions
 
     write_predictions(options.out, dict(enumerate(mixed_N.tolist())), rows)
     write_json(options.out / SUMMARY, summary)

@@ -12,7 +12,7 @@ import pytest
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.tasks.predictions import read_log_odds
-from mv_lightning.training.callbacks import PROBABILITIES, SUBMISSION, write_predictions
+from mv_lightning.training.predictions import PROBABILITIES, SUBMISSION, write_predictions
 
 ROWS = 400
 SOURCE = f"sample:{ROWS}"

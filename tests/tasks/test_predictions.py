@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mv_lightning.tasks.predictions import load_predicted, read_log_odds
-from mv_lightning.training.callbacks import PROBABILITIES, write_predictions
+from mv_lightning.training.predictions import PROBABILITIES, write_predictions
 
 
 def test_what_predict_wrote_is_read_back(tmp_path: Path) -> None:
