@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
 COMMANDS = ("fit", "validate", "test", "predict")
-TASKS = ("phases", "analyze", "verify-resume")
+TASKS = ("phases", "analyze", "ensemble", "rank", "verify-resume")
 """Verbs that have a file in `tasks/`, with a function `run_VERB` in it."""
 READ_CONFIGURATIONS = ("phases", "verify-resume")
 """Tasks whose options are those of a command."""
@@ -35,6 +35,8 @@ Train a model that says whether a math answer is correct.
   test           the same on the sub-test, which no phase trains on
   predict        write submission.csv and probabilities.csv
   analyze        lengths, balance, leaks and trivial baselines of a source
+  ensemble       one prediction out of several, and what it gained
+  rank           solve rate when the verifier picks among several solutions
   verify-resume  train a few steps twice, once killed and resumed, and compare bit for bit
 
   python -m mv_lightning COMMAND --help explains every option of a command."""

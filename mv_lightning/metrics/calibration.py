@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mv_lightning.metrics.scores import checked
+from mv_lightning.metrics.scores import both_classes
 
 _SUREST = 2.0**40  # largest log-odds after calibration; only rows that are all but separable ask for so much
 
@@ -113,7 +113,7 @@ def fit_temperature(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:
     Raises:
         ValueError: A class is missing, the arrays do not fit each other, or a log-odds is not finite.
     """
-    labels_N, log_odds_N = _both_classes(labels_N, log_odds_N)
+    labels_N, log_odds_N = both_classes(labels_N, log_odds_N)
     signs_N = np.where(labels_N, 1.0, -1.0)
     scale = np.abs(log_odds_N).max()
     if np.all(signs_N * log_odds_N >= 0) or np.sum(signs_N * log_odds_N) <= 0:
@@ -147,7 +147,7 @@ def fit_threshold(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:
     Raises:
         ValueError: A class is missing, the arrays do not fit each other, or a log-odds is not finite.
     """
-    labels_N, log_odds_N = _both_classes(labels_N, log_odds_N)
+    labels_N, log_odds_N = both_classes(labels_N, log_odds_N)
     distinct_G = np.unique(log_odds_N)
     candidates = np.r_[distinct_G[0] - 1, distinct_G[:-1] + np.diff(distinct_G) / 2, distinct_G[-1], 0.0]
     # Right at a threshold: the False at or below it and the True above it.
@@ -155,14 +155,3 @@ def fit_threshold(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:
     right = np.searchsorted(false, candidates, "right") + len(true) - np.searchsorted(true, candidates, "right")
     best = candidates[right == right.max()]
     return float(best[np.abs(best).argmin()])
-
-
-def _both_classes(labels_N: np.ndarray, log_odds_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    labels_N, log_odds_N = checked(labels_N, log_odds_N)
-    true = int(labels_N.sum())
-    if true in (0, len(labels_N)):
-        raise ValueError(
-            f"{true} True and {len(labels_N) - true} False among the validation rows: calibration needs both classes. "
-            "Raise val_fraction, or balance the validation rows"
-        )
-    return labels_N, log_odds_N

@@ -226,7 +226,7 @@ def length_histogram(lengths: Mapping[str, np.ndarray], unit: str, title: str, m
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     _legend(axes, colours)
     return figure
 

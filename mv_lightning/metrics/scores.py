@@ -146,9 +146,7 @@ def roc(labels_N: np.ndarray, log_odds_N: np.ndarray) -> tuple[np.ndarray, np.nd
     import torch
     from torchmetrics.functional.classification import binary_roc
 
-    labels_N, log_odds_N = checked(labels_N, log_odds_N)
-    if len(np.unique(labels_N)) < 2:
-        raise ValueError(f"a ROC curve needs True and False rows, got {len(labels_N)} of one class; take more rows")
+    labels_N, log_odds_N = both_classes(labels_N, log_odds_N)
     false_rate, true_rate, _ = binary_roc(_ranks(log_odds_N), torch.from_numpy(labels_N).long())
     return false_rate.numpy(), true_rate.numpy()
 
@@ -208,6 +206,22 @@ def checked(labels_N: np.ndarray, log_odds_N: np.ndarray) -> tuple[np.ndarray, n
             f"the log-odds of {len(bad)} rows are not finite, the first is row {bad[0]}; predict them again"
         )
     return labels_N.astype(bool), log_odds_N
+
+
+def both_classes(labels_N: np.ndarray, log_odds_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both arrays as `checked` does, for what is fitted on validation rows.
+
+    Raises:
+        ValueError: As for `checked`, or a class is missing.
+    """
+    labels_N, log_odds_N = checked(labels_N, log_odds_N)
+    true = int(labels_N.sum())
+    if true in (0, len(labels_N)):
+        raise ValueError(
+            f"{true} True and {len(labels_N) - true} False rows: needed are both classes. Take more rows, or balance "
+            "the validation rows"
+        )
+    return labels_N, log_odds_N
 
 
 def _values(labels_N: np.ndarray, verdicts_N: np.ndarray, log_odds_N: np.ndarray) -> dict[str, float]:

@@ -82,7 +82,7 @@ def test_all_but_separable_rows_give_a_usable_temperature() -> None:
 @pytest.mark.parametrize("fit", [fit_temperature, fit_threshold, fit_calibration])
 @pytest.mark.parametrize("labels", [[], [True, True], [False]])
 def test_one_class_cannot_be_calibrated_on(fit: object, labels: list[bool]) -> None:
-    with pytest.raises(ValueError, match="needs both classes"):
+    with pytest.raises(ValueError, match="needed are both classes"):
         fit(np.array(labels, dtype=bool), np.ones(len(labels)))  # type: ignore[operator]
 
 

@@ -1,0 +1,154 @@
+"""`ensemble`: one prediction out of several, and whether it was worth it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mv_lightning.atomic import write_json
+from mv_lightning.metrics.calibration import Calibration, fit_temperature
+from mv_lightning.metrics.mixing import fit_weights
+from mv_lightning.metrics.scores import mean_interval, score
+from mv_lightning.tasks.page import Table
+from mv_lightning.tasks.predictions import load_predicted, read_log_odds
+
+SUMMARY = "ensemble.json"
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How members become one."""
+
+    members: Sequence[Calibration]
+    weights_M: np.ndarray
+    """float64 [M], of sum 1: weights of the calibrated log-odds of M members."""
+    whole: Calibration
+    """Of the weighted average."""
+
+
+def run_ensemble(words: list[str]) -> None:
+    """Average prediction files and write `submission.csv`, `probabilities.csv` and `ensemble.json`.
+
+    Args:
+        words: The command line after `ensemble`.
+
+    Raises:
+        ValueError: A file cannot be read, or the files are not of the same rows.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m mv_lightning ensemble",
+        description="Average the log-odds of several predictions of the same rows.",
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="probabilities.csv of each member")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+    parser.add_argument("--labels", metavar="SOURCE", help="the predicted rows with labels: the gain is measured")
+    parser.add_argument(
+        "--fit-weights",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="probabilities.csv of each member on validation rows, in the same order: temperatures and weights are "
+        "fitted on them; without, the log-odds are averaged as they stand",
+    )
+    parser.add_argument("--val-labels", metavar="SOURCE", help="these validation rows with labels")
+    options = parser.parse_args(words)
+    if bool(options.fit_weights) != (options.val_labels is not None):
+        raise ValueError("--fit-weights and --val-labels go together: weights are fitted on labelled validation rows")
+
+    log_odds_NM = _read(options.files)
+    rows, members = log_odds_NM.shape
+    mix = Mix([Calibration()] * members, np.full(members, 1 / members), Calibration())
+    if options.fit_weights:
+        mix = _fit(_read(options.fit_weights), options.val_labels, members)
+    log_odds_NM = _calibrated(mix.members, log_odds_NM)
+    mixed_N = mix.whole.apply(log_odds_NM @ mix.weights_M)
+
+    summary: dict[str, Any] = {
+        "rows": rows,
+        "temperature": mix.whole.temperature,
+        "members": [
+            {"file": str(file), "weight": weight, "temperature": member.temperature}
+            for file, weight, member in zip(options.files, mix.weights_M.tolist(), mix.members, strict=True)
+        ],
+    }
+    if options.labels is not None:
+        _, labels_N = load_predicted(options.labels, rows)
+        summary |= _compare(labels_N, log_odds_NM, mixed_N)
+    from mv_lightning.training.predictions import write_predictions
+
+    write_predictions(options.out, dict(enumerate(mixed_N.tolist())), rows)
+    write_json(options.out / SUMMARY, summary)
+    print(_told(summary))
+    print(f"\n{rows:,} rows, {members} members: {options.out}")
+
+
+def _read(files: Sequence[Path]) -> np.ndarray:
+    columns = [read_log_odds(file) for file in files]
+    for file, column_N in zip(files, columns, strict=True):
+        if len(column_N) != len(columns[0]):
+            raise ValueError(
+                f"{file} has the IDs 0 to {len(column_N) - 1}, {files[0]} 0 to {len(columns[0]) - 1}; needed are "
+                "predictions of the same rows"
+            )
+    return np.column_stack(columns)
+
+
+def _fit(val_NM: np.ndarray, source: str, members: int) -> Mix:
+    """Temperatures one by one, weights of what is calibrated, then the temperature of their average."""
+    if val_NM.shape[1] != members:
+        raise ValueError(
+            f"{members} prediction files but {val_NM.shape[1]} of validation rows: --fit-weights needs one per member, "
+            "in the same order"
+        )
+    _, labels_N = load_predicted(source, len(val_NM))
+    calibrations = [Calibration(fit_temperature(labels_N, column_N)) for column_N in val_NM.T]
+    calibrated_NM = _calibrated(calibrations, val_NM)
+    weights_M = fit_weights(labels_N, calibrated_NM)
+    return Mix(calibrations, weights_M, Calibration(fit_temperature(labels_N, calibrated_NM @ weights_M)))
+
+
+def _calibrated(calibrations: Sequence[Calibration], log_odds_NM: np.ndarray) -> np.ndarray:
+    return np.column_stack([one.apply(column_N) for one, column_N in zip(calibrations, log_odds_NM.T, strict=True)])
+
+
+def _compare(labels_N: np.ndarray, log_odds_NM: np.ndarray, mixed_N: np.ndarray) -> dict[str, Any]:
+    """Scores of all, and the gain over the member that turned out best on these very rows."""
+    singles = [score(labels_N, column_N) for column_N in log_odds_NM.T]
+    best = int(np.argmax([single.values["accuracy"] for single in singles]))
+    right_N, best_N = ((odds_N > 0) == labels_N for odds_N in (mixed_N, log_odds_NM[:, best]))
+    gain_N = right_N.astype(np.float64) - best_N
+    return {
+        "scores": [single.to_json() for single in singles],
+        "ensemble": score(labels_N, mixed_N).to_json(),
+        "best": best,
+        "gain": float(gain_N.mean()),
+        "gain_interval": mean_interval(gain_N[:, None])[0].tolist(),
+    }
+
+
+def _told(summary: dict[str, Any]) -> str:
+    rows = [(one["file"], f"{one['weight']:.3f}", f"{one['temperature']:.2f}") for one in summary["members"]]
+    whole = ("ensemble", "", f"{summary['temperature']:.2f}")
+    if "gain" not in summary:
+        return Table(("", "weight", "temperature"), [*rows, whole]).markdown()
+    shown = ("accuracy", "auroc", "log_loss")
+    lines = [
+        (*row, *(_number(scores["metrics"][name]["value"]) for name in shown))
+        for row, scores in zip([*rows, whole], [*summary["scores"], summary["ensemble"]], strict=True)
+    ]
+    low, high = (100 * end for end in summary["gain_interval"])
+    return (
+        Table(("", "weight", "temperature", *shown), lines).markdown()
+        + f"\n\ngain in accuracy over {rows[summary['best']][0]}, the best single one on these rows: "
+        f"{100 * summary['gain']:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
