@@ -178,7 +178,7 @@ def _run_lightning(words: list[str]) -> None:
                 adapter = Path(config.model.init_from)
                 calibration = load_calibration(adapter, run.true_share) if run.calibrate else Calibration()
                 sample = Path(run.sample_submission) if run.sample_submission else None
-                weights = Path(config.ckpt_path or adapter / WEIGHTS)
+                weights = Path(config.get("ckpt_path") or adapter / WEIGHTS)
                 callbacks.append(PredictionWriter(self.folder.run, weights, calibration, sample))
             kwargs["callbacks"] = [*(self.config_init[self.subcommand].trainer.callbacks or []), *callbacks]
             made: Trainer = super().instantiate_trainer(**kwargs)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mv_lightning.metrics.scores import both_classes
+from mv_lightning.metrics.scores import both_classes, mean_interval
 
 _SUREST = 2.0**40  # largest log-odds after calibration; only rows that are all but separable ask for so much
 
@@ -88,6 +88,9 @@ class Calibration:
 def fit_calibration(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Calibration:
     """Fit temperature, then threshold, on validation rows.
 
+    The threshold stays at 0 unless the fitted one is better beyond chance: a few hundred rows always have a better
+    one, and it is seldom better on others.
+
     Args:
         labels_N: bool [N], both classes.
         log_odds_N: float64 [N], raw.
@@ -95,8 +98,10 @@ def fit_calibration(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Calibration
     Raises:
         ValueError: See `fit_temperature`.
     """
-    temperature = fit_temperature(labels_N, log_odds_N)
-    return Calibration(temperature, fit_threshold(labels_N, Calibration(temperature).apply(log_odds_N)))
+    scaled = Calibration(fit_temperature(labels_N, log_odds_N))
+    fitted = Calibration(scaled.temperature, fit_threshold(labels_N, scaled.apply(log_odds_N)))
+    gain_N = 1.0 * (fitted.decide(log_odds_N) == labels_N) - (scaled.decide(log_odds_N) == labels_N)
+    return fitted if mean_interval(gain_N[:, None])[0, 0] > 0 else scaled
 
 
 def fit_temperature(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:

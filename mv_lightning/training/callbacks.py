@@ -125,22 +125,25 @@ class Vitals(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Log the step if this was its last micro-batch."""
-        self._step_rows += len(batch.packing.lengths)
-        self._step_tokens += batch.tokens
+        if batch.rows_B[0] >= 0:  # else it stands in for rows that another process has
+            self._step_rows += len(batch.packing.lengths)
+            self._step_tokens += batch.tokens
         if trainer.fit_loop._should_accumulate():
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         elapsed = time.perf_counter() - self._step_start
+        counts = torch.tensor([self._step_rows, self._step_tokens], device=pl_module.device)
+        rows, tokens = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         pl_module.log_dict(
             {
-                "speed/rows_per_s": self._step_rows * trainer.world_size / elapsed,
-                "speed/tokens_per_s": self._step_tokens * trainer.world_size / elapsed,
+                "speed/rows_per_s": rows / elapsed,
+                "speed/tokens_per_s": tokens / elapsed,
                 "memory/peak_gb": peak_memory_gb(pl_module.device),
             }
         )
-        self.rows += self._step_rows * trainer.world_size
-        self.tokens += self._step_tokens * trainer.world_size
+        self.rows += rows
+        self.tokens += tokens
         self._step_rows = self._step_tokens = 0
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -43,7 +43,8 @@ def test_every_fit_keeps_the_ranking_and_does_not_raise_the_loss(odds: list[floa
         return float(np.logaddexp(0, np.where(labels_N, -odds_N, odds_N)).mean())
 
     assert loss(calibration.apply(log_odds_N)) <= loss(log_odds_N) * (1 + 1e-6) + 1e-9
-    right = (calibration.decide(log_odds_N) == labels_N).sum()
+    assert (calibration.decide(log_odds_N) == labels_N).sum() >= ((log_odds_N > 0) == labels_N).sum()
+    right = ((log_odds_N > fit_threshold(labels_N, log_odds_N)) == labels_N).sum()
     assert right >= max(((log_odds_N > 0) == labels_N).sum(), labels_N.sum(), (~labels_N).sum())
 
 
@@ -84,6 +85,15 @@ def test_all_but_separable_rows_give_a_usable_temperature() -> None:
 def test_one_class_cannot_be_calibrated_on(fit: object, labels: list[bool]) -> None:
     with pytest.raises(ValueError, match="needed are both classes"):
         fit(np.array(labels, dtype=bool), np.ones(len(labels)))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("shift", "moved"), [(0.0, False), (3.0, True)])
+def test_the_threshold_moves_only_beyond_chance(shift: float, moved: bool) -> None:
+    rng = np.random.default_rng(0)
+    labels_N = rng.random(200) < 0.5
+    log_odds_N = rng.normal(2.0 * (2 * labels_N - 1), 2.0) + shift
+    assert fit_threshold(labels_N, log_odds_N) != 0
+    assert (fit_calibration(labels_N, log_odds_N).threshold != 0) == moved
 
 
 def test_the_threshold_is_the_most_accurate_and_nearest_to_zero() -> None:
