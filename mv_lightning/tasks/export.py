@@ -279,8 +279,8 @@ def _card(phase: Finished, draft: Path, found: dict[str, Any]) -> str:
     ]
     if merged:
         usage.append(
-            "For vLLM, give the same token ids and compare the log-probabilities of the two words; rounded to bf16, they "
-            "may turn verdicts that are close to the threshold."
+            "For vLLM, give the same token ids and compare the log-probabilities of the two words; its logits are "
+            "rounded to bf16, which turns verdicts close to the threshold."
         )
     sections = [
         Section("What it is", [intro]),

@@ -133,23 +133,27 @@ def settings_table(phases: Sequence[Finished]) -> Table:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Return all metrics with their 95 % intervals, two columns for each stage.
+    """Return all metrics with their 95 % intervals, a column for each stage.
 
     Args:
         metrics: By stage, as `metrics.json` holds them; at least one.
     """
-    head = [""]
-    for stage, found in metrics.items():
-        head += [f"{STAGES[stage]}, {found['rows']:,} rows", "95 % interval"]
+    head = ["", *(f"{STAGES[stage]}, {of['rows']:,} rows" for stage, of in metrics.items())]
     names = next(iter(metrics.values()))["metrics"]
-    rows = []
-    for name in names:
-        row = [name.replace("_", " ")]
-        for found in metrics.values():
-            value, (low, high) = found["metrics"][name]["value"], found["metrics"][name]["interval"]
-            row += ["-", "-"] if value is None else [f"{value:.4f}", f"{low:.4f} to {high:.4f}"]
-        rows.append(row)
+    rows = [
+        (name.replace("_", " "), *(with_interval(of["metrics"][name]) for of in metrics.values())) for name in names
+    ]
     return Table(head, rows)
+
+
+def with_interval(metric: Mapping[str, Any]) -> str:
+    """Return a metric and, in brackets, its interval; a dash where it is not defined.
+
+    Args:
+        metric: `value` and `interval`, as `metrics.json` holds them.
+    """
+    value, (low, high) = metric["value"], metric["interval"]
+    return "-" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def splits_section(drawn: Mapping[str, Any]) -> Section:

@@ -24,6 +24,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font: .9rem/1.5 ui-monospa
 details { margin: .5rem 0; border-left: 3px solid #8885; padding-left: .8rem; } details p { margin: .3rem 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: .4rem; box-sizing: border-box; }
+@media (min-width: 44rem) { details p:has(img) { display: inline-block; width: 49%; vertical-align: top; } }
 """.strip()
 
 

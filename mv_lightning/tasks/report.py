@@ -7,9 +7,8 @@ import csv
 import importlib.util
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from mv_lightning.tasks.finished import (
     read_run,
     settings_table,
     splits_section,
+    with_interval,
 )
 from mv_lightning.tasks.page import Block, Code, Folded, Picture, Section, Table, html_page
 from mv_lightning.tasks.table import phase_table
@@ -35,6 +35,8 @@ REPORT = "report.html"
 MISTAKES = 10
 SLICES = {"tokens": "tokens, at most", "cut": "solution", "kind": "kind of error:"}
 """What the names of slices mean."""
+SHOWN = ("accuracy", "auroc")
+"""Of a slice."""
 
 
 def run_report(words: list[str]) -> None:
@@ -70,7 +72,10 @@ def run_report(words: list[str]) -> None:
 
 def _results(run: Path, phases: Sequence[Finished]) -> Iterator[Block]:
     yield phase_table([phase.summary for phase in phases])
-    yield "Losses, accuracies and areas under the ROC curve are those of each phase's validation rows at its end."
+    yield (
+        "Loss, accuracy and AUROC are those of each phase's validation rows at its end. Below, 95 % bootstrap "
+        "intervals stand in brackets."
+    )
     alarms = {
         found["alarm"]: f"{phase.name}, {STAGES[stage]}: {found['alarm']}"
         for phase in phases
@@ -113,26 +118,16 @@ def _metrics(phase: Finished) -> Section:
     blocks: list[Block] = [metrics_table(phase.metrics)]
     for stage, found in phase.metrics.items():
         slices = [
-            (f"{SLICES[name]} {part or 'none'}", f"{of['rows']:,}", *_accuracy(of), _number(of, "auroc"))
+            (f"{SLICES[name]} {part or 'none'}", f"{of['rows']:,}", *(with_interval(of["metrics"][m]) for m in SHOWN))
             for name, parts in found["by"].items()
             for part, of in parts.items()
         ]
-        head = ("", "rows", "accuracy", "95 % interval", "AUROC")
-        blocks.append(Folded(f"{STAGES[stage].capitalize()} by slices", [Table(head, slices)]))
+        table = Table(("", "rows", *SHOWN), slices)
+        blocks.append(Folded(f"{STAGES[stage].capitalize()} by slices", [table]))
         figures = sorted((phase.folder.path / PLOTS).glob(f"{stage}_*.png"))
         pictures = [Picture(file, f"{phase.name}, {STAGES[stage]}: {file.stem}") for file in figures]
         blocks.append(Folded(f"{STAGES[stage].capitalize()}: {len(pictures)} figures", pictures))
     return Section(title, blocks)
-
-
-def _accuracy(of: Mapping[str, Any]) -> tuple[str, str]:
-    low, high = of["metrics"]["accuracy"]["interval"]
-    return _number(of, "accuracy"), f"{low:.3f} to {high:.3f}"
-
-
-def _number(of: Mapping[str, Any], metric: str) -> str:
-    value = of["metrics"][metric]["value"]
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _mistakes(phase: Finished) -> Iterator[Block]:
