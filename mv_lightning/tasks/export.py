@@ -28,7 +28,7 @@ from mv_lightning.tasks.finished import (
     settings_table,
     splits_section,
 )
-from mv_lightning.tasks.page import Code, Picture, Section, Table, markdown_page
+from mv_lightning.tasks.page import Block, Code, Picture, Section, Table, markdown_page
 from mv_lightning.training.evaluation import CALIBRATION, PLOTS
 
 if TYPE_CHECKING:
@@ -54,6 +54,12 @@ quantization = BitsAndBytesConfig(
     load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
 )
 model = AutoPeftModelForCausalLM.from_pretrained(".", dtype=torch.bfloat16, quantization_config=quantization)
+"""
+_LOAD_UNQUANTISED = """
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained(".", dtype=torch.bfloat16)
 """
 _LOAD_MERGED = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -258,21 +264,22 @@ def _held_out(phase: Finished, source: str | None, most: int) -> tuple[datasets.
 
 def _card(phase: Finished, draft: Path, found: dict[str, Any]) -> str:
     """The model card; its figures are copied into `draft`."""
-    merged, base = found["form"] == "merged", phase.settings["model"]["base"]["name"]
+    merged, base = found["form"] == "merged", phase.settings["model"]["base"]
+    quantised = base["quantization"] != "none"
     head = (
-        f"---\nbase_model: {base}\nlibrary_name: {'transformers' if merged else 'peft'}\n"
+        f"---\nbase_model: {base['name']}\nlibrary_name: {'transformers' if merged else 'peft'}\n"
         "pipeline_tag: text-classification\ntags: [math, verifier, outcome-reward-model]\n---\n\n"
     )
     what = "a model with the adapter merged into it, in bf16" if merged else "a LoRA adapter"
     intro = (
         f"An outcome verifier: it says whether a given answer to a math question is correct. This is {what}, of the "
-        f"base model `{base}`, after {phase.summary['steps_all_phases']:,} optimizer steps in {phase.folder.phase} "
-        "phases. It was trained with mv_lightning and needs plain transformers"
-        f"{'' if merged else ', peft and bitsandbytes'} only."
+        f"base model `{base['name']}`, after {phase.summary['steps_all_phases']:,} optimizer steps in "
+        f"{phase.folder.phase} phases. It was trained with mv_lightning and needs plain transformers"
+        f"{'' if merged else ', peft and bitsandbytes' if quantised else ' and peft'} only."
     )
-    load = _LOAD_MERGED if merged else _LOAD_ADAPTER
+    load = _LOAD_MERGED if merged else _LOAD_ADAPTER if quantised else _LOAD_UNQUANTISED
     calibrated = f"; `{CALIBRATION}` has the temperature to divide them by, and the threshold"
-    usage = [
+    usage: list[Block] = [
         "The verdict is the next token after the prompt. From this folder:",
         Code(f"import json\nimport string\n\nimport torch{load}{_ASK}", "python"),
         f"Log-odds above 0 say True{calibrated if (draft / CALIBRATION).is_file() else ''}.",
@@ -282,6 +289,8 @@ def _card(phase: Finished, draft: Path, found: dict[str, Any]) -> str:
             "For vLLM, give the same token ids and compare the log-probabilities of the two words; its logits are "
             "rounded to bf16, which turns verdicts close to the threshold."
         )
+    else:
+        usage.append("Where the base model lies is said in `adapter_config.json` (`base_model_name_or_path`).")
     sections = [
         Section("What it is", [intro]),
         Section("Licence", [_LICENCE]),

@@ -67,7 +67,7 @@ def run_report(words: list[str]) -> None:
     ]
     with atomic_file(options.run / REPORT) as draft:
         draft.write_text(html_page(f"Run {options.run}", sections), encoding="utf-8")
-    print(f"{len(phases)} phases: {options.run / REPORT}")
+    print(f"{', '.join(phase.name for phase in phases)}: {options.run / REPORT}")
 
 
 def _results(run: Path, phases: Sequence[Finished]) -> Iterator[Block]:
@@ -183,8 +183,9 @@ def _environment(phases: Sequence[Finished]) -> Iterator[Block]:
 def _repeat(phases: Sequence[Finished]) -> list[Block]:
     lines = []
     for phase in phases:
-        words = ["fit", "--config", str(phase.folder.logs / CONFIG), "--run.dir", f"{phase.folder.run}-again"]
-        if phase.settings["model"]["init_from"] is not None and len(lines):
+        words = ["--run.dir", f"{phase.folder.run}-again"]
+        if phase.settings["model"]["init_from"] is not None and lines:
             words += ["--model.init_from", "previous"]
-        lines.append("python -m mv_lightning " + shlex.join(words))
+        config = shlex.quote(str(phase.folder.logs / CONFIG))
+        lines.append(f"python -m mv_lightning fit --config {config} \\\n    {shlex.join(words)}")
     return ["The same settings, in a new folder:", Code("\n".join(lines))]

@@ -102,7 +102,7 @@ def test_the_worst_mistakes_come_first(run: Path) -> None:
 
 def test_the_commands_can_be_given(run: Path) -> None:
     (block,) = re.findall(r"<pre>(python -m mv_lightning fit.*?)</pre>", page(run), re.DOTALL)
-    first, second = (configuration(shlex.split(line)[3:]) for line in block.splitlines())
+    first, second = (configuration(shlex.split(line)[3:]) for line in block.replace("\\\n", "").splitlines())
     assert first["run"]["dir"] == second["run"]["dir"] == f"{run}-again"
     assert first["model"]["init_from"] is None and second["model"]["init_from"] == "previous"
     assert second["trainer"]["max_steps"] == 4
