@@ -38,7 +38,7 @@ class Verifier:
     """A base model with a trained adapter, asked as it was trained; made by `load`.
 
     It says of the same rows what `predict` says of them, to the last bit on one machine: both read the verdict from
-    batches of the same composition. Like there, a row's log-odds depend a little (in bf16) on the rows beside it.
+    batches of the same composition. Scored among other rows, a row's log-odds may differ in their last bits.
     """
 
     model: PeftModel

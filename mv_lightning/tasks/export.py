@@ -75,15 +75,15 @@ def token_ids(text):
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
+@torch.inference_mode()
 def log_odds(**row):  # question, solution, answer
     # Field by field, as in training: tokens must not reach over the borders of the fields.
     ids = tokenizer(prompt["instruction"])["input_ids"]
     for literal, field, _, _ in string.Formatter().parse(prompt["body"]):
         ids += token_ids(literal) + token_ids(row[field] if field else "")
     ids += token_ids(prompt["cue"])
-    with torch.inference_mode():
-        output = model(torch.tensor([ids], device=model.device), output_hidden_states=True, logits_to_keep=1)
-        hidden = output.hidden_states[-1][0, -1].float()
+    output = model(torch.tensor([ids], device=model.device), output_hidden_states=True, logits_to_keep=1)
+    hidden = output.hidden_states[-1][0, -1].float()
     # In fp32: the model's own logits are rounded to bf16, to 1/16 where they are above 8.
     head = model.get_output_embeddings().weight.float()
     return float(hidden @ (head[token_ids(" True")[0]] - head[token_ids(" False")[0]]))
@@ -140,7 +140,7 @@ def run_export(words: list[str]) -> None:
         else:
             shutil.copytree(phase.folder.adapter, draft, dirs_exist_ok=True)
         after_N = plain_log_odds(draft, encoded)
-        found = {"form": "merged" if options.merged else "adapter", "rows_from": told}
+        found: dict[str, Any] = {"form": "merged" if options.merged else "adapter", "rows_from": told}
         found |= compare(calibration, before_N, after_N, labels_N)
         if found["flips"] > options.max_flips * len(rows):
             raise ValueError(

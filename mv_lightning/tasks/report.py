@@ -181,7 +181,7 @@ def _environment(phases: Sequence[Finished]) -> Iterator[Block]:
 
 
 def _repeat(phases: Sequence[Finished]) -> list[Block]:
-    lines = []
+    lines: list[str] = []
     for phase in phases:
         words = ["--run.dir", f"{phase.folder.run}-again"]
         if phase.settings["model"]["init_from"] is not None and lines:

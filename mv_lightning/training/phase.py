@@ -11,7 +11,6 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mv_lightning import __version__
 from mv_lightning.atomic import move_aside, write_json
 
 if TYPE_CHECKING:
@@ -133,15 +132,15 @@ def environment(device: torch.device) -> dict[str, str]:
     """
     import torch
 
-    versions = {name: version(name) for name in ("torch", "lightning", "transformers", "peft", "datasets")}
-    with suppress(PackageNotFoundError):  # without it, unquantised models can be trained
-        versions["bitsandbytes"] = version("bitsandbytes")
+    versions = {}
+    for name in ("mv-lightning", "torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets"):
+        with suppress(PackageNotFoundError):  # bitsandbytes is not needed for unquantised models, nor is our own wheel
+            versions[name] = version(name)
     gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads",
         "system": platform.platform(),
         "python": platform.python_version(),
-        "mv_lightning": __version__,
         **versions,
         **({"cuda": str(torch.version.cuda)} if gpu else {}),
     }

@@ -59,9 +59,8 @@ def test_the_example_of_the_card(exported: Path, phase: Path, monkeypatch: pytes
     assert np.allclose(odds, verifier.judge(verifier.encode(rows)), atol=0.1)  # bf16
 
 
+@pytest.mark.parametrize("exported", ["merged"], indirect=True)
 def test_merged_weights_are_rounded_once(exported: Path, phase: Path) -> None:
-    if exported.name != "merged":
-        pytest.skip("nothing is merged")
     merged, adapter = (load_file(next(folder.glob("*.safetensors"))) for folder in (exported, phase / "adapter"))
     model = Verifier.load(phase, device="cpu", precision="32-true").model.get_base_model()
     name = "model.layers.1.mlp.down_proj"
