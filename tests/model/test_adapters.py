@@ -38,6 +38,13 @@ def test_another_rank_is_refused(tiny: torch.nn.Module, tiny_settings: base.Base
         adapters.load(fresh(tiny_settings, r=16), tmp_path / "a")
 
 
+def test_flops_of_a_token(tiny: torch.nn.Module) -> None:
+    # 2 layers; hidden 128, keys and values 64, inner 256; rank 32.
+    weights = 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256)
+    adapters_ = 2 * 32 * (2 * (128 + 128) + 2 * (128 + 64) + 3 * (128 + 256))
+    assert adapters.flops_per_token(tiny) == 4 * weights + 6 * adapters_
+
+
 def test_missing_and_unexpected_keys_are_named() -> None:
     with pytest.raises(ValueError, match=r"1 of 2 weights are missing \(b\), 1 are not known here \(c\)"):
         adapters.check_keys({"a", "c"}, {"a", "b"}, "the adapter")
