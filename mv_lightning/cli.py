@@ -177,7 +177,7 @@ def _run_lightning(argv: list[str] | None) -> None:
             if self.subcommand == "fit":
                 callbacks.append(ResumeCheckpoint(self.phase_dir, config.run.save_every))
             if self.subcommand == "predict":
-                weights = config.ckpt_path or Path(config.model.init_from) / WEIGHTS
+                weights = config.get("ckpt_path") or Path(config.model.init_from) / WEIGHTS
                 sample = config.run.sample_submission
                 callbacks.append(PredictionWriter(self.run_dir, Path(weights), Path(sample) if sample else None))
             made: Trainer = super().instantiate_trainer(**kwargs)

@@ -156,6 +156,42 @@ def test_another_adapter_does_not_go_on(words, trained: Path, half: Path, capsys
     assert "made with another adapter (" in capsys.readouterr().out
 
 
+def test_a_checkpoint_is_another_adapter(words, trained: Path, half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(words(half, "--ckpt_path", str(trained / "phase1" / "last.ckpt")))
+    assert "made with another adapter (" in capsys.readouterr().out and (half / SUBMISSION).exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"is_corect": ["True", "False"]}, "no labels in `is_correct`, so predict will not tell an accuracy"),
+        ({"is_correct": ["", ""]}, "no labels in `is_correct`, so predict will not tell an accuracy"),
+        ({"is_correct": ["True", "True"]}, "the same label in every row in `is_correct`, so predict will not"),
+        ({"is_correct": ["True", "False"]}, "2 rows predicted, accuracy "),
+        ({"is_correct": ["True", "maybe"]}, "`is_correct` is not a label ('maybe') in 1 rows: 1"),
+        ({"is_correct": ["True", ""]}, "`is_correct` is not a label ('') in 1 rows: 1"),
+    ],
+    ids=str,
+)
+def test_an_accuracy_is_told_or_it_is_said_why_not(
+    labels: dict[str, list[str]], message: str, words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "rows.csv").open("w") as file:
+        table = csv.writer(file)
+        table.writerow(["question", "answer", "solution", *labels])
+        table.writerows(["1 + 1?", str(i), "s", label] for i, label in enumerate(*labels.values()))
+    command = words(tmp_path / "run", "--data.predict_source", str(tmp_path / "rows.csv"))
+    if "not a label" in message:
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        assert end.value.code == 2 and not (tmp_path / "run" / SUBMISSION).exists()
+        assert message in capsys.readouterr().err
+    else:
+        main(command)
+        printed = capsys.readouterr().out
+        assert message in printed and ("accuracy 0" in printed or "accuracy 1" in printed) == ("predicted, " in message)
+
+
 def test_other_batches_may_follow(words, straight: Path, half: Path) -> None:
     """After running out of memory, say; the rows that are left are grouped anew, none twice."""
     main(words(half, "--data.eval_tokens", "700"))
