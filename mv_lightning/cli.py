@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
 COMMANDS = ("fit", "validate", "test", "predict")
-TASKS = ("phases", "analyze", "ensemble", "rank", "verify-resume")
+TASKS = ("phases", "analyze", "ensemble", "rank", "export", "report", "verify-resume")
 """Verbs that have a file in `tasks/`, with a function `run_VERB` in it."""
 READ_CONFIGURATIONS = ("phases", "verify-resume")
 """Tasks whose options are those of a command."""
@@ -37,6 +37,8 @@ Train a model that says whether a math answer is correct.
   analyze        lengths, balance, leaks and trivial baselines of a source
   ensemble       one prediction out of several, and what it gained
   rank           solve rate when the verifier picks among several solutions
+  export         a phase's adapter, or the merged model, for use without this package
+  report         one page about a run: settings, curves, metrics, worst mistakes
   verify-resume  train a few steps twice, once killed and resumed, and compare bit for bit
 
   python -m mv_lightning COMMAND --help explains every option of a command."""
@@ -103,6 +105,7 @@ def _run_lightning(words: list[str]) -> None:
 
     from mv_lightning.metrics.calibration import Calibration
     from mv_lightning.model.adapters import WEIGHTS
+    from mv_lightning.model.base import PRECISION
     from mv_lightning.training.callbacks import BestAdapter, PhaseLogger, PhaseProgress, Vitals
     from mv_lightning.training.checkpoint import AtomicCheckpointIO, ResumeCheckpoint
     from mv_lightning.training.datamodule import VerdictDataModule
@@ -218,7 +221,7 @@ def _run_lightning(words: list[str]) -> None:
         trainer_defaults={
             "accelerator": "gpu",
             "devices": 1,
-            "precision": "bf16-mixed",
+            "precision": PRECISION,
             "accumulate_grad_batches": 4,
             "max_epochs": 1,
             "gradient_clip_val": 1.0,

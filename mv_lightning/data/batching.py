@@ -15,6 +15,9 @@ from torch.utils.data import Dataset, Sampler
 
 from mv_lightning.schema import UNLABELLED, Batch, EncodedRows, Packing
 
+EVAL_TOKENS = 8192
+"""Most tokens of a batch in a pass without gradients, unless told otherwise."""
+
 
 @dataclass(frozen=True)
 class Pick:

@@ -12,7 +12,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,8 @@ _EXACT_FLOAT = 2.0**53  # from here on a double no longer holds every integer
 
 Pick = Callable[[Sequence[str]], list[str]]
 """The names of all columns of a file -> those to read; raises where one is missing."""
+Rows = Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Any]]
+"""Dicts (a list of them, a `datasets.Dataset`), or a table by column (a dict of lists, a DataFrame)."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,38 @@ def load_source(source: str, split: str = "train", labelled: bool | None = True)
             "empty_solutions": int(np.count_nonzero(_blank(table["solution"]))),
         },
     )
+
+
+def text_columns(rows: Rows) -> dict[str, Sequence[str]]:
+    """Return the texts of rows that a program holds, checked as those of a source are.
+
+    Args:
+        rows: N rows. Other columns than the three texts are left alone.
+
+    Returns:
+        `question`, `answer` and `solution`, N texts each.
+
+    Raises:
+        ValueError: A column is missing, or rows break the schema.
+    """
+    import pyarrow as pa
+
+    where = "the rows"
+    if hasattr(rows, "keys"):
+        by_column: Any = rows
+        _pick(list(by_column.keys()), where, labelled=False)
+        columns = {name: list(by_column[name]) for name in TEXT_COLUMNS}
+    else:
+        records: list[Any] = list(rows)
+        for number, record in enumerate(records):
+            _pick(list(record), f"{where}: number {number}", labelled=False)
+        columns = {name: [record[name] for record in records] for name in TEXT_COLUMNS}
+    try:
+        table = pa.table(columns)
+    except (pa.ArrowException, ValueError, TypeError) as reason:
+        raise ValueError(f"{where}: {reason}. Needed are texts of the same type and number in each column.") from reason
+    texts, _ = _texts(table, where, None)
+    return {name: texts[name].to_pylist() for name in TEXT_COLUMNS}
 
 
 def question_groups(table: datasets.Dataset) -> np.ndarray:

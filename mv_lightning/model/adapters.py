@@ -187,6 +187,61 @@ def load(model: PeftModel, folder: Path) -> None:
     set_peft_model_state_dict(model, weights)
 
 
+def merged_weights(model: PeftModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return the base's weights with the adapter's products added, under the base's own names, on the CPU.
+
+    The sum is taken in fp32 and rounded once, if the base was loaded in fp32. Merging in PEFT would round the sum of a
+    quantised layer to 4 bits again.
+
+    Args:
+        model: The adapted model.
+        dtype: Of the result.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    base = model.get_base_model()
+    weights = {
+        name.replace(".base_layer.", "."): parameter.detach()
+        for name, parameter in base.named_parameters(remove_duplicate=False)
+        if ".lora_" not in name
+    }
+    merged = {name: weight.to("cpu", dtype) for name, weight in weights.items() if weight.is_floating_point()}
+    for name, layer in base.named_modules():
+        if isinstance(layer, LoraLayer):
+            weight = layer.get_base_layer().weight
+            if hasattr(weight, "quant_state"):
+                from mv_lightning.model.linear import dequantised
+
+                weight = dequantised(weight, torch.float32)
+            with torch.no_grad():
+                total = weight.float() + layer.get_delta_weight("default").float()
+            merged[f"{name}.weight"] = total.to("cpu", dtype)
+    return merged
+
+
+def refuse_other(card: dict[str, Any], here: dict[str, Any], where: str) -> None:
+    """Compare what an adapter was trained on, and how it was asked, with what it meets here.
+
+    Args:
+        card: Of the adapter, see `read_card`.
+        here: The same entries, or some of them, of what is loaded.
+        where: The adapter, for the message.
+
+    Raises:
+        ValueError: A fingerprint differs.
+    """
+    for what, mend in (
+        ("base", "model.base.name (in Python: base)"),
+        ("tokenizer", "model.base.name (in Python: base)"),
+        ("prompt", "data.prompt"),
+    ):
+        if what in here and card[what]["fingerprint"] != here[what]["fingerprint"]:
+            raise ValueError(
+                f"{where} belongs to another {what}: {card[what]['name']!r} ({card[what]['fingerprint']}) there, "
+                f"{here[what]['name']!r} ({here[what]['fingerprint']}) here; set {mend} as it was"
+            )
+
+
 def check_keys(found: set[str], wanted: set[str], where: str) -> None:
     """Compare the names of saved weights with those of the model.
 

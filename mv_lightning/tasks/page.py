@@ -1,4 +1,4 @@
-"""Reports as a Markdown file and as one self-contained HTML file, from the same blocks."""
+"""Pages as Markdown and as one self-contained HTML file, from the same blocks; every text is escaped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; } h2 { font-
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid #8885; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font: .9rem/1.5 ui-monospace, monospace; background: #8881;
+  padding: .6rem .8rem; border-radius: 6px; margin: .3rem 0 1rem; }
+details { margin: .5rem 0; border-left: 3px solid #8885; padding-left: .8rem; } details p { margin: .3rem 0; }
+summary { cursor: pointer; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: .4rem; box-sizing: border-box; }
+@media (min-width: 44rem) { details p:has(img) { display: inline-block; width: 49%; vertical-align: top; } }
 """.strip()
 
 
@@ -69,11 +74,48 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Section:
-    """A heading and what stands below it; a string is a paragraph."""
+class Code:
+    """Text that keeps its lines: code, or the words of others."""
+
+    text: str
+    language: str = ""
+
+    def markdown(self) -> str:
+        """Return it as a fenced block."""
+        return f"```{self.language}\n{self.text.rstrip()}\n```"
+
+    def html(self) -> str:
+        """Return an element that wraps long lines."""
+        return f"<pre>{html.escape(self.text.rstrip())}</pre>"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Blocks that are shown when their title is clicked."""
 
     title: str
-    blocks: Sequence[str | Table | Picture]
+    blocks: Sequence[Block]
+
+    def markdown(self) -> str:
+        """Return title and blocks, unfolded: Markdown has no more."""
+        return "\n\n".join([f"**{self.title}**", *map(_markdown, self.blocks)])
+
+    def html(self) -> str:
+        """Return an element that needs no script."""
+        blocks = "\n".join(map(_html, self.blocks))
+        return f"<details><summary>{html.escape(self.title)}</summary>\n{blocks}\n</details>"
+
+
+Block = str | Table | Picture | Code | Folded
+"""A string is a paragraph."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    blocks: Sequence[Block]
 
 
 def write_report(folder: Path, title: str, sections: Sequence[Section]) -> None:
@@ -84,19 +126,45 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> None:
         title: Heading of the whole.
         sections: In order.
     """
-    markdown, page = [f"# {title}"], [f"<h1>{html.escape(title)}</h1>"]
+    for name, page in (("report.md", markdown_page(title, sections)), ("report.html", html_page(title, sections))):
+        with atomic_file(folder / name) as draft:
+            draft.write_text(page, encoding="utf-8")
+
+
+def markdown_page(title: str, sections: Sequence[Section]) -> str:
+    """Return a page of Markdown.
+
+    Args:
+        title: Heading of the whole.
+        sections: In order; their pictures lie beside the page.
+    """
+    parts = [f"# {title}"]
     for section in sections:
-        markdown.append(f"## {section.title}")
-        page.append(f"<h2>{html.escape(section.title)}</h2>")
-        for block in section.blocks:
-            markdown.append(block if isinstance(block, str) else block.markdown())
-            page.append(f"<p>{html.escape(block)}</p>" if isinstance(block, str) else block.html())
-    with atomic_file(folder / "report.md") as draft:
-        draft.write_text("\n\n".join(markdown) + "\n", encoding="utf-8")
+        parts += [f"## {section.title}", *map(_markdown, section.blocks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def html_page(title: str, sections: Sequence[Section]) -> str:
+    """Return a page of HTML that holds its style and its pictures.
+
+    Args:
+        title: Heading of the whole.
+        sections: In order.
+    """
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    for section in sections:
+        parts += [f"<h2>{html.escape(section.title)}</h2>", *map(_html, section.blocks)]
     head = (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n"
     )
-    with atomic_file(folder / "report.html") as draft:
-        draft.write_text(head + "\n".join(page) + "\n</html>\n", encoding="utf-8")
+    return head + "\n".join(parts) + "\n</html>\n"
+
+
+def _markdown(block: Block) -> str:
+    return block if isinstance(block, str) else block.markdown()
+
+
+def _html(block: Block) -> str:
+    return f"<p>{html.escape(block)}</p>" if isinstance(block, str) else block.html()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from mv_lightning.tasks.page import Table
 
 
 def show_table(run_dir: Path) -> None:
@@ -28,20 +31,12 @@ def results_table(run_dir: Path) -> str:
     phases = [_read(path) for path in sorted(run_dir.glob("phase*/summary.json"))]
     if not phases:
         raise ValueError(f"no finished phase in {run_dir}; fit one first")
-    head = ("", "rows", "steps", "minutes", "peak GB", "val loss", "val acc", "val AUROC")
-    rows = [
-        (
-            f"phase {p['phase']}",
-            f"{p['rows']:,}",
-            f"{p['steps']:,}",
-            f"{p['minutes']:.1f}",
-            f"{p['peak_memory_gb']:.1f}",
-            *("-" if p.get(name) is None else f"{p[name]:.3f}" for name in ("val_loss", "val_acc", "val_auroc")),
-        )
-        for p in phases
+    table = phase_table(phases)
+    widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in (table.head, *table.rows)
     ]
-    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in (head, *rows)]
     lines.insert(1, "-" * len(lines[0]))
     prediction = run_dir / "prediction.json"
     if prediction.exists():
@@ -55,6 +50,27 @@ def results_table(run_dir: Path) -> str:
     lines.append(f"adapters:    {', '.join(p['adapter'] for p in phases)}")
     lines.append(f"curves:      tensorboard --logdir {run_dir / 'tensorboard'}")
     return "\n".join(lines)
+
+
+def phase_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what each phase reached and cost.
+
+    Args:
+        summaries: `summary.json` of the phases.
+    """
+    head = ("", "rows", "steps", "minutes", "peak GB", "val loss", "val acc", "val AUROC")
+    rows = [
+        (
+            f"phase {p['phase']}",
+            f"{p['rows']:,}",
+            f"{p['steps']:,}",
+            f"{p['minutes']:.1f}",
+            f"{p['peak_memory_gb']:.1f}",
+            *("-" if p.get(name) is None else f"{p[name]:.3f}" for name in ("val_loss", "val_acc", "val_auroc")),
+        )
+        for p in summaries
+    ]
+    return Table(head, rows)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mv_lightning.tasks.finished import curve
 from mv_lightning.training.phase import PhaseFolder
 
 COMPARED = ("state_dict", "optimizer_states", "lr_schedulers", "random", "global_step")
@@ -127,16 +128,10 @@ def logged(folder: PhaseFolder, tag: str) -> dict[str, float]:
         folder: A phase.
         tag: Name of the curve in TensorBoard.
     """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     values: dict[str, float] = {}
-    for file in sorted(folder.logs.glob("events.*")):
-        events = EventAccumulator(str(file))
-        events.Reload()
-        if tag in events.Tags()["scalars"]:
-            for event in events.Scalars(tag):
-                if values.setdefault(str(event.step), event.value) != event.value:
-                    values[f"{event.step} (repeated)"] = event.value
+    for step, value in curve(folder, tag):
+        if values.setdefault(str(step), value) != value:
+            values[f"{step} (repeated)"] = value
     return values
 
 

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from mv_lightning.data.batching import PackedRows, Pick, TrainingOrder, epoch_order, evaluation_picks, training_picks
+from mv_lightning.data.batching import (
+    EVAL_TOKENS,
+    PackedRows,
+    Pick,
+    TrainingOrder,
+    epoch_order,
+    evaluation_picks,
+    training_picks,
+)
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import KIND_COLUMN, Source, load_source
@@ -33,7 +41,7 @@ class VerdictDataModule(pl.LightningDataModule):
         prompt: str = "detailed",
         max_length: int = 2048,
         batch_size: int = 2,
-        eval_tokens: int = 8192,
+        eval_tokens: int = EVAL_TOKENS,
         num_workers: int = 0,
         predict_source: str | None = None,
     ) -> None:

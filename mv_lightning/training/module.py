@@ -100,7 +100,7 @@ class VerdictModule(pl.LightningModule):
             self.adapted = adapters.attach(model, self.lora_settings)
         if card is not None:
             assert self.init_from is not None
-            self._refuse_other(card, f"the adapter in {self.init_from}")
+            adapters.refuse_other(card, self.card(), f"the adapter in {self.init_from}")
             adapters.load(self.adapted, Path(self.init_from))
             self.steps_before = card["steps"]
 
@@ -181,7 +181,7 @@ class VerdictModule(pl.LightningModule):
         Raises:
             ValueError: Another base, rank, prompt, or other weights than the model's adapters.
         """
-        self._refuse_other(checkpoint["card"], "the checkpoint")
+        adapters.refuse_other(checkpoint["card"], self.card(), "the checkpoint")
         wanted = {f"adapted.{name}" for name in adapters.trained_parameters(self._adapted())}
         adapters.check_keys(set(checkpoint["state_dict"]), wanted, "the checkpoint")
         self.steps_before = checkpoint["card"]["steps"] - checkpoint["global_step"]
@@ -190,7 +190,11 @@ class VerdictModule(pl.LightningModule):
         """Return what the adapter was trained on and how it must be asked, as plain values."""
         data = self.trainer.datamodule
         return {
-            "base": {"name": self.base_settings.name, "fingerprint": self._base_fingerprint},
+            "base": {
+                "name": self.base_settings.name,
+                "quantization": self.base_settings.quantization,
+                "fingerprint": self._base_fingerprint,
+            },
             "tokenizer": {"name": self.base_settings.name, "fingerprint": base.tokenizer_fingerprint(self.tokenizer)},
             "lora": dataclasses.asdict(self.lora_settings),
             "prompt": {**dataclasses.asdict(data.prompt), "fingerprint": data.prompt.fingerprint},
@@ -206,19 +210,6 @@ class VerdictModule(pl.LightningModule):
     def _adapted(self) -> PeftModel:
         assert self.adapted is not None
         return self.adapted
-
-    def _refuse_other(self, card: dict[str, Any], where: str) -> None:
-        here = self.card()
-        for what, mend in (
-            ("base", "model.base.name"),
-            ("tokenizer", "model.base.name"),
-            ("prompt", "data.prompt"),
-        ):
-            if card[what]["fingerprint"] != here[what]["fingerprint"]:
-                raise ValueError(
-                    f"{where} belongs to another {what}: {card[what]['name']!r} ({card[what]['fingerprint']}) there, "
-                    f"{here[what]['name']!r} ({here[what]['fingerprint']}) here; set {mend} as it was"
-                )
 
     def _evaluate(self, batch: Batch) -> None:
         hidden_TD = verdict.hidden_states(self.causal_model, batch)

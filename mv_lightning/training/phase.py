@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mv_lightning import __version__
 from mv_lightning.atomic import move_aside, write_json
 
 if TYPE_CHECKING:
+    import torch
     from lightning.pytorch import Trainer
 
     from mv_lightning.training.callbacks import BestAdapter, Vitals
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from mv_lightning.training.module import VerdictModule
 
 LOGS = "tensorboard"
+ADAPTER = "adapter"
 
 FREE_TO_CHANGE = (
     "model.init_from",  # a resumed phase has its weights already
@@ -90,7 +96,7 @@ class PhaseFolder:
     @property
     def adapter(self) -> Path:
         """The PEFT folder that the finished phase leaves."""
-        return self.path / "adapter"
+        return self.path / ADAPTER
 
     @property
     def best(self) -> Path:
@@ -117,6 +123,28 @@ class PhaseFolder:
         for folder in (self.path, self.logs):
             if folder.exists():
                 print(f"{folder} was moved to {move_aside(folder)}")
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Return what a phase runs on: the machine, and the versions that its result may depend on.
+
+    Args:
+        device: Where the model is.
+    """
+    import torch
+
+    versions = {name: version(name) for name in ("torch", "lightning", "transformers", "peft", "datasets")}
+    with suppress(PackageNotFoundError):  # without it, unquantised models can be trained
+        versions["bitsandbytes"] = version("bitsandbytes")
+    gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "mv_lightning": __version__,
+        **versions,
+        **({"cuda": str(torch.version.cuda)} if gpu else {}),
+    }
 
 
 def deciding_settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,6 +238,7 @@ def _finish(
         "validation_rows": len(val),
         "best_step": best.step,
         "adapter": str(folder.adapter),
+        "environment": environment(module.device),
     }
     if module.evaluation is not None:
         found = assess(module.evaluation, val, datamodule.kinds["val"])
