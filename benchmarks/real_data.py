@@ -3,8 +3,9 @@
     python -m benchmarks.real_data [--folder ../shared/data]
 
 Questions repeat within the sets, so rows are grouped by question: no test question was trained on. The phases are
-balanced, the test fifth keeps the mix of the source. Runs the commands that a user would type, goes on where it was
-interrupted, and writes `benchmarks/results/real_data.json`.
+balanced, the test fifth keeps the mix of the source. On GSM8K, with four solutions a question, the verifier also picks
+among them. Runs the commands that a user would type, goes on where it was interrupted, and writes
+`benchmarks/results/real_data.json`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.splits import machine
-from mv_lightning.atomic import write_json
+from mv_lightning.atomic import atomic_file, write_json
+from mv_lightning.data.sources import load_source
+from mv_lightning.data.splits import read_manifest
+from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "real_data.json"
@@ -35,11 +39,13 @@ class Trial:
     test_rows: int
     """A fifth of the set."""
     max_length: int
+    rank: bool
+    """Pick among the solutions of a question too."""
 
 
 TRIALS = {
-    "GSM8K": Trial("gsm8k_solutions/labelled.jsonl", rows=400, test_rows=742, max_length=2048),
-    "MathCoder": Trial("mathcoder_solutions/labelled.parquet", rows=240, test_rows=1254, max_length=512),
+    "GSM8K": Trial("gsm8k_solutions/labelled.jsonl", rows=400, test_rows=742, max_length=2048, rank=True),
+    "MathCoder": Trial("mathcoder_solutions/labelled.parquet", rows=160, test_rows=1254, max_length=384, rank=False),
 }
 
 
@@ -58,11 +64,18 @@ def run(name: str, trial: Trial, folder: Path) -> dict[str, Any]:
         *("--data.splits.group_by_question", "true", "--data.splits.balance_test", "false"),
         *("--data.max_length", str(trial.max_length), "--run.eval_every", "1000"),
     ]
-    phase3 = [*("--config", "configs/phase3.yaml"), *options]
-    for words in (["phases", "--skip-predict", *options], ["test", *phase3]):
-        subprocess.run([sys.executable, "-m", "mv_lightning", *words], cwd=ROOT, check=True)
+    metrics = run_dir / "phase3" / "metrics.json"
+    _command("phases", "--skip-predict", *options)
+    if "test" not in json.loads(metrics.read_text(encoding="utf-8")):
+        _command("test", "--config", "configs/phase3.yaml", *options)
+    ranking = None
+    if trial.rank:
+        held_out = _write_held_out(run_dir, folder / trial.file)
+        _command("predict", "--config", "configs/predict.yaml", *options, "--data.predict_source", held_out)
+        _command("rank", str(run_dir / "probabilities.csv"), "--source", held_out)
+        ranking = json.loads((run_dir / "ranking.json").read_text(encoding="utf-8"))
     phases = [json.loads((run_dir / f"phase{n}" / "summary.json").read_text(encoding="utf-8")) for n in (1, 2, 3)]
-    test = json.loads((run_dir / "phase3" / "metrics.json").read_text(encoding="utf-8"))["test"]
+    test = json.loads(metrics.read_text(encoding="utf-8"))["test"]
     return {
         "settings": vars(trial),
         "train_rows": sum(phase["rows"] for phase in phases),
@@ -73,7 +86,25 @@ def run(name: str, trial: Trial, folder: Path) -> dict[str, Any]:
         "majority_accuracy": max(test["true_rows"], test["rows"] - test["true_rows"]) / test["rows"],
         "test": {name: test["metrics"][name] for name in ("accuracy", "balanced_accuracy", "auroc", "log_loss")},
         "test_by": test["by"],
+        "ranking": ranking,
     }
+
+
+def _command(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "mv_lightning", *words], cwd=ROOT, check=True)
+
+
+def _write_held_out(run_dir: Path, file: Path) -> str:
+    """The test fifth as a file of its own."""
+    _, splits = read_manifest(run_dir / "phase3" / "manifest.json")
+    held_out = run_dir / "held_out.jsonl"
+    source = load_source(str(file))
+    assert source.labels_N is not None
+    with atomic_file(held_out) as draft, draft.open("w", encoding="utf-8") as lines:
+        for row in sorted(splits.test.tolist()):
+            values = {name: source.table[row][name] for name in TEXT_COLUMNS}
+            lines.write(json.dumps({**values, LABEL_COLUMN: bool(source.labels_N[row])}) + "\n")
+    return str(held_out)
 
 
 def table(results: dict[str, Any]) -> str:
