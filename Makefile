@@ -23,8 +23,9 @@ check: $(VENV)/.installed
 	$(VENV)/bin/mypy mv_lightning benchmarks
 	$(VENV)/bin/lint-imports
 
+# Two processes of one thread each: two of two threads slow each other down.
 test: check
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) checkpoints/local

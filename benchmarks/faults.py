@@ -18,6 +18,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -148,36 +149,63 @@ def faults_predict(kills: int, rows: int, seed: int = 3407) -> dict[str, Any]:
         }
 
 
-def fit_with_kills(words: list[str], folder: PhaseFolder, moments: list[float]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Moment:
+    """When to kill a fit."""
+
+    checkpoints: int
+    """After so many new checkpoints..."""
+    seconds: float
+    """... and so long after that."""
+    writing: bool
+    """Or, from then on, as soon as a checkpoint is half written."""
+
+
+def fit_with_kills(words: list[str], folder: PhaseFolder, moments: list[Moment]) -> list[dict[str, Any]]:
     """Fit a phase, killed at the next moment each time, until it is finished.
 
     Args:
         words: A fit command of that phase.
         folder: Where it lives.
-        moments: Seconds after training went on (its log tells) at which to kill.
+        moments: One for each kill.
 
     Returns:
-        For each kill that met a living process: the newest checkpoint's `step` then, and `writing`, whether a file or
-        folder was half written.
+        For each kill that met a living process: the newest checkpoint's `step` then, and `writing`, whether another
+        was half written.
     """
     log = folder.path.with_suffix(".txt")
     kills: list[dict[str, Any]] = []
     for moment in moments:
-        starts = _starts(log)
-        begun: list[float] = []
-
-        def due(starts: int = starts, begun: list[float] = begun, moment: float = moment) -> bool:
-            if not begun and _starts(log) > starts:
-                begun.append(time.monotonic())
-            return bool(begun) and time.monotonic() - begun[0] >= moment
-
-        if not run(words, log, due):
+        if not run(words, log, _due(moment, folder, log)):
             return kills
-        newest = next(iter(checkpoints(folder.checkpoints)), None)
-        drafts = [path for path in folder.path.rglob(".*.tmp")]
-        kills.append({"step": int(newest.stem.removeprefix("step-")) if newest else 0, "writing": bool(drafts)})
+        kills.append({"step": _newest_step(folder), "writing": bool(_drafts(folder))})
     run(words, log)
     return kills
+
+
+def _due(moment: Moment, folder: PhaseFolder, log: Path) -> Callable[[], bool]:
+    """Whether the moment has come; asked from before the process starts."""
+    before, starts = _newest_step(folder), _starts(log)
+    ready: list[float] = []
+
+    def due() -> bool:
+        new = sum(int(path.stem.removeprefix("step-")) > before for path in checkpoints(folder.checkpoints))
+        if not ready and _starts(log) > starts and new >= moment.checkpoints:
+            ready.append(time.monotonic())
+        if moment.writing:
+            return bool(ready) and bool(_drafts(folder))
+        return bool(ready) and time.monotonic() - ready[0] >= moment.seconds
+
+    return due
+
+
+def _newest_step(folder: PhaseFolder) -> int:
+    newest = next(iter(checkpoints(folder.checkpoints)), None)
+    return int(newest.stem.removeprefix("step-")) if newest else 0
+
+
+def _drafts(folder: PhaseFolder) -> list[Path]:
+    return list(folder.checkpoints.glob(".*.tmp"))
 
 
 def _starts(log: Path) -> int:
@@ -208,7 +236,7 @@ def faults_train(kills: int, seed: int = 3407) -> dict[str, Any]:
                 [
                     *("fit", "--config", str(CONFIGS / f"phase{phase}.yaml"), *tiny_options(base, folder.run)),
                     *("--data.source", "sample:800", "--data.splits.rows", "240", "--trainer.max_steps", "40"),
-                    *("--run.save_every", "3", "--run.eval_every", "5", "--model.lora.dropout", "0.1"),
+                    *("--run.save_every", "2", "--run.eval_every", "5", "--model.lora.dropout", "0.1"),
                 ]
                 for folder in folders
             ]
@@ -216,7 +244,7 @@ def faults_train(kills: int, seed: int = 3407) -> dict[str, Any]:
                 folder.run.mkdir(exist_ok=True)
             run(commands[0], folders[0].path.with_suffix(".txt"))
             share = kills // 3 + (phase <= kills % 3)
-            moments = [rng.uniform(0, 0.6) for _ in range(share)]
+            moments = [Moment(rng.randrange(2), rng.uniform(0, 1), writing=i % 4 == 0) for i in range(share)]
             seen.append(fit_with_kills(commands[1], folders[1], moments))
             found = compare_phases(*folders)
             adapters = [(folder.adapter / WEIGHTS).read_bytes() for folder in folders]

@@ -90,7 +90,7 @@ def test_tensorboard_has_one_step_axis(finished: Path) -> None:
         tags = set(events.Tags()["scalars"])
         assert tags >= {
             "train/loss", "train/acc", "train/lr", "train/grad_norm", "val/loss", "val/acc", "val/auroc",
-            "speed/rows_per_s", "speed/tokens_per_s", "memory/peak_gb",
+            "speed/rows_per_s", "speed/tokens_per_s", "speed/tflops", "memory/peak_gb",
         }  # fmt: skip
         axis.append([event.step for event in events.Scalars("train/loss")])
     assert axis == [list(range(0, 6)), list(range(6, 12)), list(range(12, 18))]

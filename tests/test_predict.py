@@ -16,6 +16,7 @@ import torch
 from benchmarks.faults import batches_done, predict_with_kills, run
 from mv_lightning.atomic import Journal
 from mv_lightning.cli import main
+from mv_lightning.training.checkpoint import checkpoints
 from mv_lightning.training.predictions import PART, PROBABILITIES, SUBMISSION
 from tests.conftest import ROOT
 from tests.tiny import tiny_options
@@ -154,6 +155,43 @@ def test_another_adapter_does_not_go_on(words, trained: Path, half: Path, capsys
     save_file({name: weight + 0.01 for name, weight in weights.items()}, half / "other" / "adapter_model.safetensors")
     main(words(half, "--model.init_from", str(half / "other")))
     assert "made with another adapter (" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_another_adapter(words, trained: Path, half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    newest = checkpoints(trained / "phase1" / "checkpoints")[0]
+    main(words(half, "--ckpt_path", str(newest)))
+    assert "made with another adapter (" in capsys.readouterr().out and (half / SUBMISSION).exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"is_corect": ["True", "False"]}, "no labels in `is_correct`, so predict will not tell an accuracy"),
+        ({"is_correct": ["", ""]}, "no labels in `is_correct`, so predict will not tell an accuracy"),
+        ({"is_correct": ["True", "True"]}, "the same label in every row in `is_correct`, so predict will not"),
+        ({"is_correct": ["True", "False"]}, "2 rows predicted, accuracy "),
+        ({"is_correct": ["True", "maybe"]}, "`is_correct` is not a label ('maybe') in 1 rows: 1"),
+        ({"is_correct": ["True", ""]}, "`is_correct` is not a label ('') in 1 rows: 1"),
+    ],
+    ids=str,
+)
+def test_an_accuracy_is_told_or_it_is_said_why_not(
+    labels: dict[str, list[str]], message: str, words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "rows.csv").open("w") as file:
+        table = csv.writer(file)
+        table.writerow(["question", "answer", "solution", *labels])
+        table.writerows(["1 + 1?", str(i), "s", label] for i, label in enumerate(*labels.values()))
+    command = words(tmp_path / "run", "--data.predict_source", str(tmp_path / "rows.csv"))
+    if "not a label" in message:
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        assert end.value.code == 2 and not (tmp_path / "run" / SUBMISSION).exists()
+        assert message in capsys.readouterr().err
+    else:
+        main(command)
+        printed = capsys.readouterr().out
+        assert message in printed and ("accuracy 0" in printed or "accuracy 1" in printed) == ("predicted, " in message)
 
 
 def test_other_batches_may_follow(words, straight: Path, half: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mv_lightning.atomic import atomic_file
-from mv_lightning.metrics.scores import Scores, checked, roc, score
+from mv_lightning.metrics.scores import Scores, checked, metric_values, roc
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +114,7 @@ def reliability(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Figure:
     filled = count > 0
     predicted = np.bincount(bins_N, probabilities_N, RELIABILITY_BINS)[filled] / count[filled]
     observed = np.bincount(bins_N, labels_N, RELIABILITY_BINS)[filled] / count[filled]
-    ece = score(labels_N, log_odds_N, resamples=1).values["ece"]
+    ece = metric_values(labels_N, log_odds_N)["ece"]
     with _style():
         from matplotlib.figure import Figure
 

@@ -99,6 +99,24 @@ def score(
     )
 
 
+def metric_values(labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0) -> dict[str, float]:
+    """Compute all metrics without intervals, for a look while a run goes on.
+
+    Args:
+        labels_N: As for `score`.
+        log_odds_N: As for `score`.
+        threshold: As for `score`.
+
+    Returns:
+        See `Scores.values`.
+
+    Raises:
+        ValueError: As for `score`.
+    """
+    labels_N, log_odds_N = checked(labels_N, log_odds_N)
+    return _values(labels_N, log_odds_N > threshold, log_odds_N)
+
+
 def by(values_N: np.ndarray, labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0) -> dict[str, Scores]:
     """Score every slice of the rows: those that share a value.
 
@@ -331,8 +349,9 @@ def _resamples(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _interval(drawn_R: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of the resamples in which the metric is defined."""
-    low, high = np.quantile(drawn_R[~np.isnan(drawn_R)], INTERVAL)
+    """The middle 95 % of the resamples in which the metric is defined; nan where that is none."""
+    defined = drawn_R[~np.isnan(drawn_R)]
+    low, high = np.quantile(defined, INTERVAL) if len(defined) else (math.nan,) * 2
     return float(low), float(high)
 
 

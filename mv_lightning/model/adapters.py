@@ -88,6 +88,22 @@ def trained_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def flops_per_token(model: PeftModel) -> int:
+    """Return the floating-point operations that training needs for a token, attention's scores left out.
+
+    Two a weight of a projection forward, two for the gradient of its input; its own gradient is not taken. Six a
+    weight of an adapter, whose gradient is. Recomputing activations is work too, but not work that is needed.
+
+    Args:
+        model: The adapted model.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
+    return 4 * sum(layer.in_features * layer.out_features for layer in layers) + 6 * trained
+
+
 def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, card: dict[str, Any], folder: Path) -> None:
     """Write the adapter as a PEFT folder, whole or not at all.
 

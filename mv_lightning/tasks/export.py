@@ -16,7 +16,7 @@ import numpy as np
 from mv_lightning.atomic import atomic_folder, write_json
 from mv_lightning.data.sources import load_source
 from mv_lightning.metrics.calibration import Calibration
-from mv_lightning.metrics.scores import score
+from mv_lightning.metrics.scores import metric_values
 from mv_lightning.model.adapters import CARD
 from mv_lightning.schema import EncodedRows
 from mv_lightning.tasks.finished import (
@@ -172,7 +172,7 @@ def compare(
         "auroc": None,
     }
     if labels_N is not None and len(np.unique(labels_N)) == 2:
-        before, after = (score(labels_N, odds_N, resamples=1).values["auroc"] for odds_N in (before_N, after_N))
+        before, after = (metric_values(labels_N, odds_N)["auroc"] for odds_N in (before_N, after_N))
         found["auroc"] = {"before": before, "after": after, "change": after - before}
     return found
 

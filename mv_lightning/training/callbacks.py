@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from mv_lightning.model.adapters import flops_per_token
 from mv_lightning.schema import Batch
 from mv_lightning.training.evaluation import keep_calibration
 
@@ -21,6 +22,16 @@ def peak_memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+PEAK_TFLOPS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "L4": 121, "T4": 65}
+"""Dense 16-bit matrix products by part of a card's name, in 10^12 operations a second (NVIDIA's data sheets)."""
+
+
+def peak_tflops(device: torch.device) -> float | None:
+    """Return what the card could do at most; None on a CPU or an unknown card."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
 
 
 class PhaseLogger(TensorBoardLogger):
@@ -108,11 +119,21 @@ class Vitals(pl.Callback):
         self._step_start = 0.0
         self._step_rows = 0
         self._step_tokens = 0
+        self._step_packed = 0
+        self._flops_per_token = 0
+        self._peak_tflops: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         align_steps(trainer, pl_module)
         self._since = time.perf_counter()
+        self._flops_per_token, self._peak_tflops = flops_per_token(pl_module.adapted), peak_tflops(pl_module.device)
+        if trainer.is_global_zero:
+            known = f", speed/mfu their share of {self._peak_tflops} a second and card" if self._peak_tflops else ""
+            print(
+                f"speed/tflops counts {self._flops_per_token / 1e9:.2f} GFLOP a packed token: 4 a weight of a "
+                f"projection and 6 a weight of an adapter{known}"
+            )
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -128,23 +149,27 @@ class Vitals(pl.Callback):
         if batch.rows_B[0] >= 0:  # else it stands in for rows that another process has
             self._step_rows += len(batch.packing.lengths)
             self._step_tokens += batch.tokens
+            self._step_packed += len(batch.ids_T)
         if trainer.fit_loop._should_accumulate():
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         elapsed = time.perf_counter() - self._step_start
-        counts = torch.tensor([self._step_rows, self._step_tokens], device=pl_module.device)
-        rows, tokens = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        pl_module.log_dict(
-            {
-                "speed/rows_per_s": rows / elapsed,
-                "speed/tokens_per_s": tokens / elapsed,
-                "memory/peak_gb": peak_memory_gb(pl_module.device),
-            }
-        )
+        counts = torch.tensor([self._step_rows, self._step_tokens, self._step_packed], device=pl_module.device)
+        rows, tokens, packed = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        tflops = packed * self._flops_per_token / elapsed / 1e12
+        values = {
+            "speed/rows_per_s": rows / elapsed,
+            "speed/tokens_per_s": tokens / elapsed,
+            "speed/tflops": tflops,
+            "memory/peak_gb": peak_memory_gb(pl_module.device),
+        }
+        if self._peak_tflops:
+            values["speed/mfu"] = tflops / self._peak_tflops / trainer.world_size
+        pl_module.log_dict(values)
         self.rows += rows
         self.tokens += tokens
-        self._step_rows = self._step_tokens = 0
+        self._step_rows = self._step_tokens = self._step_packed = 0
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mv_lightning.data.encoding import verdict_token_ids
-from mv_lightning.metrics.scores import score
+from mv_lightning.metrics.scores import metric_values, one_sided
 from mv_lightning.model import adapters, base, optim, verdict
 from mv_lightning.schema import UNLABELLED, Batch, Evaluation
 
@@ -230,11 +230,11 @@ class VerdictModule(pl.LightningModule):
         rows_N, labels_N, odds_N, losses_N = columns_4N[:, columns_4N[0].argsort()]
         self.evaluation = Evaluation(rows_N.astype(np.int64), labels_N == 1, odds_N, losses_N)
         self.evaluated_step = self.trainer.global_step
-        scores = score(self.evaluation.labels_N, odds_N, resamples=1)
-        values = {"loss": losses_N.mean(), "acc": scores.values["accuracy"], **scores.values}
-        del values["accuracy"]
-        if scores.alarm and not self.trainer.sanity_checking and self.trainer.is_global_zero:
-            print(f"\nwarning: {scores.alarm}")
+        scores = metric_values(self.evaluation.labels_N, odds_N)
+        values = {"loss": losses_N.mean(), "acc": scores.pop("accuracy"), **scores}
+        alarm = one_sided(odds_N > 0)
+        if alarm and not self.trainer.sanity_checking and self.trainer.is_global_zero:
+            print(f"\nwarning: {alarm}")
         for name, value in values.items():
             shown = name in ("loss", "acc", "auroc")
             # A logger has the curve of the training; the commands that evaluate leave files.

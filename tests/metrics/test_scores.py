@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mv_lightning.metrics import scores
-from mv_lightning.metrics.scores import by, mean_interval, score, upper_quantile
+from mv_lightning.metrics.scores import by, mean_interval, metric_values, score, upper_quantile
 
 
 def rows(many: int, seed: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -157,3 +157,12 @@ def test_mistaken_arrays_are_refused() -> None:
         score(np.array([True, False]), np.array([1.0]))
     with pytest.raises(ValueError, match="1 rows are not finite, the first is row 1"):
         score(np.array([True, False]), np.array([1.0, np.nan]))
+
+
+def test_a_metric_that_no_resample_defines_has_no_interval() -> None:
+    """One True row among many: a single resample may well miss it."""
+    labels_N = np.arange(40) == 0
+    found = [score(labels_N, np.linspace(1, -1, 40), resamples=1, seed=seed) for seed in range(5)]
+    assert all(one.values["auroc"] == pytest.approx(1) for one in found)
+    assert any(math.isnan(one.intervals["auroc"][0]) for one in found)
+    np.testing.assert_equal(metric_values(labels_N, np.linspace(1, -1, 40)), found[0].values)
