@@ -7,8 +7,6 @@ import itertools
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -19,7 +17,7 @@ from safetensors.torch import load_file
 from mv_lightning.cli import configuration, main
 from mv_lightning.training.module import VerdictModule
 from tests.conftest import ROOT
-from tests.tiny import tiny_options
+from tests.tiny import run_command, tiny_options
 
 CONFIGS = ROOT / "configs"
 PHASES = sorted(CONFIGS.glob("phase*.yaml"))
@@ -34,15 +32,8 @@ def adapter(run: Path, phase: int) -> dict[str, torch.Tensor]:
 def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run in fresh processes: three chained phases and the prediction."""
     run = tmp_path_factory.mktemp("run")
-    done = subprocess.run(
-        [sys.executable, "-m", "mv_lightning", "phases", *tiny_options(tiny_folder, run)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (run / "stdout.txt").write_text(done.stdout)
+    printed = run_command("phases", *tiny_options(tiny_folder, run))
+    (run / "stdout.txt").write_text(printed)
     return run
 
 

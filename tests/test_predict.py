@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,7 @@ from mv_lightning.cli import main
 from mv_lightning.training.checkpoint import checkpoints
 from mv_lightning.training.predictions import PART, PROBABILITIES, SUBMISSION
 from tests.conftest import ROOT
-from tests.tiny import tiny_options
+from tests.tiny import run_command, tiny_options
 
 ROWS = 80
 FILES = (SUBMISSION, PROBABILITIES)
@@ -205,16 +202,8 @@ def test_other_batches_may_follow(words, straight: Path, half: Path) -> None:
 
 def test_two_processes_leave_the_file_of_one(words, straight: Path, tmp_path: Path) -> None:
     command = words(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp")
-    done = subprocess.run(
-        [sys.executable, "-m", "mv_lightning", *command],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("rows predicted") == 1
+    printed = run_command(*command)
+    assert printed.count("rows predicted") == 1
     assert same(straight, tmp_path)
     assert not list(tmp_path.glob(PART.format("*")))
 

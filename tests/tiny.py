@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -61,3 +64,21 @@ def tiny_options(base: Path, run: Path) -> list[str]:
         f"--trainer.accelerator cpu --trainer.accumulate_grad_batches 2 --trainer.enable_progress_bar false "
         f"--trainer.enable_model_summary false --run.dir {run} --run.eval_every 2 --run.save_every 2"
     )
+
+
+def run_command(*words: str) -> str:
+    """Run a command of mv_lightning in a fresh process of one thread, and return what it prints.
+
+    Args:
+        words: The command and its options.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "mv_lightning", *words],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ from mv_lightning.tasks.verify_resume import compare_phases
 from mv_lightning.training.checkpoint import checkpoints
 from mv_lightning.training.phase import PhaseFolder
 from tests.conftest import ROOT
-from tests.tiny import tiny_options
+from tests.tiny import run_command, tiny_options
 
 
 def test_a_sound_run(tiny_folder: Path, tmp_path: Path) -> None:
@@ -23,17 +20,9 @@ def test_a_sound_run(tiny_folder: Path, tmp_path: Path) -> None:
         *("verify-resume", "--steps", "5", "--kills", "2", "--folder", str(tmp_path / "both")),
         *("--config", "configs/phase1.yaml", *tiny_options(tiny_folder, tmp_path / "unused")),
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "mv_lightning", *words],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("killed after step") == 2
-    assert "the resumed run equals the undisturbed one, bit for bit" in done.stdout
+    printed = run_command(*words)
+    assert printed.count("killed after step") == 2
+    assert "the resumed run equals the undisturbed one, bit for bit" in printed
     assert not (tmp_path / "unused").exists()
     straight, killed = (PhaseFolder(tmp_path / "both" / name, 1) for name in ("straight", "killed"))
     assert not any(compare_phases(straight, killed).values())

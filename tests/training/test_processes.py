@@ -17,21 +17,13 @@ from safetensors.torch import load_file
 from mv_lightning.tasks.verify_resume import compare_phases, logged
 from mv_lightning.training.phase import PhaseFolder
 from tests.conftest import ROOT
-from tests.tiny import tiny_options
+from tests.tiny import run_command, tiny_options
 
 
 def fit(base: Path, run: Path, *options: str) -> PhaseFolder:
     words = ["fit", "--config", "configs/phase1.yaml", *tiny_options(base, run), *options]
-    done = subprocess.run(
-        [sys.executable, "-m", "mv_lightning", *words],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("phase1: ") == 1, done.stdout
+    printed = run_command(*words)
+    assert printed.count("phase1: ") == 1, printed
     return PhaseFolder(run, 1)
 
 
