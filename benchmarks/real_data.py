@@ -45,7 +45,7 @@ class Trial:
 
 TRIALS = {
     "GSM8K": Trial("gsm8k_solutions/labelled.jsonl", rows=400, test_rows=742, max_length=2048, rank=True),
-    "MathCoder": Trial("mathcoder_solutions/labelled.parquet", rows=160, test_rows=1254, max_length=384, rank=False),
+    "MathCoder": Trial("mathcoder_solutions/labelled.parquet", rows=120, test_rows=1254, max_length=512, rank=False),
 }
 
 
