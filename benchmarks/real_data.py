@@ -68,12 +68,11 @@ def run(name: str, trial: Trial, folder: Path) -> dict[str, Any]:
     _command("phases", "--skip-predict", *options)
     if "test" not in json.loads(metrics.read_text(encoding="utf-8")):
         _command("test", "--config", "configs/phase3.yaml", *options)
-    ranking = None
-    if trial.rank:
+    ranking = run_dir / "ranking.json"
+    if trial.rank and not ranking.is_file():
         held_out = _write_held_out(run_dir, folder / trial.file)
         _command("predict", "--config", "configs/predict.yaml", *options, "--data.predict_source", held_out)
         _command("rank", str(run_dir / "probabilities.csv"), "--source", held_out)
-        ranking = json.loads((run_dir / "ranking.json").read_text(encoding="utf-8"))
     phases = [json.loads((run_dir / f"phase{n}" / "summary.json").read_text(encoding="utf-8")) for n in (1, 2, 3)]
     test = json.loads(metrics.read_text(encoding="utf-8"))["test"]
     return {
@@ -86,7 +85,7 @@ def run(name: str, trial: Trial, folder: Path) -> dict[str, Any]:
         "majority_accuracy": max(test["true_rows"], test["rows"] - test["true_rows"]) / test["rows"],
         "test": {name: test["metrics"][name] for name in ("accuracy", "balanced_accuracy", "auroc", "log_loss")},
         "test_by": test["by"],
-        "ranking": ranking,
+        "ranking": json.loads(ranking.read_text(encoding="utf-8")) if trial.rank else None,
     }
 
 
