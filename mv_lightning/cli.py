@@ -179,7 +179,14 @@ def _run_lightning(words: list[str]) -> None:
                 ]
             if self.subcommand == "predict":
                 adapter = Path(config.model.init_from)
-                calibration = load_calibration(adapter, run.true_share) if run.calibrate else Calibration()
+                generated = config.model.predict_mode == "generate"
+                if generated and run.true_share is not None:
+                    raise ValueError(
+                        f"run.true_share={run.true_share} shifts log-odds, and a generated text tells none; leave it "
+                        "out, or set model.predict_mode=verdict"
+                    )
+                calibrated = run.calibrate and not generated
+                calibration = load_calibration(adapter, run.true_share) if calibrated else Calibration()
                 sample = Path(run.sample_submission) if run.sample_submission else None
                 weights = Path(config.get("ckpt_path") or adapter / WEIGHTS)
                 callbacks.append(PredictionWriter(self.folder.run, weights, calibration, sample))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 import shutil
 from pathlib import Path
@@ -13,8 +14,12 @@ import torch
 from benchmarks.faults import batches_done, predict_with_kills, run
 from mv_lightning.atomic import Journal
 from mv_lightning.cli import main
+from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.model.generate import find_verdict
+from mv_lightning.schema import Batch
 from mv_lightning.training.checkpoint import checkpoints
-from mv_lightning.training.predictions import PART, PROBABILITIES, SUBMISSION
+from mv_lightning.training.module import VerdictModule
+from mv_lightning.training.predictions import PART, PREDICTION_SUMMARY, PROBABILITIES, SUBMISSION
 from tests.conftest import ROOT
 from tests.tiny import run_command, tiny_options
 
@@ -131,6 +136,7 @@ def test_a_kill_after_the_last_batch_leaves_only_the_publishing(words, straight:
         (["--data.predict_source", f"sample:{ROWS + 2}"], "source"),
         (["--data.max_length", "2000"], "max_length"),
         (["--trainer.precision", "32-true"], "precision"),
+        (["--model.predict_mode", "generate", "--data.eval_tokens", "8192"], "predict_mode"),
     ],
 )
 def test_predictions_of_something_else_are_moved_aside(
@@ -240,3 +246,55 @@ def test_a_sample_submission_of_other_rows_stops_before_the_model_is_loaded(
 def test_a_sample_submission_of_the_same_rows_changes_nothing(words, straight: Path, tmp_path: Path) -> None:
     main(words(tmp_path, "--run.sample_submission", str(straight / SUBMISSION)))
     assert same(straight, tmp_path)
+
+
+GENERATE = ("--model.predict_mode", "generate", "--data.predict_source", "sample:20", "--data.eval_tokens", "2048")
+
+
+@pytest.fixture(scope="module")
+def generated(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prediction by generated texts; calibration is asked for, and must not be applied."""
+    folder = tmp_path_factory.mktemp("generated")
+    main(words(folder, *GENERATE, "--run.calibrate", "true"))
+    return folder
+
+
+def test_generated_verdicts_have_every_row_once_and_malformed_ones_are_counted(generated: Path) -> None:
+    with (generated / PROBABILITIES).open() as file, (generated / SUBMISSION).open() as submission:
+        odds = [float(row["log_odds"]) for row in csv.DictReader(file)]
+        verdicts = list(csv.DictReader(submission))
+    assert [int(row["ID"]) for row in verdicts] == list(range(20)) and set(odds) <= {1.0, 0.0, -1.0}
+    assert [row["is_correct"] == "True" for row in verdicts] == [value == 1 for value in odds]
+    told = json.loads((generated / PREDICTION_SUMMARY).read_text())
+    malformed = [row for row, value in enumerate(odds) if value == 0]
+    assert told["predict_mode"] == "generate" and told["calibration"] == Calibration().to_json()
+    assert malformed and told["malformed"]["rows"] == len(malformed)
+    assert told["malformed"]["share"] == len(malformed) / 20
+    assert [one["row"] for one in told["malformed"]["examples"]] == malformed[:5]
+    assert all(one["text"] and find_verdict(one["text"]) is None for one in told["malformed"]["examples"])
+
+
+def test_generated_verdicts_go_on_after_an_interruption(
+    words, generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = VerdictModule.predict_step
+
+    def two_batches(module: VerdictModule, batch: Batch, batch_idx: int) -> object:
+        if batch_idx == 2:
+            raise KeyboardInterrupt
+        return step(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(VerdictModule, "predict_step", two_batches)
+        main(words(tmp_path, *GENERATE))
+    assert batches_done(tmp_path) == 2
+    main(words(tmp_path, *GENERATE))
+    assert "going on" in capsys.readouterr().out and same(generated, tmp_path)
+    one, other = (json.loads((folder / PREDICTION_SUMMARY).read_text()) for folder in (generated, tmp_path))
+    assert one["malformed"] == other["malformed"] and other["rows_before_interruption"] > 0
+
+
+def test_a_generated_verdict_has_no_prior_to_shift(words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words(tmp_path, *GENERATE, "--run.true_share", "0.4"))
+    assert end.value.code == 2 and "a generated text tells none" in capsys.readouterr().err

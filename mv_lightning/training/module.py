@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from mv_lightning.data.encoding import verdict_token_ids
 from mv_lightning.metrics.scores import metric_values, one_sided
-from mv_lightning.model import adapters, base, optim, verdict
+from mv_lightning.model import adapters, base, generate, optim, verdict
 from mv_lightning.schema import UNLABELLED, Batch, Evaluation
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class VerdictModule(pl.LightningModule):
         optim: optim.OptimSettings = optim.OptimSettings(),  # noqa: B008
         prompt_loss_weight: float = 0.0,
         init_from: str | None = None,
+        predict_mode: Literal["verdict", "generate"] = "verdict",
     ) -> None:
         """Keep the settings; weights are loaded in `configure_model`.
 
@@ -42,6 +43,8 @@ class VerdictModule(pl.LightningModule):
                 alone, 1 is plain supervised fine-tuning on every token.
             init_from: Folder of the adapter to start from, `previous` for that of the phase before. Fitting starts
                 from fresh adapters without it; the other commands use the adapter of their own phase.
+            predict_mode: `verdict` reads the log-odds of True from one forward pass. `generate` is the report's way:
+                up to 64 tokens are written and searched for True or False; a text without either counts as False.
         """
         super().__init__()
         if prompt_loss_weight < 0:
@@ -51,6 +54,7 @@ class VerdictModule(pl.LightningModule):
         self.optim_settings = optim
         self.prompt_loss_weight = prompt_loss_weight
         self.init_from = init_from
+        self.predict_mode = predict_mode
         self.adapted: PeftModel | None = None
         self.steps_before = 0
         """Optimizer steps of the phases before this one."""
@@ -163,11 +167,15 @@ class VerdictModule(pl.LightningModule):
         """Log the metrics over all rows and processes."""
         self._log_evaluation("test")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the rows' numbers [B] and log-odds [B]."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Return the rows' numbers [B], log-odds [B], and in the mode `generate` the texts that these stand for."""
+        if self.predict_mode == "generate":
+            new_BW = generate.generate(self.causal_model, batch, self.tokenizer.eos_token_id)
+            texts = self.tokenizer.batch_decode(new_BW, skip_special_tokens=True)
+            return batch.rows_B, generate.verdict_odds(texts).to(self.device), texts
         hidden_TD = verdict.hidden_states(self.causal_model, batch)
         odds_B = verdict.log_odds(hidden_TD, self.causal_model.lm_head, batch, self.verdict_ids)
-        return batch.rows_B, odds_B
+        return batch.rows_B, odds_B, []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the adapters and say what they belong to; the base is never saved."""

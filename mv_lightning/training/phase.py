@@ -29,6 +29,7 @@ FREE_TO_CHANGE = (
     "model.init_from",  # a resumed phase has its weights already
     "model.base.name",  # the module compares the base itself: its folder may have moved
     "model.base.gradient_checkpointing",
+    "model.predict_mode",
     "data.source",  # the data module compares the rows themselves
     "data.prompt",  # and the wording
     "data.predict_source",
@@ -66,7 +67,8 @@ class RunSettings:
     true_share: float | None = None
     """Share of True (0 to 1) expected among the rows to predict, such as 0.4; default: that of the training rows."""
     calibrate: bool = True
-    """Predict with the temperature and threshold that were fitted on the adapter's validation rows."""
+    """Predict with the temperature and threshold that were fitted on the adapter's validation rows; a generated
+    verdict has no log-odds to calibrate."""
     sample_submission: str | None = None
     """CSV of a contest with the columns ID and is_correct; predict compares its rows and IDs before it starts."""
 

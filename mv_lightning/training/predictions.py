@@ -6,6 +6,7 @@ import csv
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from mv_lightning.atomic import Journal, atomic_file, move_aside, write_json
 from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.model.generate import find_verdict
 from mv_lightning.schema import LABEL_COLUMN, Batch
 from mv_lightning.training.callbacks import peak_memory_gb
 
@@ -25,6 +27,8 @@ HEADER = ("ID", LABEL_COLUMN)
 """Of the submission."""
 PART = "predictions.rank{}.part"
 """Journal of one process: a line that says what the predictions belong to, then a line per batch."""
+EXAMPLES = 5
+"""Malformed answers that are shown."""
 
 
 class PredictionWriter(pl.Callback):
@@ -34,6 +38,9 @@ class PredictionWriter(pl.Callback):
     prompt predicts only the rows that are not in them, in the batches that the interrupted run would have made, so its
     result is that of a run without interruption. The number of processes and `data.eval_tokens` may change in between:
     the remaining rows are then dealt or grouped anew.
+
+    A generated verdict stands in the files as log-odds of 1 (True) and -1 (False), a text without a verdict as 0, which
+    is a verdict of False: see `model/generate.py`.
     """
 
     def __init__(
@@ -72,11 +79,12 @@ class PredictionWriter(pl.Callback):
             "max_length": data.max_length,
             "quantization": pl_module.base_settings.quantization,
             "precision": trainer.precision,
+            "predict_mode": pl_module.predict_mode,
         }
         done: list[int] = []
         if trainer.is_global_zero:
             self._move_strangers_aside()
-            done = sorted(self._read_parts())
+            done = sorted(row for row, _ in self._read_parts("log_odds"))
             if done:
                 print(
                     f"{self._folder}: {len(done):,} of {len(data.encoded['predict']):,} rows were predicted before the "
@@ -110,7 +118,7 @@ class PredictionWriter(pl.Callback):
             ValueError: The model gave something that is not a number.
         """
         assert self._part is not None
-        rows_B, odds_B = outputs
+        rows_B, odds_B, texts = outputs
         if not odds_B.isfinite().all():
             raise ValueError(
                 f"the log-odds of the source rows {rows_B[~odds_B.isfinite()].tolist()} are not finite; look at these "
@@ -119,7 +127,10 @@ class PredictionWriter(pl.Callback):
             )
         real_B = rows_B >= 0  # a stand-in's row has the number -1
         if real_B.any():
-            self._part.append({"rows": rows_B[real_B].tolist(), "log_odds": odds_B[real_B].tolist()})
+            line = {"rows": rows_B[real_B].tolist(), "log_odds": odds_B[real_B].tolist()}
+            if texts:
+                line["texts"] = [text for text, real in zip(texts, real_B, strict=True) if real]
+            self._part.append(line)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Publish when every process is through: both files in source order, the summary, then no part files.
@@ -132,7 +143,7 @@ class PredictionWriter(pl.Callback):
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        said = self._read_parts()
+        said = dict(self._read_parts("log_odds"))
         rows = len(trainer.datamodule.encoded["predict"])
         calibrated = self._calibration.apply(np.array(list(said.values())))
         log_odds, threshold = dict(zip(said, calibrated.tolist(), strict=True)), self._calibration.threshold
@@ -143,16 +154,21 @@ class PredictionWriter(pl.Callback):
             "seconds": time.perf_counter() - self._since,
             "peak_memory_gb": peak_memory_gb(pl_module.device),
             "submission": str(self._folder / SUBMISSION),
+            "predict_mode": pl_module.predict_mode,
             "calibration": self._calibration.to_json(),
         }
+        told = ""
+        if pl_module.predict_mode == "generate":
+            summary["malformed"] = malformed = self._malformed(rows)
+            told = f", {malformed['rows']:,} ({malformed['share']:.1%}) without a verdict and taken as False"
         labels_N = trainer.datamodule.predict_labels_N
         if labels_N is not None:
             right = sum((log_odds[row] > threshold) == bool(label) for row, label in enumerate(labels_N))
             summary["accuracy"] = right / rows
+            told += f", accuracy {summary['accuracy']:.3f}"
         write_json(self._folder / PREDICTION_SUMMARY, summary)
         for part in self._parts():
             part.unlink()
-        told = f", accuracy {summary['accuracy']:.3f}" if "accuracy" in summary else ""
         print(f"{rows:,} rows predicted{told}: {self._folder / SUBMISSION}")
 
     def _parts(self) -> list[Path]:
@@ -176,12 +192,17 @@ class PredictionWriter(pl.Callback):
                     f"{move_aside(part)} and is not used"
                 )
 
-    def _read_parts(self) -> dict[int, float]:
-        log_odds: dict[int, float] = {}
+    def _malformed(self, rows: int) -> dict[str, Any]:
+        """Count the texts without a verdict, and show a few."""
+        found = [(row, text) for row, text in self._read_parts("texts") if find_verdict(text) is None]
+        examples = [{"row": row, "text": text} for row, text in sorted(found)[:EXAMPLES]]
+        return {"rows": len(found), "share": len(found) / rows, "examples": examples}
+
+    def _read_parts(self, column: str) -> Iterator[tuple[int, Any]]:
+        """Yield each predicted row with its entry of `column`."""
         for part in self._parts():
             for batch in Journal.read(part)[1:]:
-                log_odds.update(zip(batch["rows"], batch["log_odds"], strict=True))
-        return log_odds
+                yield from zip(batch["rows"], batch[column], strict=True)
 
 
 def check_sample_submission(path: Path, rows: int) -> None:

@@ -1,0 +1,94 @@
+"""The report's way of asking: let the model write, then look for the verdict in its text.
+
+It is the reference for the verdict that one forward pass gives, and slower: up to 64 passes, and a text may hold no
+verdict at all. Shape suffixes: see `mv_lightning/schema.py`; L is the longest row of a batch, its prefix included, W
+the new tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from mv_lightning.schema import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MAX_NEW_TOKENS = 64
+MALFORMED = 0.0
+"""In the place of a row's log-odds: its text holds no verdict. As it is not above 0, the row counts as False."""
+_ODDS = {True: 1.0, False: -1.0, None: MALFORMED}
+_VERDICT = re.compile(r"\b(?:(true)|false)\b", re.IGNORECASE)
+
+
+def generate(model: PreTrainedModel, batch: Batch, pad_id: int) -> torch.Tensor:
+    """Continue every row greedily, with a KV cache.
+
+    The rows are laid out anew for it, each behind a prefix of its own and padded on the left: a cache has no room for
+    packed rows.
+
+    Args:
+        model: A causal model with packed attention, in evaluation mode.
+        batch: B rows.
+        pad_id: Any token; it is masked before a row, and fills up what follows the end of its text.
+
+    Returns:
+        The new tokens [B, W] of at most `MAX_NEW_TOKENS`; fewer where all texts ended before.
+    """
+    prefix_P, *rows = batch.ids_T.split([batch.packing.prefix, *batch.packing.lengths])
+    longest = batch.packing.prefix + max(batch.packing.lengths)
+    ids_BL = batch.ids_T.new_full((len(rows), longest), pad_id)
+    mask_BL = torch.zeros_like(ids_BL)
+    for place, row in enumerate(rows):
+        start = longest - len(prefix_P) - len(row)
+        ids_BL[place, start:] = torch.cat([prefix_P, row])
+        mask_BL[place, start:] = 1
+    with _padded_attention(model):
+        # The temperature and nucleus of a base's own settings mean nothing without sampling, and would be warned about.
+        written: torch.Tensor = model.generate(
+            ids_BL,
+            attention_mask=mask_BL,
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            temperature=1.0,
+            top_p=1.0,
+            pad_token_id=pad_id,
+            use_cache=True,
+        )
+    return written[:, longest:]
+
+
+def find_verdict(text: str) -> bool | None:
+    """Return the first True or False of a text, in any case and as a word of its own; None if there is none.
+
+    Args:
+        text: What the model wrote.
+    """
+    found = _VERDICT.search(text)
+    return None if found is None else found[1] is not None
+
+
+def verdict_odds(texts: list[str]) -> torch.Tensor:
+    """Return what takes the place of log-odds [B], fp32: 1 for True, -1 for False, `MALFORMED` for neither.
+
+    A text tells no probability; the numbers keep the verdict and its order, and mean nothing more.
+
+    Args:
+        texts: What the model wrote of B rows.
+    """
+    return torch.tensor([_ODDS[find_verdict(text)] for text in texts])
+
+
+@contextmanager
+def _padded_attention(model: PreTrainedModel) -> Iterator[None]:
+    packed = model.config._attn_implementation
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(packed)
