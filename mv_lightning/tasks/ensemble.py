@@ -15,7 +15,7 @@ from mv_lightning.metrics.calibration import Calibration, fit_temperature
 from mv_lightning.metrics.mixing import fit_weights
 from mv_lightning.metrics.scores import mean_interval, score
 from mv_lightning.tasks.page import Table
-from mv_lightning.tasks.predictions import load_predicted, read_log_odds
+from mv_lightning.tasks.predictions import applied_calibration, load_predicted, read_evaluated, read_log_odds
 
 SUMMARY = "ensemble.json"
 
@@ -53,19 +53,32 @@ def run_ensemble(words: list[str]) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="probabilities.csv of each member on validation rows, in the same order: temperatures and weights are "
-        "fitted on them; without, the log-odds are averaged as they stand",
+        help="val.csv of each member's phase, in the same order: temperatures and weights are fitted on these rows; "
+        "without, the log-odds are averaged as they stand",
     )
-    parser.add_argument("--val-labels", metavar="SOURCE", help="these validation rows with labels")
+    parser.add_argument(
+        "--val-labels",
+        metavar="SOURCE",
+        help="labelled rows of your own to fit on; --fit-weights then names each member's probabilities.csv of them",
+    )
     options = parser.parse_args(words)
-    if bool(options.fit_weights) != (options.val_labels is not None):
-        raise ValueError("--fit-weights and --val-labels go together: weights are fitted on labelled validation rows")
+    if options.val_labels is not None and not options.fit_weights:
+        raise ValueError("--val-labels names the rows of --fit-weights: give both, or neither")
+    if options.fit_weights and len(options.fit_weights) != len(options.files):
+        raise ValueError(
+            f"{len(options.files)} prediction files but {len(options.fit_weights)} of validation rows: --fit-weights "
+            "needs one per member, in the same order"
+        )
 
     log_odds_NM = _read(options.files)
     rows, members = log_odds_NM.shape
     mix = Mix([Calibration()] * members, np.full(members, 1 / members), Calibration())
     if options.fit_weights:
-        mix = _fit(_read(options.fit_weights), options.val_labels, members)
+        if options.val_labels is None:
+            mix = _fit(*_read_validation(options.fit_weights, options.files))
+        else:
+            val_NM = _read(options.fit_weights)
+            mix = _fit(load_predicted(options.val_labels, len(val_NM))[1], val_NM)
     log_odds_NM = _calibrated(mix.members, log_odds_NM)
     mixed_N = mix.whole.apply(log_odds_NM @ mix.weights_M)
 
@@ -99,14 +112,23 @@ def _read(files: Sequence[Path]) -> np.ndarray:
     return np.column_stack(columns)
 
 
-def _fit(val_NM: np.ndarray, source: str, members: int) -> Mix:
+def _read_validation(files: Sequence[Path], predicted: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and log-odds calibrated as those of the members' predictions are: phases leave them raw."""
+    rows_N, labels_N, _ = read_evaluated(files[0])
+    columns = []
+    for file, member in zip(files, predicted, strict=True):
+        rows_here_N, labels_here_N, log_odds_N = read_evaluated(file)
+        if not (np.array_equal(rows_here_N, rows_N) and np.array_equal(labels_here_N, labels_N)):
+            raise ValueError(
+                f"{file} has other rows or labels than {files[0]}; needed are phases that were validated on the same "
+                "rows: the same data.source, data.splits and data.phase"
+            )
+        columns.append(applied_calibration(member).apply(log_odds_N))
+    return labels_N, np.column_stack(columns)
+
+
+def _fit(labels_N: np.ndarray, val_NM: np.ndarray) -> Mix:
     """Temperatures one by one, weights of what is calibrated, then the temperature of their average."""
-    if val_NM.shape[1] != members:
-        raise ValueError(
-            f"{members} prediction files but {val_NM.shape[1]} of validation rows: --fit-weights needs one per member, "
-            "in the same order"
-        )
-    _, labels_N = load_predicted(source, len(val_NM))
     calibrations = [Calibration(fit_temperature(labels_N, column_N)) for column_N in val_NM.T]
     calibrated_NM = _calibrated(calibrations, val_NM)
     weights_M = fit_weights(labels_N, calibrated_NM)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import json
 import shlex
@@ -27,6 +26,7 @@ from mv_lightning.tasks.finished import (
     with_interval,
 )
 from mv_lightning.tasks.page import Block, Code, Folded, Picture, Section, Table, html_page
+from mv_lightning.tasks.predictions import read_evaluated
 from mv_lightning.tasks.table import phase_table
 from mv_lightning.training.evaluation import PLOTS, load_calibration
 from mv_lightning.training.phase import LOGS
@@ -136,15 +136,12 @@ def _mistakes(phase: Finished) -> Iterator[Block]:
     if not file.is_file():
         yield f"Not told: {file} is missing; validate {phase.name} to have it."
         return
-    with file.open(newline="", encoding="utf-8") as lines:
-        table = list(csv.DictReader(lines))
-    rows_N = np.array([int(line["row"]) for line in table])
-    labels_N = np.array([line["is_correct"] == "True" for line in table])
+    rows_N, labels_N, raw_N = read_evaluated(file)
     calibration = load_calibration(phase.folder.adapter)
-    odds_N = calibration.apply(np.array([float(line["log_odds"]) for line in table]))
+    odds_N = calibration.apply(raw_N)
     wrong_N = np.flatnonzero((odds_N > calibration.threshold) != labels_N)
     worst = wrong_N[np.argsort(-np.abs(odds_N[wrong_N] - calibration.threshold), kind="stable")][:MISTAKES]
-    yield f"{len(wrong_N):,} of {len(table):,} validation rows of {phase.name} are judged wrongly; the surest first."
+    yield f"{len(wrong_N):,} of {len(rows_N):,} validation rows of {phase.name} are judged wrongly; the surest first."
     try:
         texts = load_rows(phase).table
     except ValueError as error:

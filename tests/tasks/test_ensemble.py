@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mv_lightning.atomic import write_json
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
+from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.metrics.scores import score
+from mv_lightning.schema import Evaluation
 from mv_lightning.tasks.predictions import read_log_odds
-from mv_lightning.training.predictions import PROBABILITIES, SUBMISSION, write_predictions
+from mv_lightning.training.evaluation import Assessment, keep_assessment
+from mv_lightning.training.predictions import PREDICTION_SUMMARY, PROBABILITIES, SUBMISSION, write_predictions
 
 ROWS = 400
 SOURCE = f"sample:{ROWS}"
@@ -76,6 +81,58 @@ def test_weights_and_temperatures_come_from_validation(
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+def leave_phase(folder: Path, labels_N: np.ndarray, calibration: Calibration) -> str:
+    """Write what a phase leaves of rows whose calibrated log-odds `folder` has."""
+    raw_N = calibration.temperature * read_log_odds(folder / PROBABILITIES)
+    rows_N = np.arange(len(labels_N)) + 7
+    evaluation = Evaluation(rows_N, labels_N, raw_N, losses_N=np.zeros(len(labels_N)))
+    keep_assessment(folder, "val", Assessment(evaluation, score(labels_N, raw_N, resamples=2), slices={"tokens": {}}))
+    return str(folder / "val.csv")
+
+
+def leave_calibration(folder: Path, calibration: Calibration, **other: object) -> None:
+    write_json(folder / PREDICTION_SUMMARY, {"calibration": calibration.to_json(), **other})
+
+
+def test_the_validation_rows_of_phases_need_no_labels_beside_them(
+    files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
+) -> None:
+    """Phases leave raw log-odds, `predict` calibrated ones: the weights are those of a common scale."""
+    phases = []
+    for place, temperature in enumerate((0.5, 4.0, 1.0)):
+        phases.append(leave_phase(tmp_path / f"val{place}", labels_N, Calibration(temperature)))
+        leave_calibration(tmp_path / f"rows{place}", Calibration(temperature))
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "a"), "--fit-weights", *phases])
+    calibrated = ["--fit-weights", *files["val"], "--val-labels", SOURCE]
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "b"), *calibrated])
+    one, other = read_log_odds(tmp_path / "a" / PROBABILITIES), read_log_odds(tmp_path / "b" / PROBABILITIES)
+    assert one == pytest.approx(other, rel=1e-6)
+
+
+def test_phases_of_other_rows_or_scales_are_refused(
+    files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / "val0", tmp_path / "val1"]
+    phases = [leave_phase(folder, labels_N, Calibration()) for folder in folders]
+    command = ["ensemble", *files["rows"][:2], "--out", str(tmp_path / "out"), "--fit-weights", *phases]
+
+    def refused() -> str:
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        assert end.value.code == 2 and not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    assert "prediction.json does not tell how probabilities.csv was calibrated" in refused()
+    leave_calibration(tmp_path / "rows0", Calibration())
+    leave_calibration(tmp_path / "rows1", Calibration(prior=(0.5, 0.4)))
+    assert "was predicted with run.true_share" in refused()
+    leave_calibration(tmp_path / "rows1", Calibration(), predict_mode="generate")
+    assert "was predicted with model.predict_mode=generate" in refused()
+    leave_calibration(tmp_path / "rows1", Calibration(), predict_mode="verdict")
+    leave_phase(folders[1], ~labels_N, Calibration())
+    assert "has other rows or labels than" in refused()
+
+
 def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> None:
     main(["ensemble", files["rows"][0], files["rows"][0], "--out", str(tmp_path / "out"), "--labels", SOURCE])
     assert summary(tmp_path / "out")["gain"] == 0 and summary(tmp_path / "out")["gain_interval"] == [0, 0]
@@ -86,8 +143,10 @@ def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> Non
     [
         (["short.csv"], "has the IDs 0 to 1"),
         (["--labels", "sample:20"], "name the source that they were made from"),
-        (["--fit-weights", "short.csv"], "--fit-weights and --val-labels go together"),
-        (["--fit-weights", "short.csv", "--val-labels", SOURCE], "needs one per member"),
+        (["--val-labels", SOURCE], "--val-labels names the rows of --fit-weights"),
+        (["--fit-weights", "short.csv"], "needs one per member"),
+        (["--fit-weights", "short.csv", "short.csv"], "needed is the val.csv or test.csv of a phase"),
+        (["--fit-weights", "none.csv", "none.csv"], "none.csv does not hold evaluated rows"),
     ],
 )
 def test_a_mistake_ends_with_one_message(
