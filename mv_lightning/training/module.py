@@ -101,7 +101,9 @@ class VerdictModule(pl.LightningModule):
         # Adapters are drawn from a generator state of their own, so that they do not depend on how the base was made.
         with torch.random.fork_rng(devices=_cuda_devices(self.trainer.strategy.root_device)):
             torch.manual_seed(_initial_seed())
-            self.adapted = adapters.attach(model, self.lora_settings)
+            # Weights that are loaded below need no initialisation.
+            loftq = self.lora_settings.loftq and card is None
+            self.adapted = adapters.attach(model, dataclasses.replace(self.lora_settings, loftq=loftq))
         if card is not None:
             assert self.init_from is not None
             adapters.refuse_other(card, self.card(), f"the adapter in {self.init_from}")
