@@ -13,7 +13,7 @@ from mv_lightning.data.sources import Source, load_source
 from mv_lightning.data.splits import Splits, read_manifest
 from mv_lightning.tasks.page import Section, Table
 from mv_lightning.training.evaluation import METRICS
-from mv_lightning.training.phase import PhaseFolder, deciding_settings
+from mv_lightning.training.phase import PhaseFolder, deciding_settings, finished_phases
 
 STAGES = {"val": "validation", "test": "sub-test"}
 CONFIG = "config.yaml"
@@ -76,10 +76,10 @@ def read_run(run: Path) -> list[Finished]:
     Raises:
         ValueError: No phase is finished, or a file of one is missing or damaged.
     """
-    phases = [path.parent for path in run.glob("phase*/summary.json") if re.fullmatch(r"phase\d+", path.parent.name)]
+    phases = finished_phases(run)
     if not phases:
         raise ValueError(f"no finished phase in {run}; needed is the folder of a run (run.dir), see fit")
-    return sorted(map(read_phase, phases), key=lambda phase: phase.folder.phase)
+    return [read_phase(phase.path) for phase in phases]
 
 
 def load_rows(phase: Finished) -> Source:

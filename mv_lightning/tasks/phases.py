@@ -38,7 +38,7 @@ def run_phases(words: list[str], configuration: Callable[[list[str]], dict[str, 
     parser.add_argument("--skip-predict", action="store_true", help="end after the last phase")
     options, handed_on = parser.parse_known_args(words)
 
-    files = sorted(options.folder.glob("phase*.yaml"))
+    files = sorted(options.folder.glob("phase*.yaml"), key=lambda file: (len(file.name), file.name))  # 10 after 9
     if not files:
         raise ValueError(f"no phase*.yaml in {options.folder}; run from the repository or give --folder")
     commands = [("fit", file) for file in files]

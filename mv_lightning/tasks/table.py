@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mv_lightning.tasks.page import Table
+from mv_lightning.training.phase import finished_phases
 
 
 def show_table(run_dir: Path) -> None:
@@ -28,7 +29,7 @@ def results_table(run_dir: Path) -> str:
     Raises:
         ValueError: No phase is finished there.
     """
-    phases = [_read(path) for path in sorted(run_dir.glob("phase*/summary.json"))]
+    phases = [_read(phase.summary) for phase in finished_phases(run_dir)]
     if not phases:
         raise ValueError(f"no finished phase in {run_dir}; fit one first")
     table = phase_table(phases)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -124,6 +125,16 @@ class PhaseFolder:
         for folder in (self.path, self.logs):
             if folder.exists():
                 print(f"{folder} was moved to {move_aside(folder)}")
+
+
+def finished_phases(run: Path) -> list[PhaseFolder]:
+    """Return the finished phases of a run, in order; those that were moved aside are left out.
+
+    Args:
+        run: The run's folder.
+    """
+    names = (re.fullmatch(r"phase(\d+)", summary.parent.name) for summary in run.glob("phase*/summary.json"))
+    return [PhaseFolder(run, phase) for phase in sorted(int(name[1]) for name in names if name)]
 
 
 def environment(device: torch.device) -> dict[str, str]:
