@@ -18,33 +18,18 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.llama import LLAMA_3_8B, write_base
 from mv_lightning.atomic import write_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "gpu_phase1.json"
-LLAMA_3_8B = {
-    "vocab_size": 128_256,
-    "hidden_size": 4_096,
-    "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "rope_theta": 500_000.0,
-    "max_position_embeddings": 8_192,
-    "tie_word_embeddings": False,
-}
-"""The published config of Meta-Llama-3-8B."""
 
 
 def write_inputs(folder: Path, rows: int) -> None:
     """Write the base folder (config and tokenizer) and rows whose solutions fill the 2,048 tokens."""
-    from transformers import LlamaConfig
-
     from mv_lightning.data.sample import sample_table
-    from mv_lightning.model.base import BaseSettings, load_tokenizer
 
-    LlamaConfig(**LLAMA_3_8B).save_pretrained(folder / "base")
-    load_tokenizer(BaseSettings(name="embedded")).save_pretrained(folder / "base")
+    write_base(folder / "base", LLAMA_3_8B)
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
         for row in sample_table("train", rows, seed=3407).to_pylist():
             row["solution"] = f"{row['solution']}\n" * (8_000 // len(row["solution"]))

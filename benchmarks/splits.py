@@ -56,7 +56,11 @@ class Stages:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
     return {
+        "cpu": ", ".join(sorted(models)) or platform.processor(),
         "cpus": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

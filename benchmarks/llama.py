@@ -1,0 +1,38 @@
+"""Llama-3-8B without a download: its published shape, filled with random weights where a GPU needs them.
+
+Speed and memory do not depend on the values of the weights. The tokenizer is that of the embedded model, whose ids lie
+within Llama's vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+LLAMA_3_8B: dict[str, Any] = {
+    "vocab_size": 128_256,
+    "hidden_size": 4_096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "rope_theta": 500_000.0,
+    "max_position_embeddings": 8_192,
+    "tie_word_embeddings": False,
+}
+"""The published config of Meta-Llama-3-8B."""
+
+
+def write_base(folder: Path, shape: dict[str, Any]) -> None:
+    """Write what `model.base.weights=random` reads: a config and a tokenizer.
+
+    Args:
+        folder: Where to.
+        shape: A config, such as `LLAMA_3_8B`.
+    """
+    from transformers import LlamaConfig
+
+    from mv_lightning.model.base import EMBEDDED, BaseSettings, load_tokenizer
+
+    LlamaConfig(**shape).save_pretrained(folder)
+    load_tokenizer(BaseSettings(name=EMBEDDED)).save_pretrained(folder)

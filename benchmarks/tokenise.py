@@ -1,0 +1,70 @@
+"""How long a phase's 20,000 rows take to be tokenised under the longest prompt, in one thread.
+
+    python -m benchmarks.tokenise [--source FILE]
+
+Without a source: rows of `benchmarks.splits`, with solutions of as many lines as make the contest's mean length. They
+repeat themselves, which a tokenizer's cache likes; rows of a file are taken again from the start where it is short.
+Writes `benchmarks/results/tokenise.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import record, spread, timed
+from benchmarks.splits import write_table
+from mv_lightning.data.encoding import encode_rows
+from mv_lightning.data.prompts import load_prompt
+from mv_lightning.data.sources import load_source
+from mv_lightning.model.base import EMBEDDED, BaseSettings, load_tokenizer
+from mv_lightning.schema import TEXT_COLUMNS
+
+LINES = 11
+"""Of a solution: about 385 tokens a row, the prompt `detailed` included."""
+TARGET_S = 10.0
+
+
+def main() -> None:
+    """Tokenise a few times, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--source", help="rows, as data.source")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.parquet"
+        if options.source is None:
+            write_table(path, options.rows, LINES)
+        table = load_source(options.source or str(path)).table
+        chosen = table.select(np.arange(options.rows) % len(table))
+        columns = {name: chosen[name][:] for name in TEXT_COLUMNS}
+    tokenizer, prompt, costs = load_tokenizer(BaseSettings(name=EMBEDDED)), load_prompt("detailed"), []
+    for _ in range(options.times):
+        cost, encoded = timed(
+            lambda: encode_rows(columns, None, np.arange(options.rows), prompt, tokenizer, max_length=2048)
+        )
+        print(", ".join(f"{name} {value:.2f}" for name, value in cost.items()), flush=True)
+        costs.append(cost)
+    record(
+        "tokenise" if options.source is None else f"tokenise_{Path(options.source).stem}",
+        settings=vars(options),
+        measurements=costs,
+        seconds_cpu=spread([cost["cpu_s"] for cost in costs]),
+        seconds_wall=spread([cost["wall_s"] for cost in costs]),
+        figures={
+            "rows": options.rows,
+            "distinct_rows": min(options.rows, len(table)),
+            "mean_tokens": float(encoded.lengths_N.mean() + len(encoded.prefix_ids)),
+            "target_s": TARGET_S,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
