@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.measure import RESULTS, SEED, spread
 from benchmarks.splits import machine
-from benchmarks.train import PROMPT, RANK, RESULTS, SEED, quartiles
+from benchmarks.train import PROMPT, RANK
 from mv_lightning.atomic import write_json
 from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_picks, pack
 from mv_lightning.data.encoding import encode_rows, verdict_token_ids
@@ -149,7 +150,7 @@ def main() -> None:
         "machine": machine(),
         "rows": options.rows * options.shares,
         "pairs": measured,
-        "ratio": quartiles([pair["ratio"] for pair in measured]),
+        "ratio": spread([pair["ratio"] for pair in measured]),
         "verdicts_that_differ": flips,
         "verdicts_that_differ_alone": alone_flips,
         "largest_change_alone": largest,

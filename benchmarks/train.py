@@ -25,15 +25,15 @@ from typing import IO, Any
 
 import numpy as np
 
+from benchmarks.measure import RESULTS, SEED, spread
 from benchmarks.splits import machine
 from mv_lightning.atomic import write_json
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 WORK = ROOT / "benchmarks" / "work"
 PEERS = WORK / "peers"
 PACKAGES = ("trl==1.16.0",)
-ROWS, STEP_ROWS, RANK, SEED = 400, 8, 32, 3407
+ROWS, STEP_ROWS, RANK = 400, 8, 32
 PROMPT = "detailed"
 
 
@@ -203,12 +203,6 @@ class Peer:
         raise RuntimeError(f"the peer stopped; see {self.log.name}")
 
 
-def quartiles(values: list[float]) -> dict[str, float]:
-    """Return minimum, quartiles and maximum."""
-    names = ("min", "lower", "median", "upper", "max")
-    return dict(zip(names, np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist(), strict=True))
-
-
 def main() -> None:
     """Alternate, print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -244,7 +238,7 @@ def main() -> None:
         if step:  # the first pair warms up
             measured.append(pair)
     results["pairs"] = measured
-    results["ratio"] = quartiles([pair["ratio"] for pair in measured])
+    results["ratio"] = spread([pair["ratio"] for pair in measured])
     write_json(RESULTS / f"train_{options.against.replace('-', '_')}.json", results)
     print(f"{options.against}: ratio of CPU seconds a step {results['ratio']}")
     if options.against != "matmul":
