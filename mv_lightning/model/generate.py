@@ -23,14 +23,15 @@ MAX_NEW_TOKENS = 64
 MALFORMED = 0.0
 """In the place of a row's log-odds: its text holds no verdict. As it is not above 0, the row counts as False."""
 _ODDS = {True: 1.0, False: -1.0, None: MALFORMED}
-_VERDICT = re.compile(r"\b(?:(true)|false)\b", re.IGNORECASE)
+# No end of the word is asked for: what follows the verdict was never trained, and may follow without a space.
+_VERDICT = re.compile(r"(?<![a-z])(?:(true)|false)", re.IGNORECASE)
 
 
 def generate(model: PreTrainedModel, batch: Batch, pad_id: int) -> torch.Tensor:
     """Continue every row greedily, with a KV cache.
 
     The rows are laid out anew for it, each behind a prefix of its own and padded on the left: a cache has no room for
-    packed rows.
+    packed rows. Keys and values take memory for B times the longest row, so a smaller `data.eval_tokens` may be needed.
 
     Args:
         model: A causal model with packed attention, in evaluation mode.
@@ -64,7 +65,7 @@ def generate(model: PreTrainedModel, batch: Batch, pad_id: int) -> torch.Tensor:
 
 
 def find_verdict(text: str) -> bool | None:
-    """Return the first True or False of a text, in any case and as a word of its own; None if there is none.
+    """Return the first True or False that begins a word of a text, in any case; None if there is none.
 
     Args:
         text: What the model wrote.
