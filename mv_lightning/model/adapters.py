@@ -269,9 +269,10 @@ def _loftq(model: PeftModel, base: PreTrainedModel) -> None:
             "model.lora.loftq needs a base model that is quantised (model.base.quantization=nf4) and lies in a local "
             f"folder with safetensors; got {folder}"
         )
-    from bitsandbytes.functional import dequantize_4bit
     from peft.tuners.lora.bnb import Linear4bit
     from safetensors import safe_open
+
+    from mv_lightning.model.linear import dequantised
 
     layers = {f"{name}.weight": module for name, module in base.named_modules() if isinstance(module, Linear4bit)}
     for file in files:
@@ -280,7 +281,7 @@ def _loftq(model: PeftModel, base: PreTrainedModel) -> None:
                 layer = layers.pop(name)
                 packed = layer.base_layer.weight
                 exact_OI = weights.get_tensor(name).to(packed.device, torch.float32)
-                lost_OI = exact_OI - dequantize_4bit(packed.data, packed.quant_state).float()
+                lost_OI = exact_OI - dequantised(packed, torch.float32)
                 _approximate(lost_OI, layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling)
     if layers:
         raise ValueError(

@@ -7,6 +7,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,9 @@ class Assessment:
         by_slice = {name: {part: s.to_json() for part, s in parts.items()} for name, parts in self.slices.items()}
         return {"loss": self.loss, **self.overall.to_json(), "by": by_slice}
 
+    @cached_property
     def figures(self) -> dict[str, Figure]:
-        """Draw the evaluation; no figures without matplotlib (the extra `plots`)."""
+        """The evaluation drawn, once for folder and TensorBoard; nothing without matplotlib (the extra `plots`)."""
         if importlib.util.find_spec("matplotlib") is None:
             return {}
         from mv_lightning.metrics import plots
@@ -114,7 +116,7 @@ def keep_assessment(folder: Path, stage: str, found: Assessment) -> None:
         table.writerow(["row", "is_correct", "log_odds"])
         rows = found.evaluation
         table.writerows(zip(rows.rows_N.tolist(), rows.labels_N.tolist(), rows.log_odds_N.tolist(), strict=True))
-    for name, figure in found.figures().items():
+    for name, figure in found.figures.items():
         from mv_lightning.metrics.plots import save_png
 
         save_png(figure, folder / PLOTS / f"{stage}_{name}.png")

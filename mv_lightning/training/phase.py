@@ -231,6 +231,7 @@ def _finish(
     from mv_lightning.training.evaluation import assess, keep_assessment, keep_calibration
 
     steps, card = trainer.global_step, module.card()
+    device = trainer.strategy.root_device  # the module itself was moved off it when the training ended
     train, val = datamodule.encoded["train"], datamodule.encoded["val"]
     validated = module.evaluated_step == steps
     if len(val) and not validated:
@@ -246,11 +247,11 @@ def _finish(
         "tokens": vitals.tokens,
         "cut_rows": int((train.cut_N > 0).sum()),
         "minutes": vitals.seconds / 60,
-        "peak_memory_gb": peak_memory_gb(module.device),
+        "peak_memory_gb": peak_memory_gb(device),
         "validation_rows": len(val),
         "best_step": best.step,
         "adapter": str(folder.adapter),
-        "environment": environment(module.device),
+        "environment": environment(device),
     }
     if module.evaluation is not None:
         found = assess(module.evaluation, val, datamodule.kinds["val"])
@@ -276,6 +277,6 @@ def _log(trainer: Trainer, found: Assessment, values: dict[str, float]) -> None:
         # Lightning counts the steps of its curves from 0.
         logger.log_metrics(values, step=trainer.global_step - 1)
         if isinstance(logger, TensorBoardLogger):
-            for name, figure in found.figures().items():
+            for name, figure in found.figures.items():
                 logger.experiment.add_figure(f"val/{name}", figure, trainer.global_step, close=False)
         logger.save()
