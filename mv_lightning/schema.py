@@ -2,7 +2,7 @@
 
 Shape suffixes used here and in `data/batching.py` and `model/`:
 
-    T  tokens of a packed sequence (the shared prefix once, then every row end to end)
+    T  tokens of a packed sequence (what rows share once, and every row's rest)
     B  rows of a batch
     D  hidden size of the base model
     H  attention heads
@@ -13,6 +13,7 @@ Shape suffixes used here and in `data/batching.py` and `model/`:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,11 +45,25 @@ class EncodedRows:
     """int64 [N], the row's number in its source."""
     cut_N: np.ndarray
     """int32 [N], tokens taken out of the middle of the solution; 0 where the row fitted."""
+    stems_N: np.ndarray
+    """int32 [N], tokens at the start of each row that all rows of its question have; 0 where the prompt puts something
+    else before the question."""
     prefix_ids: tuple[int, ...]
     """The instruction's ids, beginning-of-text token included."""
 
     def __len__(self) -> int:
         return len(self.rows_N)
+
+    def row(self, index: int) -> np.ndarray:
+        """int32, the ids of a row after the prefix."""
+        return self.ids_T[self.starts_N[index] : self.starts_N[index + 1]]
+
+    @cached_property
+    def groups_N(self) -> np.ndarray:
+        """int64 [N], numbers of the questions: rows that start with the same stem have the same one."""
+        numbers: dict[bytes | int, int] = {}
+        stems = (self.row(i)[:stem].tobytes() or i for i, stem in enumerate(self.stems_N))
+        return np.array([numbers.setdefault(stem, len(numbers)) for stem in stems], dtype=np.int64)
 
     @property
     def lengths_N(self) -> np.ndarray:
@@ -72,22 +87,46 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the rows of a packed sequence lie: what attention has to know."""
+    """The tree of a packed sequence: what attention has to know.
 
-    prefix: int
-    """Tokens of the shared prefix, at the start of the sequence."""
+    The sequence is cut into spans that lie end to end. A span continues its parent: its tokens see the spans on the way
+    from the root and, causally, their own. The root is the instruction, which all rows share; rows of one question may
+    share its span; the rest of every row is a leaf.
+    """
+
     lengths: tuple[int, ...]
-    """Tokens of each row after the prefix, in order; `prefix + sum(lengths) == T`."""
+    """Tokens of each span, in the order in which they lie."""
+    parents: tuple[int, ...]
+    """The span that each one continues, which lies before it; -1 for the root."""
+
+    @cached_property
+    def paths(self) -> tuple[tuple[int, ...], ...]:
+        """The spans from the root to each span, itself included."""
+        paths: list[tuple[int, ...]] = []
+        for span, parent in enumerate(self.parents):
+            paths.append((*(paths[parent] if parent >= 0 else ()), span))
+        return tuple(paths)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens from the start of the root to the end of each span, on the way to it."""
+        return tuple(sum(self.lengths[step] for step in path) for path in self.paths)
+
+    @cached_property
+    def leaves(self) -> tuple[int, ...]:
+        """The spans that rows end with, in the order of the rows."""
+        continued = set(self.parents)
+        return tuple(span for span in range(len(self.lengths)) if span not in continued)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows laid end to end behind one shared prefix. No padding exists."""
+    """Rows laid end to end; what they start with in common is there once. No padding exists."""
 
     ids_T: torch.Tensor
     """int64 [T]."""
     positions_T: torch.Tensor
-    """int64 [T]; every row's positions continue from the prefix, as if it stood alone behind it."""
+    """int64 [T]; a row's positions run on over its spans, as if it stood alone."""
     packing: Packing
     labels_B: torch.Tensor
     """int64 [B], see `EncodedRows.labels_N`."""
@@ -101,13 +140,13 @@ class Batch:
         """int64 [B], index of each row's last token: the position that predicts the verdict."""
         import torch
 
-        lengths = torch.tensor(self.packing.lengths, device=self.ids_T.device)
-        return self.packing.prefix - 1 + lengths.cumsum(0)
+        lasts = torch.tensor(self.packing.lengths, device=self.ids_T.device).cumsum(0) - 1
+        return lasts[list(self.packing.leaves)]
 
     @property
     def tokens(self) -> int:
-        """Real tokens: what the rows would hold without sharing their prefix."""
-        return self.packing.prefix * len(self.packing.lengths) + sum(self.packing.lengths)
+        """Real tokens: what the rows would hold without sharing."""
+        return sum(self.packing.ends[leaf] for leaf in self.packing.leaves)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on `device`; Lightning calls this."""

@@ -150,7 +150,7 @@ class Verifier:
         device = model.device
         packed = PackedRows(encoded)
         with torch.inference_mode(), torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            for pick in evaluation_picks(encoded.lengths_N, len(encoded.prefix_ids), self.eval_tokens):
+            for pick in evaluation_picks(encoded, self.eval_tokens):
                 batch = packed[pick].to(device)
                 hidden_TD = verdict.hidden_states(model, batch)
                 odds_B = verdict.log_odds(hidden_TD, model.lm_head, batch, verdict_ids)

@@ -62,5 +62,16 @@ def encoded(tiny_settings: base.BaseSettings) -> EncodedRows:
 
 
 @pytest.fixture
+def siblings(tiny_settings: base.BaseSettings) -> EncodedRows:
+    """Eight rows of three questions: 0 to 3 of one, 4 alone, 5 to 7 of the third; 6 and 7 are the same text."""
+    questions = ["What is 6 x 7?"] * 4 + ["What is 3 + 4?"] + ["Tom has 5 pens and buys 8. How many has he?"] * 3
+    solutions = ["6 x 7 = 42.", "6 x 7 = 48.", "", "7 x 6: 42, so 42.", "3 + 4 = 7.", "5 + 8 = 13.", "5 x 8.", "5 x 8."]
+    columns = {"question": questions, "answer": ["42", "48", "41", "42", "7", "13", "40", "40"], "solution": solutions}
+    labels = np.array([True, False, False, True, True, True, False, False])
+    tokenizer = base.load_tokenizer(tiny_settings)
+    return encode_rows(columns, labels, np.arange(8), load_prompt("explanation"), tokenizer, 2048)
+
+
+@pytest.fixture
 def verdict_ids(tiny_settings: base.BaseSettings) -> tuple[int, int]:
     return verdict_token_ids(base.load_tokenizer(tiny_settings))

@@ -74,7 +74,7 @@ def test_every_row_is_predicted_once(
     model = tiny.get_base_model().eval()
     cue = tokenizer(PROMPT.cue, add_special_tokens=False)["input_ids"]
     predicted: list[tuple[int, float]] = []
-    for pick in evaluation_picks(encoded.lengths_N, len(encoded.prefix_ids), tokens):
+    for pick in evaluation_picks(encoded, tokens):
         batch = PackedRows(encoded)[pick]
         ends = [int(end) + 1 for end in batch.verdict_B]
         assert all(batch.ids_T[end - len(cue) : end].tolist() == cue for end in ends)

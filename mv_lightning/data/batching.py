@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -59,16 +60,16 @@ def training_picks(
 
 
 def evaluation_picks(
-    lengths_N: np.ndarray, prefix: int, tokens: int, rank: int = 0, world: int = 1, done_N: np.ndarray | None = None
+    encoded: EncodedRows, tokens: int, rank: int = 0, world: int = 1, done_N: np.ndarray | None = None
 ) -> list[Pick]:
     """Group rows for a pass without gradients: longest first, as many to a batch as `tokens` hold.
 
-    Rows of one batch have about the same length, and a batch that is too large for the memory shows at once. The
-    groups depend on lengths and `tokens` alone: a pass that goes on after an interruption makes the same ones.
+    The rows of a question stand together, so that `pack` computes the question once. A batch that is too large for the
+    memory shows at once. The groups depend on the rows and `tokens` alone: a pass that goes on after an interruption
+    makes the same ones.
 
     Args:
-        lengths_N: int [N], tokens of each row after the prefix.
-        prefix: Tokens of the shared prefix.
+        encoded: N rows.
         tokens: Most tokens of a packed batch; a single longer row still makes one.
         rank: This process.
         world: Processes in all; each row goes to exactly one.
@@ -78,15 +79,20 @@ def evaluation_picks(
     Returns:
         At least one pick, and as many as every other process gets: stand-ins that count for nothing fill up.
     """
-    order = np.argsort(-lengths_N, kind="stable")
+    lengths_N, questions_N = encoded.lengths_N, encoded.groups_N
+    longest_Q = np.zeros(len(encoded), dtype=np.int64)
+    np.maximum.at(longest_Q, questions_N, lengths_N)
+    order = np.lexsort((-lengths_N, questions_N, -longest_Q[questions_N]))
     groups: list[list[int]] = []
     room = 0
     for index in order.tolist():
-        if not groups or lengths_N[index] > room:
+        together = bool(groups) and questions_N[groups[-1][-1]] == questions_N[index]
+        needed = int(lengths_N[index]) - (int(encoded.stems_N[index]) if together else 0)
+        if not groups or needed > room:
             groups.append([])
-            room = tokens - prefix
+            room, needed = tokens - len(encoded.prefix_ids), int(lengths_N[index])
         groups[-1].append(index)
-        room -= int(lengths_N[index])
+        room -= needed
     if done_N is not None:
         groups = [left for group in groups if (left := [index for index in group if not done_N[index]])]
     # Never none at all: Lightning passes over the hooks of a loop without batches.
@@ -150,24 +156,29 @@ class PackedRows(Dataset[Batch]):
 
 
 def pack(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
-    """Lay rows end to end behind their shared prefix.
+    """Lay rows end to end behind their shared instruction; neighbours of one question share its tokens too.
 
     Args:
         encoded: The rows to choose from.
         indices_B: int [B], positions in `encoded`.
         step_rows: Rows of the optimizer step.
     """
-    prefix = np.array(encoded.prefix_ids, dtype=np.int64)
-    bounds = [(encoded.starts_N[i], encoded.starts_N[i + 1]) for i in indices_B]
-    ids = np.concatenate([prefix, *(encoded.ids_T[start:stop] for start, stop in bounds)])
-    lengths = tuple(int(stop - start) for start, stop in bounds)
-    positions = np.concatenate(
-        [np.arange(len(prefix)), *(np.arange(len(prefix), len(prefix) + length) for length in lengths)]
-    )
+    spans, parents = [np.array(encoded.prefix_ids, dtype=np.int64)], [-1]
+    for _, group in groupby(indices_B.tolist(), key=lambda index: encoded.groups_N[index]):
+        rows = list(group)
+        parent, shared = 0, int(encoded.stems_N[rows[0]]) if len(rows) > 1 else 0
+        if shared:
+            parent = len(spans)
+            spans.append(encoded.row(rows[0])[:shared])
+            parents.append(0)
+        spans += [encoded.row(row)[shared:] for row in rows]
+        parents += [parent] * len(rows)
+    packing = Packing(tuple(map(len, spans)), tuple(parents))
+    positions = [np.arange(end - len(span), end) for span, end in zip(spans, packing.ends, strict=True)]
     return Batch(
-        ids_T=torch.from_numpy(ids.astype(np.int64)),
-        positions_T=torch.from_numpy(positions),
-        packing=Packing(prefix=len(prefix), lengths=lengths),
+        ids_T=torch.from_numpy(np.concatenate(spans).astype(np.int64)),
+        positions_T=torch.from_numpy(np.concatenate(positions)),
+        packing=packing,
         labels_B=torch.from_numpy(encoded.labels_N[indices_B].astype(np.int64)),
         rows_B=torch.from_numpy(encoded.rows_N[indices_B]),
         step_rows=step_rows,

@@ -72,7 +72,7 @@ def encode_rows(
     budget = max_length - len(prefix_ids) - len(cue_ids) - sum(map(len, literal_ids))
 
     encoded: list[np.ndarray] = []
-    cut_N = np.zeros(len(rows_N), dtype=np.int32)
+    cut_N, stems_N = np.zeros((2, len(rows_N)), dtype=np.int32)
     too_long: list[int] = []
     for start in _chunks(len(rows_N), progress):
         texts = {name: columns[name][start : start + _CHUNK] for name in TEXT_COLUMNS if name in fields}
@@ -87,6 +87,8 @@ def encode_rows(
             if len(solution) > room:
                 parts["solution"] = _cut_middle(solution, room, mark_ids)
                 cut_N[start + offset] = len(solution) - room
+            if fields[0] == "question":  # the literal text behind it is every row's, too
+                stems_N[start + offset] = sum(map(len, literal_ids[:2])) + len(parts["question"])
             body = (
                 token
                 for literal, field in zip(literal_ids, fields, strict=True)
@@ -107,6 +109,7 @@ def encode_rows(
         labels_N=np.full(len(rows_N), UNLABELLED, dtype=np.int8) if labels_N is None else labels_N.astype(np.int8),
         rows_N=np.asarray(rows_N, dtype=np.int64),
         cut_N=cut_N,
+        stems_N=stems_N,
         prefix_ids=prefix_ids,
     )
 

@@ -1,8 +1,8 @@
-"""Attention over packed rows that share a prefix.
+"""Attention over packed rows that share what they start with.
 
-Rows lie end to end in one sequence behind the instruction that all of them start with. Each row attends to the
-prefix and, causally, to itself; never to another row. Under causal attention the prefix does not depend on what
-follows it, so computing it once is exact, in values and in gradients.
+Rows lie end to end in one sequence behind the instruction that all of them start with; rows of one question may share
+its tokens too. Each row attends to what it starts with and, causally, to itself; never to another row. Under causal
+attention a prefix does not depend on what follows it, so computing it once is exact, in values and in gradients.
 
 The function is plugged into transformers through its `AttentionInterface`; the `Packing` travels to every layer as a
 keyword argument. Shape suffixes: see `mv_lightning/schema.py`; K is the key/value heads, E the size of one head.
@@ -46,7 +46,7 @@ def packed_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within rows and to the shared prefix.
+    """Attend along the rows of a tree.
 
     Args:
         module: The calling attention layer; unused, part of transformers' signature.
@@ -72,33 +72,33 @@ def packed_attention(
 
 
 def _fastest(query: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """The varlen call needs compute capability 8.0 and half precision; a T4 goes row by row."""
+    """The varlen call needs compute capability 8.0 and half precision; a T4 goes span by span."""
     if not query.is_cuda:
-        return _rows_by_products
+        return _spans_by_products
     half = query.dtype in (torch.float16, torch.bfloat16)
-    return _varlen if half and torch.cuda.get_device_capability(query.device) >= (8, 0) else _rows_by_sdpa
+    return _varlen if half and torch.cuda.get_device_capability(query.device) >= (8, 0) else _spans_by_sdpa
 
 
-def _rows_by_sdpa(
+def _spans_by_sdpa(
     query_1HTE: torch.Tensor, key_1KTE: torch.Tensor, value_1KTE: torch.Tensor, packing: Packing, scaling: float | None
 ) -> torch.Tensor:
-    """Row by row through PyTorch's own kernels, which never hold the scores: for cards without the varlen call."""
+    """Span by span through PyTorch's own kernels, which never hold the scores: for cards without the varlen call."""
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: torch.Tensor) -> torch.Tensor:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=causal, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
         )
 
-    return _row_by_row(attend, query_1HTE, key_1KTE, value_1KTE, packing)
+    return _span_by_span(attend, query_1HTE, key_1KTE, value_1KTE, packing)
 
 
-def _rows_by_products(
+def _spans_by_products(
     query_1HTE: torch.Tensor, key_1KTE: torch.Tensor, value_1KTE: torch.Tensor, packing: Packing, scaling: float | None
 ) -> torch.Tensor:
-    """Row by row as two plain products: on a CPU the backward pass takes a quarter of the flash kernel's time.
+    """Span by span as two plain products: on a CPU the backward pass takes a quarter of the flash kernel's time.
 
-    The queries that share a key head are laid under each other, so that keys are never repeated. Scores of a row are
-    held for the backward pass: H x length x (prefix + length) numbers a layer.
+    The queries that share a key head are laid under each other, so that keys are never repeated. Scores are held
+    for the backward pass: H x length x keys numbers a span and layer.
     """
     heads, size = query_1HTE.shape[1], query_1HTE.shape[3]
     scale = size**-0.5 if scaling is None else scaling
@@ -110,26 +110,21 @@ def _rows_by_products(
         weights = torch.baddbmm(bias, stacked, key[0].mT, alpha=scale).softmax(-1)
         return (weights @ value[0]).view(1, heads, length, size)
 
-    return _row_by_row(attend, query_1HTE, key_1KTE, value_1KTE, packing)
+    return _span_by_span(attend, query_1HTE, key_1KTE, value_1KTE, packing)
 
 
-def _row_by_row(
+def _span_by_span(
     attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     query_1HTE: torch.Tensor,
     key_1KTE: torch.Tensor,
     value_1KTE: torch.Tensor,
     packing: Packing,
 ) -> torch.Tensor:
-    """Call `attend` for the prefix and for every row, with the keys it may see and the causal mask over them."""
-    sizes = [packing.prefix, *packing.lengths]
-    (prefix_q, *rows_q), (prefix_k, *rows_k), (prefix_v, *rows_v) = (
-        x.split(sizes, dim=2) for x in (query_1HTE, key_1KTE, value_1KTE)
-    )
-    calls = [(prefix_q, prefix_k, prefix_v)]
-    for q, k, v in zip(rows_q, rows_k, rows_v, strict=True):
-        calls.append((q, torch.cat([prefix_k, k], dim=2), torch.cat([prefix_v, v], dim=2)))
+    """Call `attend` for every span, with the keys it may see and the causal mask over them."""
+    queries, keys, values = (x.split(packing.lengths, dim=2) for x in (query_1HTE, key_1KTE, value_1KTE))
     attended = []
-    for q, k, v in calls:
+    for q, path in zip(queries, packing.paths, strict=True):
+        k, v = (torch.cat([spans[step] for step in path], dim=2) for spans in (keys, values))
         lengths = q.shape[2], k.shape[2]
         causal = torch.ones(lengths, dtype=torch.bool, device=q.device).tril(lengths[1] - lengths[0])
         attended.append(attend(q, k, v, causal))
@@ -139,20 +134,20 @@ def _row_by_row(
 def _varlen(
     query_1HTE: torch.Tensor, key_1KTE: torch.Tensor, value_1KTE: torch.Tensor, packing: Packing, scaling: float | None
 ) -> torch.Tensor:
-    """One flash-attention call: the prefix is the first sequence, and every row's keys are the prefix's and its own.
+    """One flash-attention call: every span is a sequence, whose keys are those on the way to it and its own.
 
-    With more keys than queries the kernel aligns the causal mask to the end, which is what a row behind its prefix
-    needs. Copying the prefix's keys to every row costs memory for prefix x rows, a small share of the activations.
+    With more keys than queries the kernel aligns the causal mask to the end, which is what a span behind others needs.
+    Copying shared keys to every row costs memory for prefix x rows, a small share of the activations.
     """
     from torch.nn.attention.varlen import varlen_attn
 
     device = query_1HTE.device
-    starts = torch.tensor([0, packing.prefix, *packing.lengths], device=device).cumsum(0, dtype=torch.int32)
-    key_lengths = [packing.prefix, *(packing.prefix + length for length in packing.lengths)]
-    key_starts = torch.tensor([0, *key_lengths], device=device).cumsum(0, dtype=torch.int32)
-    prefix = torch.arange(packing.prefix, device=device)
-    own = torch.arange(query_1HTE.shape[2], device=device).split([packing.prefix, *packing.lengths])[1:]
-    gather = torch.cat([prefix, *(part for row in own for part in (prefix, row))])
+    starts, key_starts = (
+        torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
+        for lengths in (packing.lengths, packing.ends)
+    )
+    own = torch.arange(query_1HTE.shape[2], device=device).split(packing.lengths)
+    gather = torch.cat([own[step] for path in packing.paths for step in path])
     query_THE, key_TKE, value_TKE = (x[0].transpose(0, 1) for x in (query_1HTE, key_1KTE, value_1KTE))
     attended: Any = varlen_attn(
         query_THE.contiguous(),
@@ -160,8 +155,8 @@ def _varlen(
         value_TKE[gather],
         starts,
         key_starts,
-        max(packing.prefix, *packing.lengths),
-        max(key_lengths),
+        max(packing.lengths),
+        max(packing.ends),
         scale=scaling,
         window_size=(-1, 0),
         enable_gqa=query_THE.shape[1] != key_TKE.shape[1],

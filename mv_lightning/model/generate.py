@@ -41,14 +41,14 @@ def generate(model: PreTrainedModel, batch: Batch, pad_id: int) -> torch.Tensor:
     Returns:
         The new tokens [B, W] of at most `MAX_NEW_TOKENS`; fewer where all texts ended before.
     """
-    prefix_P, *rows = batch.ids_T.split([batch.packing.prefix, *batch.packing.lengths])
-    longest = batch.packing.prefix + max(batch.packing.lengths)
+    spans = batch.ids_T.split(batch.packing.lengths)
+    rows = [torch.cat([spans[step] for step in batch.packing.paths[leaf]]) for leaf in batch.packing.leaves]
+    longest = max(map(len, rows))
     ids_BL = batch.ids_T.new_full((len(rows), longest), pad_id)
     mask_BL = torch.zeros_like(ids_BL)
     for place, row in enumerate(rows):
-        start = longest - len(prefix_P) - len(row)
-        ids_BL[place, start:] = torch.cat([prefix_P, row])
-        mask_BL[place, start:] = 1
+        ids_BL[place, longest - len(row) :] = row
+        mask_BL[place, longest - len(row) :] = 1
     with _padded_attention(model):
         # The temperature and nucleus of a base's own settings mean nothing without sampling, and would be warned about.
         written: torch.Tensor = model.generate(

@@ -86,19 +86,19 @@ def log_odds(
 def _prompt_loss(hidden_TD: torch.Tensor, head: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss of each row's prompt tokens [B] and their number [B].
 
-    A row's tokens are the shared prefix and its own. The prefix's loss is computed once and counts for every row;
-    each row's first own token is predicted from the prefix's last position.
+    A row's tokens are those of the spans on the way to it. A shared span's loss is computed once and counts for every
+    row behind it; a span's first token is predicted from the last of the span that it continues.
     """
-    prefix, lengths = batch.packing.prefix, batch.packing.lengths
-    device = hidden_TD.device
-    rows = torch.repeat_interleave(torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device))
-    own = torch.arange(prefix, prefix + sum(lengths), device=device)
-    first = torch.cat([rows.new_ones(1), rows.diff()]).bool()
-    source = torch.where(first, prefix - 1, own - 1)
-    own_loss = _token_losses(hidden_TD, head, source, batch.ids_T[own])
-    prefix_loss = _token_losses(hidden_TD, head, torch.arange(prefix - 1, device=device), batch.ids_T[1:prefix]).sum()
-    summed_B = torch.zeros(len(lengths), device=device).index_add(0, rows, own_loss) + prefix_loss
-    return summed_B, torch.tensor(lengths, device=device) + prefix - 1
+    packing, device = batch.packing, hidden_TD.device
+    lengths = torch.tensor(packing.lengths, device=device)
+    lasts = lengths.cumsum(0) - 1
+    source = torch.arange(len(batch.ids_T), device=device) - 1
+    # The root's first token is predicted by nothing; what stands in its place is left out.
+    source[lasts - lengths + 1] = lasts[list(packing.parents)]
+    loss_T = F.pad(_token_losses(hidden_TD, head, source[1:], batch.ids_T[1:]), (1, 0))
+    spans_S = torch.stack([loss.sum() for loss in loss_T.split(packing.lengths)])
+    summed_B = torch.stack([spans_S[list(packing.paths[leaf])].sum() for leaf in packing.leaves])
+    return summed_B, torch.tensor([packing.ends[leaf] - 1 for leaf in packing.leaves], device=device)
 
 
 def _token_losses(

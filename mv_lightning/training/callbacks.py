@@ -147,7 +147,7 @@ class Vitals(pl.Callback):
     ) -> None:
         """Log the step if this was its last micro-batch."""
         if batch.rows_B[0] >= 0:  # else it stands in for rows that another process has
-            self._step_rows += len(batch.packing.lengths)
+            self._step_rows += len(batch.rows_B)
             self._step_tokens += batch.tokens
             self._step_packed += len(batch.ids_T)
         if trainer.fit_loop._should_accumulate():

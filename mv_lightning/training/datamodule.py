@@ -237,14 +237,10 @@ class VerdictDataModule(pl.LightningDataModule):
         return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed
 
     def _evaluation_loader(self, name: str, done_N: np.ndarray | None = None) -> DataLoader[Batch]:
-        trainer, rows = self.trainer, self.encoded[name]
+        trainer = self.trainer
         assert trainer is not None
-        return self._loader(
-            name,
-            evaluation_picks(
-                rows.lengths_N, len(rows.prefix_ids), self.eval_tokens, trainer.global_rank, trainer.world_size, done_N
-            ),
-        )
+        picks = evaluation_picks(self.encoded[name], self.eval_tokens, trainer.global_rank, trainer.world_size, done_N)
+        return self._loader(name, picks)
 
     def _loader(self, name: str, picks: TrainingOrder | list[Pick]) -> DataLoader[Batch]:
         return DataLoader(

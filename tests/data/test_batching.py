@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +21,22 @@ from mv_lightning.data.batching import (
 from mv_lightning.schema import EncodedRows
 
 SIZES = st.integers(1, 200)
+ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 300)), min_size=1, max_size=60)
+"""Question and own length of each row; question 0 is one that no other row has."""
+
+
+def rows_of(rows: list[tuple[int, int]]) -> EncodedRows:
+    """Rows whose question `q` is `4 * q` tokens of its own number."""
+    ids = [np.concatenate([np.full(4 * question, question), np.full(own, 7)]) for question, own in rows]
+    return EncodedRows(
+        ids_T=np.concatenate(ids).astype(np.int32),
+        starts_N=np.cumsum([0, *map(len, ids)]),
+        labels_N=np.zeros(len(rows), dtype=np.int8),
+        rows_N=np.arange(len(rows)),
+        cut_N=np.zeros(len(rows), dtype=np.int32),
+        stems_N=np.array([4 * question for question, _ in rows], dtype=np.int32),
+        prefix_ids=tuple(range(10)),
+    )
 
 
 @settings(deadline=None)
@@ -38,41 +57,38 @@ def test_an_epoch_has_every_row_once_over_all_processes(rows: int, batch: int, a
 
 
 @settings(deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60), tokens=st.integers(1, 900), world=st.integers(1, 3)
-)
-def test_evaluation_sees_every_row_once_within_the_budget(lengths: list[int], tokens: int, world: int) -> None:
-    sizes, prefix = np.array(lengths), 10
-    per_rank = [evaluation_picks(sizes, prefix, tokens, rank, world) for rank in range(world)]
+@given(rows=ROWS, tokens=st.integers(1, 900), world=st.integers(1, 3))
+def test_evaluation_sees_every_row_once_within_the_budget(rows: list[tuple[int, int]], tokens: int, world: int) -> None:
+    encoded = rows_of(rows)
+    per_rank = [evaluation_picks(encoded, tokens, rank, world) for rank in range(world)]
     seen = [i for picks in per_rank for pick in picks if pick.counts for i in pick.indices]
-    assert sorted(seen) == list(range(len(lengths)))
+    assert sorted(seen) == list(range(len(rows)))
     assert len({len(picks) for picks in per_rank}) == 1
     for pick in (p for picks in per_rank for p in picks):
-        held = prefix + int(sizes[list(pick.indices)].sum())
-        assert held <= tokens or len(pick.indices) == 1
+        batch = pack(encoded, np.array(pick.indices), 1)
+        assert len(batch.ids_T) <= tokens or len(pick.indices) == 1
     if world == 1:
-        assert [sizes[i] for i in seen] == sorted(lengths, reverse=True)
+        questions = [encoded.groups_N[i] for i in seen]
+        runs = [question for question, _ in itertools.groupby(questions)]
+        assert len(runs) == len(set(runs)), "a question's rows stand together"
+        longest = [max(encoded.lengths_N[encoded.groups_N == question]) for question in runs]
+        assert longest == sorted(longest, reverse=True)
 
 
 @settings(deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60),
-    world=st.integers(1, 3),
-    stopped=st.integers(0, 60),
-    others=st.sets(st.integers(0, 59)),
-)
+@given(rows=ROWS, world=st.integers(1, 3), stopped=st.integers(0, 60), others=st.sets(st.integers(0, 59)))
 def test_an_evaluation_goes_on_with_the_batches_it_would_have_made(
-    lengths: list[int], world: int, stopped: int, others: set[int]
+    rows: list[tuple[int, int]], world: int, stopped: int, others: set[int]
 ) -> None:
-    sizes = np.array(lengths)
-    whole = evaluation_picks(sizes, 10, 400)
-    done = np.zeros(len(lengths), dtype=bool)
+    encoded = rows_of(rows)
+    whole = evaluation_picks(encoded, 400)
+    done = np.zeros(len(rows), dtype=bool)
     done[[i for pick in whole[:stopped] for i in pick.indices]] = True
-    left = [pick for pick in evaluation_picks(sizes, 10, 400, done_N=done) if pick.counts]
+    left = [pick for pick in evaluation_picks(encoded, 400, done_N=done) if pick.counts]
     assert left == whole[stopped:]
     # Rows in no order, as after a change of the token budget: each of the others once, over all processes.
-    done[[i for i in others if i < len(lengths)]] = True
-    per_rank = [evaluation_picks(sizes, 10, 300, rank, world, done) for rank in range(world)]
+    done[[i for i in others if i < len(rows)]] = True
+    per_rank = [evaluation_picks(encoded, 300, rank, world, done) for rank in range(world)]
     assert sorted(i for picks in per_rank for pick in picks if pick.counts for i in pick.indices) == (
         np.flatnonzero(~done).tolist()
     )
@@ -98,13 +114,40 @@ def test_starting_in_the_middle_yields_the_rest(done: int) -> None:
 def test_packing_lays_rows_end_to_end_behind_one_prefix(encoded: EncodedRows) -> None:
     batch = pack(encoded, np.array([4, 1]), step_rows=2)
     prefix = list(encoded.prefix_ids)
-    rows = [encoded.ids_T[encoded.starts_N[i] : encoded.starts_N[i + 1]].tolist() for i in (4, 1)]
+    rows = [encoded.row(i).tolist() for i in (4, 1)]
     assert batch.ids_T.tolist() == prefix + rows[0] + rows[1]
     p = len(prefix)
     assert batch.positions_T.tolist() == [*range(p), *range(p, p + len(rows[0])), *range(p, p + len(rows[1]))]
     assert batch.verdict_B.tolist() == [p + len(rows[0]) - 1, p + len(rows[0]) + len(rows[1]) - 1]
     assert batch.rows_B.tolist() == [4, 1] and batch.labels_B.tolist() == encoded.labels_N[[4, 1]].tolist()
     assert batch.tokens == sum(p + len(row) for row in rows)
+
+
+@settings(deadline=None)
+@given(rows=ROWS, seed=st.integers(0, 9))
+def test_every_row_can_be_read_back_from_its_path(rows: list[tuple[int, int]], seed: int) -> None:
+    encoded = rows_of(rows)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    batch = pack(encoded, order, len(rows))
+    spans, positions = (x.split(batch.packing.lengths) for x in (batch.ids_T, batch.positions_T))
+    assert len(batch.packing.leaves) == len(rows)
+    for index, leaf in zip(order, batch.packing.leaves, strict=True):
+        path = batch.packing.paths[leaf]
+        assert torch.cat([spans[step] for step in path]).tolist() == [*encoded.prefix_ids, *encoded.row(index)]
+        assert torch.cat([positions[step] for step in path]).tolist() == list(range(10 + encoded.lengths_N[index]))
+    ends = np.cumsum(batch.packing.lengths)[list(batch.packing.leaves)] - 1
+    assert batch.verdict_B.tolist() == ends.tolist()
+    assert batch.tokens == 10 * len(rows) + encoded.lengths_N.sum()
+
+
+def test_neighbours_of_one_question_share_it(siblings: EncodedRows) -> None:
+    picks = evaluation_picks(siblings, 10_000)
+    (batch,) = (pack(siblings, np.array(pick.indices), 8) for pick in picks)
+    assert siblings.groups_N.tolist() == [0, 0, 0, 0, 1, 2, 2, 2]
+    saved = 3 * siblings.stems_N[0] + 2 * siblings.stems_N[5]
+    assert len(batch.ids_T) == len(siblings.prefix_ids) + siblings.lengths_N.sum() - saved
+    apart = pack(siblings, np.array([0, 4, 1, 5, 2]), 5)
+    assert len(apart.ids_T) == len(siblings.prefix_ids) + siblings.lengths_N[[0, 4, 1, 5, 2]].sum()
 
 
 def test_a_stand_in_is_masked(encoded: EncodedRows) -> None:

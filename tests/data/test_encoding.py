@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mv_lightning.data.encoding import CUT_MARK, encode_rows, verdict_token_ids
-from mv_lightning.data.prompts import PROMPTS
+from mv_lightning.data.prompts import PROMPTS, Prompt
 from mv_lightning.model import base
 from mv_lightning.schema import UNLABELLED, EncodedRows
 
@@ -98,3 +98,24 @@ def test_verdicts_must_be_single_distinct_tokens(tokenizer) -> None:
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     with pytest.raises(ValueError, match="one token of its own"):
         verdict_token_ids(PreTrainedTokenizerFast(tokenizer_object=bytes_only))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(questions=st.lists(TEXT, min_size=1, max_size=3, unique=True), others=st.lists(TEXT, min_size=2, max_size=4))
+def test_rows_of_one_question_start_alike(tokenizer, questions: list[str], others: list[str]) -> None:
+    """Whatever the answer and the solution; another question is told apart, and its own part is never empty."""
+    rows = [(question, other, other[::-1]) for question in questions for other in others]
+    for prompt in PROMPTS:
+        encoded = encode(tokenizer, rows, prompt=prompt)
+        assert encoded.groups_N.tolist() == [q for q in range(len(questions)) for _ in others]
+        assert (encoded.stems_N > 0).all() and (encoded.stems_N < encoded.lengths_N).all()
+        for start in range(0, len(rows), len(others)):
+            stems = {encoded.row(i)[: encoded.stems_N[i]].tobytes() for i in range(start, start + len(others))}
+            assert len(stems) == 1 and questions[start // len(others)] in text_of(tokenizer, encoded, start)
+
+
+def test_nothing_is_shared_where_another_field_comes_first(tokenizer) -> None:
+    prompt = Prompt("answer first", "Judge.\n", "Answer: {answer}\nQuestion: {question}\n", "Verdict:")
+    columns = {"question": ["What?"] * 2, "answer": ["4"] * 2, "solution": [""] * 2}
+    encoded = encode_rows(columns, None, np.arange(2), prompt, tokenizer, 1_000)
+    assert encoded.stems_N.tolist() == [0, 0] and encoded.groups_N.tolist() == [0, 1]

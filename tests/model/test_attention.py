@@ -8,15 +8,14 @@ import torch
 
 from mv_lightning.data.batching import pack
 from mv_lightning.model import adapters, verdict
-from mv_lightning.model.attention import _rows_by_products, _rows_by_sdpa, packed_attention
-from mv_lightning.schema import Batch, EncodedRows, Packing
+from mv_lightning.model.attention import _spans_by_products, _spans_by_sdpa, packed_attention
+from mv_lightning.schema import EncodedRows, Packing
 
 
-def padded_hidden(adapted: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def padded_hidden(adapted: torch.nn.Module, encoded: EncodedRows, indices: list[int]) -> torch.Tensor:
     """The reference: transformers' own attention over one padded row per line, prefix repeated in each. [B, D]."""
     model = adapted.get_base_model()
-    ids, prefix = batch.ids_T, batch.packing.prefix
-    rows = [torch.cat([ids[:prefix], row]) for row in ids[prefix:].split(batch.packing.lengths)]
+    rows = [torch.tensor([*encoded.prefix_ids, *encoded.row(index)]) for index in indices]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     before = model.config._attn_implementation
@@ -28,8 +27,17 @@ def padded_hidden(adapted: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
 
 
-def test_packed_equals_padded_in_values_and_gradients(tiny: torch.nn.Module, encoded: EncodedRows) -> None:
-    batch = pack(encoded, np.array([3, 0, 7, 12]), step_rows=4)
+@pytest.mark.parametrize(
+    ("rows", "indices", "shared"),
+    [("encoded", [3, 0, 7, 12], 0), ("siblings", [0, 1, 2, 4, 5, 6, 7], 2), ("siblings", [4, 0, 5, 1], 0)],
+    ids=["own questions", "siblings together", "siblings apart"],
+)
+def test_packed_equals_padded_in_values_and_gradients(
+    tiny: torch.nn.Module, request: pytest.FixtureRequest, rows: str, indices: list[int], shared: int
+) -> None:
+    encoded: EncodedRows = request.getfixturevalue(rows)
+    batch = pack(encoded, np.array(indices), step_rows=len(indices))
+    assert len(batch.packing.lengths) == 1 + shared + len(indices)
     trained = adapters.trained_parameters(tiny)
     results = {}
     for name in ("packed", "padded"):
@@ -37,7 +45,7 @@ def test_packed_equals_padded_in_values_and_gradients(tiny: torch.nn.Module, enc
         if name == "packed":
             hidden = verdict.hidden_states(tiny.get_base_model(), batch)[batch.verdict_B]
         else:
-            hidden = padded_hidden(tiny, batch)
+            hidden = padded_hidden(tiny, encoded, indices)
         (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
         results[name] = hidden.detach(), {n: p.grad.clone() for n, p in trained.items()}
     torch.testing.assert_close(results["packed"][0], results["padded"][0], atol=2e-5, rtol=2e-5)
@@ -59,8 +67,8 @@ def test_a_row_does_not_see_its_neighbours(tiny: torch.nn.Module, encoded: Encod
 
 def test_the_ways_of_attending_agree() -> None:
     """Plain products for a CPU, PyTorch's kernels for a GPU without the varlen call."""
-    packing, results = Packing(5, (3, 9, 1)), []
-    for attend in (_rows_by_products, _rows_by_sdpa):
+    packing, results = Packing((5, 3, 4, 5, 1), (-1, 0, 0, 2, 2)), []
+    for attend in (_spans_by_products, _spans_by_sdpa):
         rng = torch.Generator().manual_seed(0)
         q, k, v = (torch.randn(1, heads, 18, 8, generator=rng).requires_grad_() for heads in (6, 2, 2))
         out = attend(q, k, v, packing, 0.3)
@@ -86,4 +94,4 @@ def test_gradient_checkpointing_changes_nothing(tiny: torch.nn.Module, encoded: 
 def test_dropout_is_refused() -> None:
     x = torch.zeros(1, 2, 4, 8)
     with pytest.raises(ValueError, match="attention_dropout"):
-        packed_attention(torch.nn.Module(), x, x, x, None, Packing(1, (3,)), dropout=0.1)
+        packed_attention(torch.nn.Module(), x, x, x, None, Packing((1, 3), (-1, 0)), dropout=0.1)

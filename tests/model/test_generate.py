@@ -27,6 +27,13 @@ def test_the_first_token_is_the_likeliest_of_the_packed_pass(writing: torch.nn.M
     assert torch.equal(new_BW[:, 0], likeliest_B)
 
 
+def test_rows_of_one_question_are_written_whole(writing: torch.nn.Module, siblings: EncodedRows) -> None:
+    together = generate(writing, pack(siblings, np.arange(8), 8), pad_id=1)
+    for place in range(8):
+        alone = generate(writing, pack(siblings, np.array([place]), 1), pad_id=1)[0]
+        assert torch.equal(together[place, : len(alone)], alone)
+
+
 def test_a_text_does_not_depend_on_its_batch(writing: torch.nn.Module, encoded: EncodedRows) -> None:
     """Rows of very different lengths, so that most of them are padded."""
     together = [generate(writing, pack(encoded, order, 16), pad_id=1) for order in (np.arange(16), np.arange(16)[::-1])]

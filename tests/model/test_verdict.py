@@ -25,21 +25,21 @@ def test_log_odds_are_the_difference_of_log_probabilities(
 
 
 def test_prompt_weight_one_is_plain_fine_tuning(
-    tiny: torch.nn.Module, encoded: EncodedRows, verdict_ids: tuple[int, int]
+    tiny: torch.nn.Module, siblings: EncodedRows, verdict_ids: tuple[int, int]
 ) -> None:
-    """Each row alone, its verdict appended, mean cross-entropy over every next token."""
-    batch = pack(encoded, np.array([0, 6, 11]), 3)
+    """Each row alone, its verdict appended, mean cross-entropy over every next token; a question may be shared."""
+    indices = [4, 0, 1, 3, 5, 6]
+    batch = pack(siblings, np.array(indices), len(indices))
     model = tiny.get_base_model()
     with torch.no_grad():
         packed = verdict.verdict_loss(
             verdict.hidden_states(model, batch), model.lm_head, batch, verdict_ids, prompt_weight=1
         )
-        prefix = batch.packing.prefix
-        for index, row in enumerate(batch.ids_T[prefix:].split(batch.packing.lengths)):
-            alone = pack(encoded, np.array([[0, 6, 11][index]]), 1)
+        for loss, index, label in zip(packed, indices, batch.labels_B, strict=True):
+            alone = pack(siblings, np.array([index]), 1)
             logits = model.lm_head(verdict.hidden_states(model, alone))
-            target = torch.cat([batch.ids_T[1:prefix], row, torch.tensor([verdict_ids[batch.labels_B[index]]])])
-            torch.testing.assert_close(packed[index], F.cross_entropy(logits, target), atol=1e-5, rtol=1e-5)
+            target = torch.cat([alone.ids_T[1:], torch.tensor([verdict_ids[label]])])
+            torch.testing.assert_close(loss, F.cross_entropy(logits, target), atol=1e-5, rtol=1e-5)
 
 
 def test_unlabelled_rows_have_no_loss(
