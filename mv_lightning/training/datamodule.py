@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,19 @@ from mv_lightning.data.batching import (
     evaluation_picks,
     training_picks,
 )
+from mv_lightning.data.cache import cached
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import KIND_COLUMN, Source, load_source
 from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits, write_manifest
+from mv_lightning.model.base import tokenizer_fingerprint
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS, Batch, EncodedRows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
+
+TOKENS = "tokens"
+"""Folder of the tokenised rows in the phase's."""
 
 
 class VerdictDataModule(pl.LightningDataModule):
@@ -188,11 +194,28 @@ class VerdictDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         chosen = source.table.select(rows_N)
         self.kinds[name] = np.array(chosen[KIND_COLUMN][:]) if KIND_COLUMN in chosen.column_names else None
-        columns: dict[str, Sequence[str]] = {column: chosen[column][:] for column in TEXT_COLUMNS}
         labels_N = None if source.labels_N is None else source.labels_N[rows_N]
         title = f"Tokenising {name}" if self.trainer.is_global_zero else None
         tokenizer = self.trainer.lightning_module.tokenizer
-        encoded = encode_rows(columns, labels_N, rows_N, self.prompt, tokenizer, self.max_length, title)
+        encoded = cached(
+            Path(self.trainer.default_root_dir) / TOKENS / name,
+            {
+                "rows": [source.fingerprint, hashlib.sha256(rows_N.tobytes()).hexdigest()],
+                "prompt": self.prompt.fingerprint,
+                "tokenizer": tokenizer_fingerprint(tokenizer),
+                "max_length": self.max_length,
+            },
+            lambda: encode_rows(
+                chosen.select_columns(list(TEXT_COLUMNS))[:],
+                labels_N,
+                rows_N,
+                self.prompt,
+                tokenizer,
+                self.max_length,
+                title,
+            ),
+            write=self.trainer.is_global_zero,
+        )
         cut = int((encoded.cut_N > 0).sum())
         if cut and self.trainer.is_global_zero:
             print(

@@ -1,0 +1,71 @@
+"""Tokenised rows on disk: a phase that starts again, or another process of it, does not tokenise again.
+
+A folder holds one file of NumPy's format for each array of an `EncodedRows`, read by mapping it into memory, and the
+key that says what was tokenised, how and with what. What cannot be read, or is not what was written, is tokenised anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mv_lightning.atomic import atomic_folder
+from mv_lightning.schema import EncodedRows
+
+KEY = "key.json"
+_ARRAYS = tuple(field.name for field in dataclasses.fields(EncodedRows))
+
+
+def cached(folder: Path, key: dict[str, Any], encode: Callable[[], EncodedRows], write: bool = True) -> EncodedRows:
+    """Return the rows in `folder` if they are those of `key`; else encode them, and keep them there.
+
+    Args:
+        folder: Where they are kept; what it held of another key is replaced.
+        key: Everything that the rows depend on, as plain values.
+        encode: Makes the rows.
+        write: False for a process that only reads.
+
+    Returns:
+        The rows; read from the disk, their arrays are mapped read-only.
+    """
+    if (found := _read(folder, key)) is not None:
+        return found
+    encoded = encode()
+    needed = sum(np.asarray(getattr(encoded, name)).nbytes for name in _ARRAYS)
+    if write and _free_bytes(folder) > 2 * needed:  # a full disk is for checkpoints
+        with atomic_folder(folder) as draft:
+            for name in _ARRAYS:
+                np.save(draft / f"{name}.npy", np.asarray(getattr(encoded, name)))
+            (draft / KEY).write_text(json.dumps({"key": key, "sha256": _sha256(draft)}), encoding="utf-8")
+    return encoded
+
+
+def _read(folder: Path, key: dict[str, Any]) -> EncodedRows | None:
+    try:
+        kept = json.loads((folder / KEY).read_text(encoding="utf-8"))
+        if kept != {"key": key, "sha256": _sha256(folder)}:
+            return None
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+    except (OSError, ValueError):
+        return None
+    return EncodedRows(**{**arrays, "prefix_ids": tuple(arrays["prefix_ids"].tolist())})
+
+
+def _sha256(folder: Path) -> dict[str, str]:
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return {name: digest(folder / f"{name}.npy") for name in _ARRAYS}
+
+
+def _free_bytes(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free
