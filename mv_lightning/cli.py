@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
 COMMANDS = ("fit", "validate", "test", "predict")
-TASKS = ("phases", "analyze", "ensemble", "rank", "export", "report", "verify-resume")
+TASKS = ("phases", "analyze", "ensemble", "rank", "export", "report", "estimate", "verify-resume")
 """Verbs that have a file in `tasks/`, with a function `run_VERB` in it."""
-READ_CONFIGURATIONS = ("phases", "verify-resume")
+READ_CONFIGURATIONS = ("phases", "estimate", "verify-resume")
 """Tasks whose options are those of a command."""
 ALIASES = {"--fresh": ("--run.fresh", "true")}
 USAGE = """usage: python -m mv_lightning COMMAND [--config FILE ...] [--OPTION VALUE ...]
@@ -39,6 +39,7 @@ Train a model that says whether a math answer is correct.
   rank           solve rate when the verifier picks among several solutions
   export         a phase's adapter, or the merged model, for use without this package
   report         one page about a run: settings, curves, metrics, worst mistakes
+  estimate       memory that a phase would take, term by term, and the cards it fits on
   verify-resume  train a few steps twice, once killed and resumed, and compare bit for bit
 
   python -m mv_lightning COMMAND --help explains every option of a command."""
@@ -106,7 +107,7 @@ def _run_lightning(words: list[str]) -> None:
     from mv_lightning.metrics.calibration import Calibration
     from mv_lightning.model.adapters import WEIGHTS
     from mv_lightning.model.base import PRECISION
-    from mv_lightning.training.callbacks import BestAdapter, PhaseLogger, PhaseProgress, Vitals
+    from mv_lightning.training.callbacks import BestAdapter, MemoryProbe, PhaseLogger, PhaseProgress, Vitals
     from mv_lightning.training.checkpoint import AtomicCheckpointIO, ResumeCheckpoint
     from mv_lightning.training.datamodule import VerdictDataModule
     from mv_lightning.training.evaluation import METRICS, PLOTS, assess, keep_assessment, load_calibration
@@ -174,6 +175,7 @@ def _run_lightning(words: list[str]) -> None:
                 callbacks.append(PhaseProgress(refresh_rate=1 if sys.stdout.isatty() else 20))
             if self.subcommand == "fit":
                 callbacks += [
+                    MemoryProbe(),
                     self.best,
                     ResumeCheckpoint(self.folder.checkpoints, run.save_every, run.keep, self.settings),
                 ]

@@ -19,7 +19,7 @@ from mv_lightning.atomic import atomic_folder
 from mv_lightning.model import attention
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "embedded"
 PRECISION = "bf16-mixed"
@@ -35,10 +35,18 @@ class BaseSettings:
     """Hub id or local folder of a causal model of the Llama architecture, or `embedded`."""
     quantization: Literal["nf4", "none"] = "nf4"
     """`nf4`: 4-bit NormalFloat with double quantisation (Dettmers et al. 2023, arXiv:2305.14314)."""
-    gradient_checkpointing: bool = True
-    """Recompute each layer in the backward pass: about a third more time, a fraction of the memory."""
+    gradient_checkpointing: bool | int = True
+    """Compute layers again in the backward pass: about a third more time, a fraction of the memory. true: all layers;
+    false: none; a number: as many as a micro-batch of more packed tokens than this needs (`estimate` tells it)."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` fills the model from its config alone, layer by layer: for speed and memory measurements."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.gradient_checkpointing, bool) and self.gradient_checkpointing < 1:
+            raise ValueError(
+                f"model.base.gradient_checkpointing={self.gradient_checkpointing}: needed is true, false, or a "
+                "positive number of packed tokens whose activations fit into the memory"
+            )
 
 
 def compute_dtype(precision: str) -> torch.dtype:
@@ -73,6 +81,26 @@ def load_tokenizer(settings: BaseSettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(settings: BaseSettings) -> PretrainedConfig:
+    """Return the base model's config.
+
+    Raises:
+        ValueError: It cannot be found, or is not of the Llama architecture.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(_resolve(settings.name))
+    except (OSError, ValueError) as error:
+        raise ValueError(_not_loaded("config", settings.name, error)) from error
+    if config.model_type != "llama":
+        raise ValueError(
+            f"base model {settings.name!r} is of type {config.model_type!r}; packed attention and the adapters' "
+            "targets are written for causal models of type 'llama' (Llama 2 and 3, SmolLM2, ...)"
+        )
+    return config
+
+
 def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """Return the base model, quantised and frozen, with packed attention, in training mode.
 
@@ -84,27 +112,18 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
     Raises:
         ValueError: It cannot be found, is not of the Llama architecture, or cannot be quantised here.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     attention.register()
     if settings.quantization != "none":
         require_bitsandbytes(f"model.base.quantization={settings.quantization}", "model.base.quantization=none")
-    path = _resolve(settings.name)
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(_not_loaded("config", settings.name, error)) from error
-    if config.model_type != "llama":
-        raise ValueError(
-            f"base model {settings.name!r} is of type {config.model_type!r}; packed attention and the adapters' "
-            "targets are written for causal models of type 'llama' (Llama 2 and 3, SmolLM2, ...)"
-        )
+    config = load_config(settings)
     if settings.weights == "random":
         model = _random_model(config, settings, dtype, device)
     else:
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                path,
+                _resolve(settings.name),
                 dtype=dtype,
                 device_map={"": device},
                 attn_implementation=attention.NAME,
@@ -116,11 +135,38 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
         parameter.requires_grad_(False)
     if settings.quantization != "none":
         _keep_gradients(model)
-    if settings.gradient_checkpointing:
+    if settings.gradient_checkpointing is not False:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # from_pretrained returns evaluation mode, in which gradient checkpointing silently does nothing.
     model.train()
     return model
+
+
+def kept_layers(gradient_checkpointing: bool | int, tokens: int, layers: int) -> int:
+    """Return how many layers keep their activations for the backward pass; the others are computed again.
+
+    Args:
+        gradient_checkpointing: See `BaseSettings`.
+        tokens: Of the packed micro-batch.
+        layers: Of the model.
+    """
+    if isinstance(gradient_checkpointing, bool):
+        return 0 if gradient_checkpointing else layers
+    return min(layers, layers * gradient_checkpointing // max(tokens, 1))
+
+
+def choose_checkpointing(model: PreTrainedModel, gradient_checkpointing: bool | int, tokens: int) -> None:
+    """Decide for the next micro-batch which layers are computed again; the result does not depend on it.
+
+    Args:
+        model: What `load_base` returned.
+        gradient_checkpointing: The setting that it was loaded with.
+        tokens: Of the packed micro-batch.
+    """
+    layers = model.base_model.layers
+    kept = kept_layers(gradient_checkpointing, tokens, len(layers))
+    for place, layer in enumerate(layers):
+        layer.gradient_checkpointing = place >= kept
 
 
 def require_bitsandbytes(wish: str, instead: str) -> Any:

@@ -52,12 +52,12 @@ class _AdaptedProduct(torch.autograd.Function):
         scale: float,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        ctx.packed, ctx.scale, ctx.shape, ctx.dtypes = packed, scale, x_TI.shape, (x_TI.dtype, a_RI.dtype, b_OR.dtype)
+        ctx.packed, ctx.scale, ctx.shape, ctx.x_dtype = packed, scale, x_TI.shape, x_TI.dtype
         x_TI = x_TI.reshape(-1, x_TI.shape[-1]).to(dtype)
-        a_RI, b_OR = a_RI.to(dtype), b_OR.to(dtype)
-        low_TR = x_TI @ a_RI.T
+        low_TR = x_TI @ a_RI.to(dtype).T
         out_TO = x_TI @ dequantised(packed, dtype).T
-        out_TO.addmm_(low_TR, b_OR.T, alpha=scale)
+        out_TO.addmm_(low_TR, b_OR.to(dtype).T, alpha=scale)
+        # Not the rounded adapters: all layers' together would take two bytes a weight until the backward pass.
         ctx.save_for_backward(x_TI, low_TR, a_RI, b_OR)
         return out_TO.view(*ctx.shape[:-1], -1)
 
@@ -65,16 +65,15 @@ class _AdaptedProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_TI, low_TR, a_RI, b_OR = ctx.saved_tensors
-        x_dtype, a_dtype, b_dtype = ctx.dtypes
-        grad_TO = grad.reshape(-1, grad.shape[-1]).to(x_TI.dtype)
-        scaled_OR = b_OR * ctx.scale
-        grad_low_TR = grad_TO @ scaled_OR
+        dtype = x_TI.dtype
+        grad_TO = grad.reshape(-1, grad.shape[-1]).to(dtype)
+        grad_low_TR = grad_TO @ (b_OR.to(dtype) * ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_TI = grad_TO @ dequantised(ctx.packed, x_TI.dtype)
-            grad_x = grad_TI.addmm_(grad_low_TR, a_RI).view(ctx.shape).to(x_dtype)
-        grad_a_RI = (grad_low_TR.T @ x_TI).to(a_dtype)
-        grad_b_OR = (grad_TO.T @ (low_TR * ctx.scale)).to(b_dtype)
+            grad_TI = grad_TO @ dequantised(ctx.packed, dtype)
+            grad_x = grad_TI.addmm_(grad_low_TR, a_RI.to(dtype)).view(ctx.shape).to(ctx.x_dtype)
+        grad_a_RI = (grad_low_TR.T @ x_TI).to(a_RI.dtype)
+        grad_b_OR = (grad_TO.T @ (low_TR * ctx.scale)).to(b_OR.dtype)
         return grad_x, grad_a_RI, grad_b_OR, None, None, None
 
 

@@ -104,6 +104,52 @@ class BestAdapter(pl.Callback):
         self._loss, self.step = state_dict["loss"], state_dict["step"]
 
 
+class MemoryProbe(pl.Callback):
+    """Takes the longest micro-batch forward and back before the first step: too small a GPU shows at once.
+
+    Weights, gradients and random generators are afterwards what they were. On a CPU memory is seldom what is short, and
+    time is, so nothing is done there.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Probe on a GPU, and say what it took."""
+        if pl_module.device.type == "cuda":
+            batch = probe_memory(trainer, pl_module)
+            print(
+                f"the longest micro-batch ({len(batch.rows_B)} rows, {len(batch.ids_T):,} packed tokens) takes "
+                f"{peak_memory_gb(pl_module.device):.1f} GB"
+            )
+
+
+def probe_memory(trainer: pl.Trainer, module: pl.LightningModule) -> Batch:
+    """Take the longest micro-batch of the run forward and back; return it.
+
+    Args:
+        trainer: Of the run, at the start of training.
+        module: The model, with its adapters.
+
+    Raises:
+        ValueError: The memory is too small.
+    """
+    batch = trainer.datamodule.longest_training_batch()
+    devices = [module.device] if module.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            with trainer.precision_plugin.train_step_context():
+                _, loss_B = module.losses(batch.to(module.device))
+            loss_B.mean().backward()
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"the longest micro-batch ({len(batch.rows_B)} rows, {len(batch.ids_T):,} packed tokens) does not fit "
+                f"into the memory: {str(error).splitlines()[0]} Set model.base.gradient_checkpointing true or to fewer "
+                "tokens (`estimate` computes what fits), lower data.batch_size and raise "
+                "trainer.accumulate_grad_batches by as much, or shorten data.max_length"
+            ) from error
+        finally:
+            module.zero_grad()
+    return batch
+
+
 class Vitals(pl.Callback):
     """Logs speed and memory at every optimizer step, and counts what the phase cost."""
 

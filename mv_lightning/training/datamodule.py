@@ -140,6 +140,15 @@ class VerdictDataModule(pl.LightningDataModule):
             write_manifest(Path(self.trainer.default_root_dir) / "manifest.json", *self._manifest)
         return self._loader("train", TrainingOrder(lambda epoch: self._training_picks(epoch), position=self._position))
 
+    def longest_training_batch(self) -> Batch:
+        """The largest micro-batch that this process will train on, known before as the order of rows is."""
+        assert self.trainer is not None
+        rows = self.encoded["train"]
+        picks = [pick for epoch in range(max(1, self.trainer.max_epochs or 1)) for pick in self._training_picks(epoch)]
+        if self.trainer.max_steps >= 0:
+            picks = picks[: self.trainer.max_steps * self.trainer.accumulate_grad_batches]
+        return PackedRows(rows)[max(picks, key=lambda pick: rows.lengths_N[list(pick.indices)].sum())]
+
     def val_dataloader(self) -> DataLoader[Batch]:
         """The phase's validation rows, longest first."""
         return self._evaluation_loader("val")

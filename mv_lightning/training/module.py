@@ -127,9 +127,7 @@ class VerdictModule(pl.LightningModule):
         Lightning divides by the number of micro-batches and averages over processes; both are undone here, so that
         the gradient of a step is the mean over its rows however they were dealt.
         """
-        hidden_TD = verdict.hidden_states(self.causal_model, batch)
-        head = self.causal_model.lm_head
-        loss_B = verdict.verdict_loss(hidden_TD, head, batch, self.verdict_ids, self.prompt_loss_weight)
+        hidden_TD, loss_B = self.losses(batch)
         if not torch.isfinite(loss_B).all():
             rows = batch.rows_B[~torch.isfinite(loss_B)].tolist()
             raise ValueError(
@@ -137,10 +135,19 @@ class VerdictModule(pl.LightningModule):
                 "or look at these rows. The last checkpoint is from before this step."
             )
         with torch.no_grad():
-            right_B = (verdict.log_odds(hidden_TD, head, batch, self.verdict_ids) > 0) == (batch.labels_B == 1)
+            right_B = (verdict.log_odds(hidden_TD, self.causal_model.lm_head, batch, self.verdict_ids) > 0) == (
+                batch.labels_B == 1
+            )
             sums = torch.stack([loss_B.sum(), (right_B & (batch.labels_B != UNLABELLED)).sum()]) / batch.step_rows
             self._step_sums = sums if self._step_sums is None else self._step_sums + sums
         return loss_B.sum() / batch.step_rows * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the last hidden states [T, D] and the loss of each row [B] of a micro-batch to be trained on."""
+        base.choose_checkpointing(self.causal_model, self.base_settings.gradient_checkpointing, len(batch.ids_T))
+        hidden_TD = verdict.hidden_states(self.causal_model, batch)
+        head = self.causal_model.lm_head
+        return hidden_TD, verdict.verdict_loss(hidden_TD, head, batch, self.verdict_ids, self.prompt_loss_weight)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the whole step: the mean over its rows, not over the last micro-batch."""
