@@ -47,11 +47,7 @@ def plain_model(adapter: Path, tokenizer: Any) -> Plain:
         device_map={"": "cpu"},
         quantization_config=quantization_config(BaseSettings(), torch.bfloat16),
     )
-    adapted = PeftModel.from_pretrained(base, str(adapter)).eval()
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    return Plain(adapted, tokenizer)
+    return Plain.of(PeftModel.from_pretrained(base, str(adapter)), tokenizer)
 
 
 def shares(groups_N: np.ndarray, size: int, count: int, lengths_N: np.ndarray | None = None) -> list[np.ndarray]:

@@ -89,7 +89,7 @@ def plot(measurements: list[dict[str, Any]], path: Path) -> None:
 
     from mv_lightning.metrics.plots import save_png
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2)
     for batch in BATCHES:
         line = [m for m in measurements if m["batch"] == batch]
@@ -106,17 +106,18 @@ def plot(measurements: list[dict[str, Any]], path: Path) -> None:
     left.set_yscale("log", base=2)
     left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     right.set_ylim(bottom=0)
-    right.legend(frameon=False)
+    left.legend(frameon=False)
     save_png(figure, path)
 
 
 def table(measurements: list[dict[str, Any]]) -> str:
-    """Return rows per CPU second as Markdown: lengths down, batches across."""
+    """Return rows and tokens per CPU second as Markdown: lengths down, batches across."""
     lines = ["| mean tokens | " + " | ".join(f"effective batch {batch}" for batch in BATCHES) + " |"]
     lines.append("| ---: |" + " ---: |" * len(BATCHES))
     for length in LENGTHS:
-        cells = [m for m in measurements if m["mean_length"] == length]
-        lines.append(f"| {length:,} | " + " | ".join(f"{m['rows_per_cpu_s']:.2f}" for m in cells) + " |")
+        line = [m for m in measurements if m["mean_length"] == length]
+        cells = [f"{m['rows_per_cpu_s']:.2f} rows, {m['tokens_per_cpu_s']:,.0f} tokens" for m in line]
+        lines.append(f"| {length:,} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
