@@ -6,15 +6,17 @@ makes one ratio, and the figure is the median of the ratios, with their spread. 
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.splits import machine
 from mv_lightning.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -100,6 +102,20 @@ def ratios(turns: list[dict[str, Cost]], other: str, unit: str = "cpu_s") -> dic
         unit: `cpu_s` or `wall_s`.
     """
     return spread([turn[other][unit] / turn["ours"][unit] for turn in turns])
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return {
+        "cpu": ", ".join(sorted(models)) or platform.processor(),
+        "cpus": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "pyarrow", "datasets")},
+    }
 
 
 def record(name: str, **content: Any) -> None:

@@ -101,7 +101,9 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, help="most that generate writes")
     parser.add_argument("--source", default=SAMPLE, help="labelled rows, as data.source")
     parser.add_argument("--prompt", default=PROMPT)
-    parser.add_argument("--practice", type=int, default=15, help="steps that the adapter is trained for")
+    parser.add_argument(
+        "--practice", type=int, default=40, help="steps that the adapter is trained for: fewer say True of everything"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     count = options.turns + 1
@@ -156,6 +158,7 @@ def main() -> None:
         },
         ratio=ratios(turns, options.against),
         ratio_wall=ratios(turns, options.against, "wall_s"),
+        said_true=float((odds_N > 0).mean()),
         agreement=agreement,
         alone_against_together=differences(alone_N, odds_N),
     )
