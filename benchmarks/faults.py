@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import RESULTS
 from mv_lightning.atomic import write_json
 from mv_lightning.model.adapters import WEIGHTS
 from mv_lightning.tasks.verify_resume import compare_phases
@@ -30,7 +31,6 @@ from mv_lightning.training.phase import PhaseFolder
 from mv_lightning.training.predictions import PART, PROBABILITIES, SUBMISSION
 from tests.tiny import save_tiny_base, tiny_options
 
-RESULTS = Path(__file__).parent / "results"
 CONFIGS = Path(__file__).parents[1] / "configs"
 _POLL_SECONDS = 0.001
 _SERVER = multiprocessing.get_context("forkserver")

@@ -21,6 +21,16 @@ LLAMA_3_8B: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 """The published config of Meta-Llama-3-8B."""
+TINY: dict[str, Any] = {
+    **LLAMA_3_8B,
+    "vocab_size": 49_152,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+"""The same in small, to see on a CPU that a script runs; its vocabulary has the embedded tokenizer's ids."""
 
 
 def write_base(folder: Path, shape: dict[str, Any]) -> None:
@@ -28,7 +38,7 @@ def write_base(folder: Path, shape: dict[str, Any]) -> None:
 
     Args:
         folder: Where to.
-        shape: A config, such as `LLAMA_3_8B`.
+        shape: `LLAMA_3_8B` or `TINY`.
     """
     from transformers import LlamaConfig
 

@@ -1,162 +1,177 @@
-"""Prediction side by side: rows per CPU second on the embedded model, one thread.
+"""Prediction beside the two usual ways, with one adapter: SmolLM2-135M in NF4, r 32, rows per CPU second.
 
-    python -m benchmarks.predict --against padded     # plain forward, padded batches of 16, sorted by length
     python -m benchmarks.predict --against generate   # the report's loop: padded batches of 16, up to 64 new tokens
+    python -m benchmarks.predict --against padded     # one forward pass of padded batches of 16, sorted by length
 
-Ours are packed batches behind the shared instruction. Both sides ask the same NF4 model with the same adapter about the
-same practice rows, a share of them at a time in turn; the figure is the median of the shares' ratios of CPU seconds.
-Also counted: verdicts that differ between the two, and between our batches of one row and of many. Writes
-`benchmarks/results/predict_AGAINST.json`.
+Theirs is transformers and PEFT as they come, the adapter in bf16, which is their fastest here; ours is
+`Verifier.judge`. A turn is a share of the rows, whole questions where they have several answers. Generation stops as
+`generate` does, when every row of a batch has ended; an adapter that is trained on the verdict alone has not learnt to
+end, so here it writes all that it may. Also counted: verdicts that differ between the sides, and between our rows
+judged one by one and together. Writes `benchmarks/results/predict_AGAINST.json`, for another source or number of new
+tokens `predict_AGAINST_SOURCE_TOKENS.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.measure import RESULTS, SEED, spread
-from benchmarks.splits import machine
-from benchmarks.train import PROMPT, RANK
-from mv_lightning.atomic import write_json
-from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_picks, pack
-from mv_lightning.data.encoding import encode_rows, verdict_token_ids
-from mv_lightning.data.prompts import load_prompt
+from benchmarks.measure import Cost, alternate, one_by_one, ratios, record, spread, timed
+from benchmarks.ours import MODEL, PROMPT, RANK, practised_adapter
+from benchmarks.plain import BATCH, NEW_TOKENS, Plain, prompts
 from mv_lightning.data.sources import load_source
-from mv_lightning.model import adapters, base, generate, verdict
-from mv_lightning.schema import TEXT_COLUMNS, Batch, EncodedRows
+from mv_lightning.model.base import BaseSettings, quantization_config
+from mv_lightning.verifier import Verifier
 
-PADDED = 16
-
-
-class Model:
-    """A quantised base with an adapter that matters, and the two ways of asking it."""
-
-    def __init__(self, rows: int) -> None:
-        """Load the model and encode practice rows.
-
-        Args:
-            rows: How many.
-        """
-        settings = base.BaseSettings(name=base.EMBEDDED, gradient_checkpointing=False)
-        self.tokenizer = base.load_tokenizer(settings)
-        source = load_source(f"sample:{rows}")
-        columns = {name: source.table[name][:] for name in TEXT_COLUMNS}
-        self.encoded = encode_rows(columns, None, np.arange(rows), load_prompt(PROMPT), self.tokenizer, 2048)
-        self.verdict_ids = verdict_token_ids(self.tokenizer)
-        torch.manual_seed(SEED)
-        loaded = base.load_base(settings, torch.bfloat16, torch.device("cpu"))
-        adapted = adapters.attach(loaded, adapters.LoraSettings(r=RANK, alpha=RANK))
-        for name, parameter in adapters.trained_parameters(adapted).items():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.02)
-        self.causal = adapted.eval().get_base_model()
-
-    def ours(self, rows_N: np.ndarray, tokens: int = EVAL_TOKENS) -> np.ndarray:
-        """Return log-odds [N] of packed batches.
-
-        Args:
-            rows_N: int [N], which rows.
-            tokens: Most tokens of a batch.
-        """
-        part = _select(self.encoded, rows_N)
-        packed, odds_N = PackedRows(part), np.empty(len(rows_N))
-        for pick in evaluation_picks(part.lengths_N, len(part.prefix_ids), tokens):
-            odds_N[list(pick.indices)] = self._odds(packed[pick])
-        return odds_N
-
-    def padded(self, rows_N: np.ndarray) -> np.ndarray:
-        """Return log-odds [N] of padded batches, sorted by length, with PyTorch's own attention."""
-        order = rows_N[np.argsort(-self.encoded.lengths_N[rows_N], kind="stable")]
-        found: dict[int, float] = {}
-        self.causal.set_attn_implementation("sdpa")
-        for start in range(0, len(order), PADDED):
-            rows = order[start : start + PADDED]
-            texts = [[*self.encoded.prefix_ids, *self._ids(row)] for row in rows]
-            longest = max(map(len, texts))
-            ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
-            mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
-            hidden = self.causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            last = torch.tensor([len(text) - 1 for text in texts])
-            logits = self.causal.lm_head(hidden[torch.arange(len(rows)), last])[:, list(self.verdict_ids)].float()
-            found |= dict(zip(rows.tolist(), (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
-        self.causal.set_attn_implementation("mv_lightning_packed")
-        return np.array([found[row] for row in rows_N.tolist()])
-
-    def generated(self, rows_N: np.ndarray) -> np.ndarray:
-        """Return 1, -1 or 0 [N]: True, False or neither in the text that the model writes."""
-        odds = []
-        for start in range(0, len(rows_N), PADDED):
-            batch = pack(self.encoded, rows_N[start : start + PADDED], PADDED)
-            new_BW = generate.generate(self.causal, batch, self.tokenizer.eos_token_id)
-            odds.append(generate.verdict_odds(self.tokenizer.batch_decode(new_BW, skip_special_tokens=True)))
-        return torch.cat(odds).numpy()
-
-    def _odds(self, batch: Batch) -> np.ndarray:
-        hidden_TD = verdict.hidden_states(self.causal, batch)
-        return verdict.log_odds(hidden_TD, self.causal.lm_head, batch, self.verdict_ids).numpy()
-
-    def _ids(self, row: int) -> list[int]:
-        start, stop = self.encoded.starts_N[row : row + 2]
-        ids: list[int] = self.encoded.ids_T[start:stop].tolist()
-        return ids
+SAMPLE = "sample"
 
 
-def _select(encoded: EncodedRows, rows_N: np.ndarray) -> EncodedRows:
-    ids = [encoded.ids_T[encoded.starts_N[row] : encoded.starts_N[row + 1]] for row in rows_N]
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
-    return EncodedRows(
-        np.concatenate(ids), starts, encoded.labels_N[rows_N], rows_N, encoded.cut_N[rows_N], encoded.prefix_ids
+def plain_model(adapter: Path, tokenizer: Any) -> Plain:
+    """Return the embedded base and an adapter through transformers and PEFT as they come.
+
+    Args:
+        adapter: PEFT folder.
+        tokenizer: Of the base; remembers where it lies.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(
+        tokenizer.name_or_path,
+        dtype=torch.bfloat16,
+        device_map={"": "cpu"},
+        quantization_config=quantization_config(BaseSettings(), torch.bfloat16),
     )
+    return Plain.of(PeftModel.from_pretrained(base, str(adapter)), tokenizer)
+
+
+def shares(groups_N: np.ndarray, size: int, count: int, lengths_N: np.ndarray | None = None) -> list[np.ndarray]:
+    """Deal rows to shares of whole questions, in the order of the questions' first rows.
+
+    Args:
+        groups_N: int [N], question of each row.
+        size: Rows of a share; a question too many is not split.
+        count: How many shares.
+        lengths_N: int [N], tokens: the chosen questions are dealt by their mean instead, which padding likes.
+
+    Returns:
+        Row numbers of each share.
+
+    Raises:
+        ValueError: There are too few rows.
+    """
+    _, first_Q, question_N, rows_Q = np.unique(groups_N, return_index=True, return_inverse=True, return_counts=True)
+    order_Q = np.argsort(first_Q)
+    wanted = int(np.searchsorted(np.cumsum(rows_Q[order_Q]), size * count)) + 1
+    if wanted > len(order_Q):
+        raise ValueError(f"{count} shares of {size} rows need more than the {len(groups_N)} that there are; take fewer")
+    order_Q = order_Q[:wanted]
+    if lengths_N is not None:
+        mean_Q = np.bincount(question_N, lengths_N) / rows_Q
+        order_Q = order_Q[np.argsort(mean_Q[order_Q], kind="stable")]
+    share_Q = np.minimum((np.cumsum(rows_Q[order_Q]) - 1) // size, count - 1)
+    return [
+        np.concatenate([np.flatnonzero(question_N == question) for question in order_Q[share_Q == share]])
+        for share in range(count)
+    ]
+
+
+def differences(one_N: np.ndarray, other_N: np.ndarray) -> dict[str, float]:
+    """Return how many verdicts differ between two log-odds of the same rows, and by how much these do."""
+    away_N = np.abs(one_N - other_N)
+    return {
+        "rows": len(one_N),
+        "flips": int(((one_N > 0) != (other_N > 0)).sum()),
+        "largest_difference": float(away_N.max()),
+        "median_difference": float(np.median(away_N)),
+    }
 
 
 def main() -> None:
-    """Alternate, print and write the results."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--against", choices=["padded", "generate"], required=True)
-    parser.add_argument("--shares", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=32, help="of a share")
+    """Alternate, compare verdicts, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", choices=["generate", "padded"], required=True)
+    parser.add_argument("--turns", type=int, default=5, help="that count; one more warms up")
+    parser.add_argument("--rows", type=int, default=64, help="of a turn")
+    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, help="most that generate writes")
+    parser.add_argument("--source", default=SAMPLE, help="labelled rows, as data.source")
+    parser.add_argument("--prompt", default=PROMPT)
+    parser.add_argument(
+        "--practice", type=int, default=40, help="steps that the adapter is trained for: fewer say True of everything"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = Model(options.rows * (options.shares + 1))
-    other = model.padded if options.against == "padded" else model.generated
-    measured: list[dict[str, Any]] = []
-    flips = alone_flips = 0
-    largest = 0.0
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for share in range(options.shares + 1):
-            rows_N = np.arange(share * options.rows, (share + 1) * options.rows)
-            clocks = [time.process_time()]
-            ours_N = model.ours(rows_N)
-            clocks.append(time.process_time())
-            other_N = other(rows_N)
-            clocks.append(time.process_time())
-            ours, theirs = np.diff(clocks).tolist()
-            pair = {"ours_cpu_s": ours, "other_cpu_s": theirs, "ratio": theirs / ours}
-            print(json.dumps(pair), flush=True)
-            if not share:  # warms up
-                continue
-            measured.append(pair)
-            flips += int(((ours_N > 0) != (other_N > 0)).sum())
-            alone_N = model.ours(rows_N, tokens=1)
-            alone_flips += int(((ours_N > 0) != (alone_N > 0)).sum())
-            largest = max(largest, float(np.abs(ours_N - alone_N).max()))
-    results = {
-        "against": options.against,
-        "machine": machine(),
-        "rows": options.rows * options.shares,
-        "pairs": measured,
-        "ratio": spread([pair["ratio"] for pair in measured]),
-        "verdicts_that_differ": flips,
-        "verdicts_that_differ_alone": alone_flips,
-        "largest_change_alone": largest,
-    }
-    write_json(RESULTS / f"predict_{options.against}.json", results)
-    print({name: value for name, value in results.items() if name not in ("pairs", "machine")})
+    count = options.turns + 1
+    adapter = practised_adapter(options.prompt, options.practice)
+    ours = Verifier.load(adapter, device="cpu")
+    plain = plain_model(adapter, ours.tokenizer)
+
+    sampled = options.source == SAMPLE
+    source = load_source(f"{SAMPLE}:{options.rows * count}" if sampled else options.source, split="test")
+    lengths_N = ours.encode(source.table).lengths_N if options.against == "padded" else None
+    rows = shares(source.groups_N, options.rows, count, lengths_N)
+    dealt = [ours.encode(source.table.select(share)) for share in rows]
+    odds: list[np.ndarray] = []
+    answers: list[Any] = []
+
+    def our_turn(turn: int) -> Cost:
+        cost, odds_N = timed(lambda: ours.judge(dealt[turn]))
+        odds.append(odds_N)
+        return {**cost, "rows": len(odds_N)}
+
+    def generated(turn: int) -> Cost:
+        cost, (words, written) = timed(lambda: plain.generate(prompts(dealt[turn]), options.new_tokens))
+        answers.extend(words)
+        return {**cost, "new_tokens_of_batches": written}
+
+    def padded(turn: int) -> Cost:
+        cost, odds_N = timed(lambda: plain.log_odds(prompts(dealt[turn])))
+        answers.extend(odds_N)
+        return cost
+
+    theirs = {"generate": generated, "padded": padded}[options.against]
+    turns = alternate(one_by_one(our_turn), {options.against: theirs}, options.turns)
+    odds_N = np.concatenate(odds)
+    if options.against == "padded":
+        agreement = differences(odds_N, np.array(answers))
+    else:
+        said_N = np.array([str(odds > 0) for odds in odds_N])
+        words_N = np.array([word or "" for word in answers])
+        malformed_N = words_N == ""
+        agreement = {
+            "rows": len(answers),
+            "malformed": int(malformed_N.sum()),
+            "flips": int(((said_N != words_N) & ~malformed_N).sum()),
+        }
+    alone_N = np.concatenate([ours.judge(ours.encode(source.table.select([row]))) for row in np.concatenate(rows)])
+    record(
+        "_".join(_name(options)),
+        settings={"model": MODEL, "rank": RANK, "batch": BATCH, **vars(options)},
+        turns=turns,
+        rows_per_cpu_s={
+            side: spread([turn["ours"]["rows"] / turn[side]["cpu_s"] for turn in turns])["median"] for side in turns[0]
+        },
+        ratio=ratios(turns, options.against),
+        ratio_wall=ratios(turns, options.against, "wall_s"),
+        said_true=float((odds_N > 0).mean()),
+        agreement=agreement,
+        alone_against_together=differences(alone_N, odds_N),
+    )
+
+
+def _name(options: argparse.Namespace) -> Iterator[str]:
+    """What tells one result from another."""
+    yield from ("predict", options.against)
+    if options.source != SAMPLE:
+        path = Path(options.source)
+        yield path.parent.name or path.stem
+    if options.new_tokens != NEW_TOKENS:
+        yield str(options.new_tokens)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
-import platform
 import resource
 import sys
 import tempfile
@@ -20,14 +18,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import RESULTS, SEED
+from benchmarks.measure import machine as machine
 from mv_lightning.atomic import write_json
 
-RESULTS = Path(__file__).parent / "results" / "splits.json"
-PHASES, PHASE_ROWS, TEST_ROWS, SEED = 3, 20_000, 1_000, 3407
+PHASES, PHASE_ROWS, TEST_ROWS = 3, 20_000, 1_000
 
 
 class Stages:
@@ -52,20 +50,6 @@ class Stages:
         total = {unit: round(sum(s[unit] for s in self.seconds.values()), 3) for unit in ("wall_s", "cpu_s")}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return {"stages": self.seconds, "total": total, "peak_memory_mb": round(peak / 1e6), **more}
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
-    return {
-        "cpu": ", ".join(sorted(models)) or platform.processor(),
-        "cpus": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "pyarrow", "datasets")},
-    }
 
 
 def print_report(name: str, rows: int, report: dict[str, Any]) -> None:
@@ -157,8 +141,9 @@ def main() -> None:
             with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
                 results[way.__name__] = report = process.submit(way, path).result()
             print_report(way.__name__, rows, report)
-    write_json(RESULTS, results)
-    print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
+    path = RESULTS / "splits.json"
+    write_json(path, results)
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -1,248 +1,218 @@
-"""Training side by side with TRL's SFTTrainer, the report's trainer: rows per CPU second on the embedded model.
+"""Training beside TRL, or beside the matrix products that it cannot avoid: SmolLM2-135M in NF4, r 32, 8 rows a step.
 
-    python -m benchmarks.train --against trl        # the report's settings: 2 x 4 padded rows, loss on all tokens
-    python -m benchmarks.train --against trl-best   # its best honest ones: 8 rows, loss on the completion alone
-    python -m benchmarks.train --against matmul     # the matrix products that a step of ours cannot avoid
+    python -m benchmarks.train --against trl        # TRL as in the report: 2 x 4 padded rows, loss on all tokens
+    python -m benchmarks.train --against trl-best   # TRL at its best: 8 rows at once, loss on the completion alone
+    python -m benchmarks.train --against matmul     # how much of our step is products that must be
 
-Both sides train SmolLM2-135M in NF4 with LoRA r 32 on all seven projections and 8-bit AdamW, one thread, on the same
-texts, 8 rows a step. Steps alternate, so that a machine that slows down slows both; the figure is the median of the
-pairs' ratios of CPU seconds. TRL runs in its own environment, which the first call makes under `benchmarks/work`.
-Writes `benchmarks/results/train_AGAINST.json`.
+Both sides take the same rows in the same order, a step in turn, with one thread; TRL lives in a process of its own
+environment (`benchmarks.peers`). On our clock is Lightning's whole loop, reading and packing included; on TRL's is the
+step alone. TRL rounds its adapters to bf16 by itself, ours stay in fp32. Writes
+`benchmarks/results/train_AGAINST.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
+import torch
 
-from benchmarks.measure import RESULTS, SEED, spread
-from benchmarks.splits import machine
-from mv_lightning.atomic import write_json
+from benchmarks.measure import WORK, Cost, Side, alternate, ratios, record, timed
+from benchmarks.ours import MODEL, PRACTICE, PROMPT, RANK, STEP_ROWS, Training
+from benchmarks.peers import REPORT, Peer
+from mv_lightning.schema import Batch
 
-ROOT = Path(__file__).parent.parent
-WORK = ROOT / "benchmarks" / "work"
-PEERS = WORK / "peers"
-PACKAGES = ("trl==1.16.0",)
-ROWS, STEP_ROWS, RANK = 400, 8, 32
-PROMPT = "detailed"
-
-
-def peer_python() -> Path:
-    """Return the interpreter of the peers' environment, made on first use.
-
-    Its PyTorch is the one that is installed here, so that both sides multiply alike.
-    """
-    python = PEERS / "bin" / "python"
-    if not (PEERS / "ready").is_file():
-        print("Installing the peers, once ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
-        same = [f"{name}=={version(name).split('+')[0]}" for name in ("torch", "transformers", "peft", "bitsandbytes")]
-        for packages in (same[:1], [*same, *PACKAGES, "accelerate", "datasets"]):
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-        (PEERS / "ready").touch()
-    return python
+ALONE = {"per_device_train_batch_size": STEP_ROWS, "gradient_checkpointing": False, "completion_only_loss": True}
+TRL: dict[str, dict[str, dict[str, Any]]] = {
+    "trl": {"trl": {"split_text": False, "config": REPORT}},
+    "trl-best": {
+        "padded": {"split_text": True, "config": ALONE},
+        "padding-free": {"split_text": True, "config": {**ALONE, "padding_free": True, "max_length": None}},
+    },
+}
+"""By comparison, then by side: whether prompt and completion stay apart, and what of SFTConfig differs. The figure is
+that of the cheapest side."""
 
 
-class Ours:
-    """The package's training step on packed rows."""
+@dataclass(frozen=True)
+class Product:
+    """A matrix product [m, k] x [k, n], `times` of them at once where that is not 0; operands may lie transposed."""
 
-    def __init__(self) -> None:
-        """Load the model and encode the rows."""
-        import torch
-
-        from mv_lightning.data.encoding import encode_rows, verdict_token_ids
-        from mv_lightning.data.prompts import load_prompt
-        from mv_lightning.data.sources import load_source
-        from mv_lightning.model import adapters, base, optim
-        from mv_lightning.schema import TEXT_COLUMNS
-
-        settings = base.BaseSettings(name=base.EMBEDDED, gradient_checkpointing=False)
-        tokenizer = base.load_tokenizer(settings)
-        source = load_source(f"sample:{ROWS}")
-        columns = {name: source.table[name][:] for name in TEXT_COLUMNS}
-        prompt = load_prompt(PROMPT)
-        self.encoded = encode_rows(columns, source.labels_N, np.arange(ROWS), prompt, tokenizer, 2048)
-        self.verdict_ids = verdict_token_ids(tokenizer)
-        torch.manual_seed(SEED)
-        self.adapted = adapters.attach(
-            base.load_base(settings, torch.bfloat16, torch.device("cpu")), adapters.LoraSettings(r=RANK, alpha=RANK)
-        )
-        self.trained = list(adapters.trained_parameters(self.adapted).values())
-        self.optimizer = optim.build_optimizer(self.trained, optim.OptimSettings())
-        self.order = np.random.default_rng(SEED).permutation(ROWS)
-
-    def batch(self, step: int) -> Any:
-        """Return the packed rows of a step."""
-        from mv_lightning.data.batching import pack
-
-        return pack(self.encoded, self.order[step * STEP_ROWS : (step + 1) * STEP_ROWS], STEP_ROWS)
-
-    def step(self, step: int) -> float:
-        """Train on the rows of a step; return CPU seconds."""
-        import torch
-
-        from mv_lightning.model import verdict
-
-        start = time.process_time()
-        batch, model = self.batch(step), self.adapted.get_base_model()
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden_TD = verdict.hidden_states(model, batch)
-            loss_B = verdict.verdict_loss(hidden_TD, model.lm_head, batch, self.verdict_ids)
-        loss_B.mean().backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return time.process_time() - start
-
-    def write_texts(self, path: Path) -> None:
-        """Write the rows in the order of training, as prompt and completion, for a peer."""
-        from mv_lightning.data.prompts import VERDICTS, load_prompt
-        from mv_lightning.data.sources import load_source
-
-        source, prompt = load_source(f"sample:{ROWS}"), load_prompt(PROMPT)
-        assert source.labels_N is not None
-        with path.open("w", encoding="utf-8") as lines:
-            for row in self.order.tolist():
-                text = prompt.instruction + prompt.body.format_map(source.table[row]) + prompt.cue
-                lines.write(json.dumps({"prompt": text, "completion": VERDICTS[bool(source.labels_N[row])]}) + "\n")
-
-    def products(self, step: int) -> float:
-        """Return the CPU seconds of the matrix products that the step of these rows cannot avoid."""
-        import torch
-        from peft.tuners.lora import LoraLayer
-
-        batch = self.batch(step)
-        tokens, layers = len(batch.ids_T), [m for m in self.adapted.modules() if isinstance(m, LoraLayer)]
-        config = self.adapted.get_base_model().config
-        prefix, heads, size = batch.packing.prefix, config.num_attention_heads, config.head_dim
-
-        def matrix(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, dtype=torch.bfloat16)
-
-        # One set of operands a shape; a product's time does not depend on its numbers.
-        shapes = {(layer.in_features, layer.out_features) for layer in layers}
-        kept = {
-            (i, o): (matrix(tokens, i), matrix(o, i), matrix(tokens, o), matrix(RANK, i), matrix(o, RANK))
-            for i, o in shapes
-        }
-        low = matrix(tokens, RANK)
-        spans = [(prefix, prefix), *((length, prefix + length) for length in batch.packing.lengths)]
-        attention = [
-            (matrix(heads, q, size), matrix(heads, k, size), matrix(heads, q, k), matrix(heads, q, size))
-            for q, k in spans
-        ]
-        start = time.process_time()
-        for layer in layers:
-            x, w, grad, a, b = kept[layer.in_features, layer.out_features]
-            # forward, input gradient; the adapter's two products, and their two gradients each
-            _ = x @ w.T, grad @ w, x @ a.T, low @ b.T, grad @ b, low @ a, low.T @ x, grad.T @ low
-        for _ in range(config.num_hidden_layers):
-            for query, key, weights, grad in attention:
-                # scores, values; gradients of values, weights, queries, keys
-                _ = query @ key.mT, weights @ key, weights.mT @ grad, grad @ key.mT, weights @ key, weights.mT @ query
-        return time.process_time() - start
-
-
-class Peer:
-    """TRL in a process of its own, which takes a step whenever it is told to."""
-
-    def __init__(self, settings: str, texts: Path) -> None:
-        """Start it and wait until it is ready.
-
-        Args:
-            settings: `trl` or `trl-best`.
-            texts: See `Ours.write_texts`.
-        """
-        from mv_lightning.model.base import EMBEDDED, BaseSettings, load_tokenizer
-
-        folder = load_tokenizer(BaseSettings(name=EMBEDDED)).name_or_path
-        script = Path(__file__).with_name("peer_trl.py")
-        self.log = (WORK / f"{settings}.log").open("w")
-        self.process = subprocess.Popen(
-            [str(peer_python()), str(script), settings, folder, str(texts), str(WORK / "trl"), str(RANK)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        )
-        self._answers = self._read()
-        self.versions = next(self._answers)
-
-    def step(self) -> dict[str, float]:
-        """Let it take one optimizer step; return its CPU seconds, wall seconds and rows."""
-        self._stdin.write("step\n")
-        self._stdin.flush()
-        return next(self._answers)
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
+    m: int
+    k: int
+    n: int
+    left_transposed: bool = False
+    right_transposed: bool = False
+    times: int = 0
 
     @property
-    def _stdin(self) -> IO[str]:
-        assert self.process.stdin is not None
-        return self.process.stdin
+    def flops(self) -> int:
+        """Floating-point operations."""
+        return 2 * self.m * self.k * self.n * max(self.times, 1)
 
-    def _read(self) -> Iterator[dict[str, Any]]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                yield json.loads(line)
-        raise RuntimeError(f"the peer stopped; see {self.log.name}")
+    def operands(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Random operands, laid out as a step lays them out, and room for the result."""
+        stack = (self.times,) if self.times else ()
+        left = _random(*stack, self.k, self.m).mT if self.left_transposed else _random(*stack, self.m, self.k)
+        right = _random(*stack, self.n, self.k).mT if self.right_transposed else _random(*stack, self.k, self.n)
+        return left, right, torch.empty(*stack, self.m, self.n, dtype=torch.bfloat16)
+
+
+def _random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.bfloat16)
+
+
+def products(config: Any, batch: Batch, rank: int, strict: bool) -> Iterator[Product]:
+    """Yield the products of one step over a packed batch.
+
+    Forward, and backward for the inputs; an adapter's own gradients too; attention as plain products, a key head's
+    queries stacked; the head at the verdicts alone.
+
+    Args:
+        config: Of the base model.
+        batch: The step's rows.
+        rank: Of the adapters.
+        strict: Leave out what a step could still save: nothing but the keys and values of the last layer needs more
+            than the verdict positions, and the first layer's projections need no gradient for the frozen embeddings.
+    """
+    hidden, heads, key_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+    size, inner, last = config.head_dim, config.intermediate_size, config.num_hidden_layers - 1
+    tokens, rows, prefix = len(batch.ids_T), len(batch.packing.lengths), batch.packing.prefix
+    spans = [(length, prefix + length) for length in batch.packing.lengths]
+    for layer in range(config.num_hidden_layers):
+        few = strict and layer == last
+        most = rows if few else tokens
+        for inputs, outputs, t, from_embeddings in (
+            (hidden, heads * size, most, True),
+            (hidden, key_heads * size, tokens, True),
+            (hidden, key_heads * size, tokens, True),
+            (heads * size, hidden, most, False),
+            (hidden, inner, most, False),
+            (hidden, inner, most, False),
+            (inner, hidden, most, False),
+        ):
+            yield Product(t, inputs, outputs, right_transposed=True)
+            yield Product(t, inputs, rank, right_transposed=True)
+            yield Product(t, rank, outputs, right_transposed=True)
+            yield Product(t, outputs, rank)
+            yield Product(rank, t, inputs, left_transposed=True)
+            yield Product(outputs, t, rank, left_transposed=True)
+            if not (strict and layer == 0 and from_embeddings):
+                yield Product(t, outputs, inputs)
+                yield Product(t, rank, inputs)
+        for q, k in [(1, k) for _, k in spans] if few else [(prefix, prefix), *spans]:
+            stacked = heads // key_heads * q
+            for _ in range(2):  # scores, and the gradient of the weights
+                yield Product(stacked, size, k, right_transposed=True, times=key_heads)
+            for _ in range(2):  # values, and the gradient of the queries
+                yield Product(stacked, k, size, times=key_heads)
+            for _ in range(2):  # the gradients of values and keys
+                yield Product(k, stacked, size, left_transposed=True, times=key_heads)
+    yield Product(rows, hidden, config.vocab_size, right_transposed=True)
+    yield Product(rows, config.vocab_size, hidden)
+
+
+def products_cost(wanted: list[Product]) -> Cost:
+    """Time products one by one, each over operands of its shape that are made before the clock starts."""
+    operands = {product: product.operands() for product in set(wanted)}
+
+    def work() -> None:
+        for product in wanted:
+            left, right, out = operands[product]
+            torch.matmul(left, right, out=out)
+
+    for left, right, out in operands.values():
+        torch.matmul(left, right, out=out)
+    cost, _ = timed(work)
+    flops = sum(product.flops for product in wanted)
+    return {**cost, "gflop": flops / 1e9, "gflop_per_s": flops / 1e9 / cost["cpu_s"]}
+
+
+def product_sides(training: Training) -> dict[str, Side]:
+    """Return the sides that only multiply: what a step of ours multiplies, and the least that it could.
+
+    Args:
+        training: Whose steps are looked at.
+    """
+
+    def multiplied(step: int, strict: bool) -> Cost:
+        config = training.module.causal_model.config
+        return products_cost(list(products(config, training.batch(step), RANK, strict)))
+
+    return {"products": lambda step: multiplied(step, False), "least": lambda step: multiplied(step, True)}
+
+
+def trl_sides(against: str, training: Training, steps: int, peers: dict[str, Peer]) -> dict[str, Side]:
+    """Return the sides of a comparison, each of which starts with its first turn, when the rows are there.
+
+    Args:
+        against: A key of `TRL`.
+        training: Ours.
+        steps: Of each.
+        peers: Gets what was started, by side.
+    """
+    from mv_lightning.model.base import load_tokenizer
+
+    def turn(side: str, _: int) -> Cost:
+        if side not in peers:
+            texts = WORK / "texts.jsonl"
+            training.write_texts(texts)
+            peers[side] = Peer(
+                side,
+                # Where the embedded model was unpacked to: its tokenizer remembers.
+                model=load_tokenizer(training.module.base_settings).name_or_path,
+                random=False,
+                unsloth=False,
+                texts=str(texts),
+                rank=RANK,
+                steps=steps,
+                optim={"learning_rate": PRACTICE.lr, "warmup_steps": PRACTICE.warmup_steps},
+                **TRL[against][side],
+            )
+        return peers[side].step()
+
+    return {side: partial(turn, side) for side in TRL[against]}
 
 
 def main() -> None:
-    """Alternate, print and write the results."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--against", choices=["trl", "trl-best", "matmul"], required=True)
-    parser.add_argument("--pairs", type=int, default=5)
+    """Alternate, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", choices=[*TRL, "matmul"], required=True)
+    parser.add_argument("--turns", type=int, default=6, help="that count; one more warms up")
+    parser.add_argument("--source", default="sample:600", help="rows, as data.source")
+    parser.add_argument("--prompt", default=PROMPT)
     options = parser.parse_args()
-    import torch
-
     torch.set_num_threads(1)
     WORK.mkdir(exist_ok=True)
-    ours = Ours()
-    measured: list[dict[str, Any]] = []
-    results: dict[str, Any] = {"against": options.against, "machine": machine(), "seed": SEED, "rank": RANK}
-    other: Callable[[int], dict[str, float]]
+    steps, peers = options.turns + 1, dict[str, Peer]()
+    training = Training(options.source, steps, prompt=options.prompt)
     if options.against == "matmul":
-
-        def other(step: int) -> dict[str, float]:
-            return {"cpu_s": ours.products(step)}
+        others = product_sides(training)
     else:
-        ours.write_texts(WORK / "texts.jsonl")
-        peer = Peer(options.against, WORK / "texts.jsonl")
-        results["peer"] = peer.versions
-
-        def other(step: int) -> dict[str, float]:
-            return peer.step()
-
-    for step in range(options.pairs + 1):
-        start = time.perf_counter()
-        cpu = ours.step(step)
-        pair: dict[str, Any] = {"ours_cpu_s": cpu, "ours_wall_s": time.perf_counter() - start, "other": other(step)}
-        pair["ratio"] = pair["other"]["cpu_s"] / cpu
-        print(json.dumps(pair), flush=True)
-        if step:  # the first pair warms up
-            measured.append(pair)
-    results["pairs"] = measured
-    results["ratio"] = spread([pair["ratio"] for pair in measured])
-    write_json(RESULTS / f"train_{options.against.replace('-', '_')}.json", results)
-    print(f"{options.against}: ratio of CPU seconds a step {results['ratio']}")
-    if options.against != "matmul":
+        others = trl_sides(options.against, training, steps, peers)
+    turns = alternate(training.run, others, options.turns)
+    for peer in peers.values():
         peer.stop()
+    medians = {side: float(np.median([turn[side]["cpu_s"] for turn in turns])) for side in turns[0]}
+    # A step cannot do without the products as it makes them; of TRL's settings the best one counts.
+    chosen = "products" if options.against == "matmul" else min(others, key=medians.__getitem__)
+    record(
+        f"train_{options.against.replace('-', '_')}",
+        settings={"model": MODEL, "rank": RANK, "step_rows": STEP_ROWS, **vars(options)},
+        peers={side: {**TRL[options.against][side], **peer.about} for side, peer in peers.items()},
+        real_tokens_a_step=[training.batch(step).tokens for step in range(1, steps)],
+        turns=turns,
+        cpu_s_a_step=medians,
+        rows_per_cpu_s={side: STEP_ROWS / seconds for side, seconds in medians.items()},
+        ratios={side: ratios(turns, side) for side in others},
+        chosen=chosen,
+        ratio=ratios(turns, chosen),
+        ratio_wall=ratios(turns, chosen, "wall_s"),
+    )
 
 
 if __name__ == "__main__":
