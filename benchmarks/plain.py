@@ -20,8 +20,7 @@ VERDICT = re.compile(r"\b(True|False)\b")
 
 def prompts(encoded: EncodedRows) -> list[list[int]]:
     """Return every row's ids with the shared instruction before them."""
-    bounds = zip(encoded.starts_N[:-1], encoded.starts_N[1:], strict=True)
-    return [[*encoded.prefix_ids, *encoded.ids_T[start:stop].tolist()] for start, stop in bounds]
+    return [[*encoded.prefix_ids, *encoded.row(index).tolist()] for index in range(len(encoded))]
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def random_rows(mean: int, rows: int) -> EncodedRows:
         labels_N=rng.integers(0, 2, rows).astype(np.int8),
         rows_N=np.arange(rows),
         cut_N=np.zeros(rows, dtype=np.int32),
+        stems_N=np.zeros(rows, dtype=np.int32),
         prefix_ids=tuple(range(100, 100 + PREFIX)),
     )
 

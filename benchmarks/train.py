@@ -81,8 +81,8 @@ def products(config: Any, batch: Batch, rank: int, strict: bool) -> Iterator[Pro
     """
     hidden, heads, key_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
     size, inner, last = config.head_dim, config.intermediate_size, config.num_hidden_layers - 1
-    tokens, rows, prefix = len(batch.ids_T), len(batch.packing.lengths), batch.packing.prefix
-    spans = [(length, prefix + length) for length in batch.packing.lengths]
+    tokens, packing = len(batch.ids_T), batch.packing
+    rows, spans = len(packing.leaves), list(zip(packing.lengths, packing.ends, strict=True))
     for layer in range(config.num_hidden_layers):
         few = strict and layer == last
         most = rows if few else tokens
@@ -104,7 +104,7 @@ def products(config: Any, batch: Batch, rank: int, strict: bool) -> Iterator[Pro
             if not (strict and layer == 0 and from_embeddings):
                 yield Product(t, outputs, inputs)
                 yield Product(t, rank, inputs)
-        for q, k in [(1, k) for _, k in spans] if few else [(prefix, prefix), *spans]:
+        for q, k in [(1, packing.ends[leaf]) for leaf in packing.leaves] if few else spans:
             stacked = heads // key_heads * q
             for _ in range(2):  # scores, and the gradient of the weights
                 yield Product(stacked, size, k, right_transposed=True, times=key_heads)
