@@ -23,7 +23,7 @@ from typing import IO, Any
 from benchmarks.measure import WORK
 
 SHARED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
-PEERS: dict[str, tuple[str, ...]] = {"trl": ("trl==1.16.0",), "unsloth": ("unsloth",)}
+PEERS: dict[str, tuple[str, ...]] = {"trl": ("trl==1.16.0",), "unsloth": ("unsloth==2026.10.9",)}
 REPORT = {
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 4,
@@ -43,7 +43,7 @@ def peer_python(peer: str) -> Path:
     """
     if importlib.util.find_spec(peer) is not None:
         return Path(sys.executable)
-    folder = WORK / ("peers" if peer == "trl" else peer)
+    folder = WORK / "peers" / peer
     python, ready = folder / "bin" / "python", folder / "ready.json"
     # Of a local version such as 2.13.0+cpu, PyPI knows the part before the plus sign.
     shared = [f"{name}=={version(name).split('+')[0]}" for name in SHARED] if peer == "trl" else []
