@@ -32,7 +32,7 @@ def test_less_is_better_where_the_target_is_a_limit(tmp_path: Path) -> None:
 def test_what_was_not_run_or_failed_says_so(tmp_path: Path) -> None:
     write_json(tmp_path / "gpu.json", {"stages": {"phase1": {"failed": "no time"}}, "times": {"generate": 21.2}})
     assert line(tmp_path, "memory of phase 1, GPU") == ["failed", "at most 14.0 GB", ""]
-    assert line(tmp_path, "prediction, GPU, against generation") == ["21.2x", "", ""]
+    assert line(tmp_path, "prediction, GPU, against generation") == ["21.2x", "20.0x", "yes"]
     assert line(tmp_path, "prediction, CPU, against generation") == ["not run", "10.0x", ""]
 
 
