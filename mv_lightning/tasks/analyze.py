@@ -183,8 +183,14 @@ def _baselines(source: Source, words_N: np.ndarray, splits: Splits, seed: int) -
         ),
         "lookup": verdicts_N,
     }
-    found = {name: None if said_N is None else _accuracy(said_N == labels_N) for name, said_N in verdicts.items()}
-    return {**found, "lookup where it knows": _accuracy((verdicts_N == labels_N)[covered_N])}
+    groups_N = source.groups_N[held_N]
+    found = {
+        name: None if said_N is None else _accuracy(said_N == labels_N, groups_N) for name, said_N in verdicts.items()
+    }
+    return {
+        **found,
+        "lookup where it knows": _accuracy((verdicts_N == labels_N)[covered_N], groups_N[covered_N]),
+    }
 
 
 def _texts(source: Source, rows_N: np.ndarray) -> list[str]:
@@ -192,10 +198,10 @@ def _texts(source: Source, rows_N: np.ndarray) -> list[str]:
     return ["\n".join(row) for row in zip(*(columns[name] for name in TEXT_COLUMNS), strict=True)]
 
 
-def _accuracy(right_N: np.ndarray) -> dict[str, Any]:
+def _accuracy(right_N: np.ndarray, groups_N: np.ndarray) -> dict[str, Any]:
     if not len(right_N):
         return {"rows": 0, "accuracy": None, "interval": None}
-    interval = mean_interval(right_N[:, None].astype(np.float64))[0].tolist()
+    interval = mean_interval(right_N[:, None].astype(np.float64), groups_N)[0].tolist()
     return {"rows": len(right_N), "accuracy": float(right_N.mean()), "interval": interval}
 
 
@@ -245,8 +251,8 @@ def _reached(found: dict[str, Any]) -> Section:
         return Section(title, ["Not run: the split plan holds no rows out."])
     told = (
         "Accuracy on the validation rows of all phases and the sub-test together, after the training rows of all "
-        f"phases (bag of words: at most {BAG_SAMPLE:,} of them), with 95 % bootstrap intervals. A verifier must beat "
-        "all of these."
+        f"phases (bag of words: at most {BAG_SAMPLE:,} of them), with 95 % intervals (questions resampled). A verifier "
+        "must beat all of these."
     )
     rows = []
     for name, reached in found.items():

@@ -238,7 +238,9 @@ class VerdictModule(pl.LightningModule):
             torch.distributed.all_gather_object(parts, parts[0])
         columns_4N = np.concatenate(parts, axis=1)
         rows_N, labels_N, odds_N, losses_N = columns_4N[:, columns_4N[0].argsort()]
-        self.evaluation = Evaluation(rows_N.astype(np.int64), labels_N == 1, odds_N, losses_N)
+        rows_N = rows_N.astype(np.int64)
+        groups_N = self.trainer.datamodule.groups_N[rows_N]
+        self.evaluation = Evaluation(rows_N, labels_N == 1, odds_N, losses_N, groups_N)
         self.evaluated_step = self.trainer.global_step
         scores = metric_values(self.evaluation.labels_N, odds_N)
         values = {"loss": losses_N.mean(), "acc": scores.pop("accuracy"), **scores}
