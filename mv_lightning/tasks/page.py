@@ -151,7 +151,8 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
         title: Heading of the whole.
         sections: In order.
     """
-    parts = [f"<h1>{html.escape(title)}</h1>"]
+    # A path in the title may be broken after its slashes.
+    parts = [f"<h1>{html.escape(title).replace('/', '/<wbr>')}</h1>"]
     for section in sections:
         parts += [f"<h2>{html.escape(section.title)}</h2>", *map(_html, section.blocks)]
     head = (
