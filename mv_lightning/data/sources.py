@@ -339,8 +339,8 @@ def _read_csv(path: Path, pick: Pick) -> pa.Table:
         "read_options": csv.ReadOptions(block_size=_BLOCK_BYTES),
         "parse_options": csv.ParseOptions(newlines_in_values=True),
     }
-    with csv.open_csv(path, **layout) as head:
-        wanted = pick(head.schema.names)
+    # The reader is not kept: it reads ahead, and would hold the whole file beside the table.
+    wanted = pick(csv.open_csv(path, **layout).schema.names)
     as_text = csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()))
     return csv.read_csv(path, convert_options=as_text, **layout)
 
