@@ -56,6 +56,8 @@ class VerdictModule(pl.LightningModule):
         self.init_from = init_from
         self.predict_mode = predict_mode
         self.adapted: PeftModel | None = None
+        self.resumes = False
+        """Whether a checkpoint's weights follow: `fit_phase` tells before they are loaded."""
         self.steps_before = 0
         """Optimizer steps of the phases before this one."""
         # The checkpoint holds adapters only; on_load_checkpoint compares their names itself.
@@ -102,7 +104,7 @@ class VerdictModule(pl.LightningModule):
         with torch.random.fork_rng(devices=_cuda_devices(self.trainer.strategy.root_device)):
             torch.manual_seed(_initial_seed())
             # Weights that are loaded below need no initialisation.
-            loftq = self.lora_settings.loftq and card is None
+            loftq = self.lora_settings.loftq and card is None and not self.resumes
             self.adapted = adapters.attach(model, dataclasses.replace(self.lora_settings, loftq=loftq))
         if card is not None:
             assert self.init_from is not None
