@@ -111,7 +111,7 @@ def load_source(source: str, split: str = "train", labelled: bool | None = True)
     labels_N = np.concatenate(labels) if labels else None
     groups_N = _groups(table["question"])
     fingerprint = _fingerprint(table, labels_N)
-    pa.default_memory_pool().release_unused()  # what reading and checking took, a tenth of the table and more
+    pa.default_memory_pool().release_unused()  # what reading and checking took: up to a tenth of the table
     return Source(
         name=source,
         table=datasets.Dataset(table, fingerprint=fingerprint),
@@ -314,7 +314,7 @@ def _read_parquet(path: Path, pick: Pick) -> pa.Table:
     with parquet.ParquetFile(path) as file:
         names = pick(file.schema_arrow.names)
         schema = pa.schema([file.schema_arrow.field(name) for name in names])
-        # All at once takes half of the table's bytes more while it is read.
+        # All at once takes a quarter of the table's bytes more while it is read.
         return pa.Table.from_batches(file.iter_batches(_BATCH_ROWS, columns=names), schema)
 
 

@@ -36,7 +36,7 @@ BAG_SAMPLE = 20_000
 """Training rows of the bag of words, at most: one phase of the report."""
 
 _UNLIMITED = 1 << 30  # tokens
-_TOKENISED = 200  # rows at a time: a tokenizer's answer takes a hundred times the bytes of its text
+_TOKENISED = 200  # rows at a time: a tokenizer's answer takes tens of times the bytes of its text
 _SLICE = 1 << 11  # rows whose bytes are looked at together: a megabyte or two, twenty with what is counted of them
 
 
