@@ -1,10 +1,12 @@
-"""Three short phases on real labelled solutions with the embedded model, scored on a held-out fifth.
+"""Short phases on real labelled solutions with the embedded model, under each prompt, and the prompts as an ensemble.
 
-    python -m benchmarks.real_data [--folder ../shared/data]
+    python -m benchmarks.real_data [--folder ../shared/data] [--only GSM8K]
 
-Questions repeat within the sets, so rows are grouped by question: no test question was trained on. The phases are
-balanced, the test fifth keeps the mix of the source. On GSM8K, with four solutions a question, the verifier also picks
-among them. Runs the commands that a user would type, goes on where it was interrupted, and writes
+Three phases a prompt, scored on a held-out fifth. Questions repeat within the sets, so rows are grouped by question: no
+test question was trained on. The phases are balanced, the test fifth keeps the mix of the source. Where several prompts
+were trained, their predictions are averaged, plainly and with weights fitted on validation rows, and compared with the
+prompt that was the most accurate on these. On GSM8K, with four solutions a question, each verifier also picks among
+them. Runs the commands that a user would type, goes on where it was interrupted, and writes the sets that it ran into
 `benchmarks/results/real_data.json`.
 """
 
@@ -18,15 +20,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.splits import machine
 from mv_lightning.atomic import atomic_file, write_json
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import read_manifest
+from mv_lightning.metrics.ranking import POLICIES
+from mv_lightning.metrics.scores import mean_interval
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
+from mv_lightning.tasks.ensemble import SUMMARY
+from mv_lightning.tasks.finished import with_interval
+from mv_lightning.tasks.page import Table
+from mv_lightning.tasks.predictions import load_predicted, read_log_odds
+from mv_lightning.tasks.rank import RANKING
+from mv_lightning.training.evaluation import METRICS
+from mv_lightning.training.predictions import PROBABILITIES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "real_data.json"
 WORK = ROOT / "benchmarks" / "work" / "real_data"
+HELD_OUT = "held_out.jsonl"
+SHOWN = ("accuracy", "balanced_accuracy", "auroc")
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,7 @@ class Trial:
     """A set, and sizes that two CPU cores manage."""
 
     file: str
+    prompts: tuple[str, ...]
     rows: int
     """Of one phase, a tenth of them for validation."""
     test_rows: int
@@ -44,94 +60,181 @@ class Trial:
 
 
 TRIALS = {
-    "GSM8K": Trial("gsm8k_solutions/labelled.jsonl", rows=400, test_rows=742, max_length=2048, rank=True),
-    "MathCoder": Trial("mathcoder_solutions/labelled.parquet", rows=120, test_rows=1254, max_length=512, rank=False),
+    "GSM8K": Trial(
+        "gsm8k_solutions/labelled.jsonl",
+        prompts=("answer_only", "explanation", "detailed"),
+        rows=400,
+        test_rows=742,
+        max_length=2048,
+        rank=True,
+    ),
+    "MathCoder": Trial(
+        "mathcoder_solutions/labelled.parquet",
+        prompts=("explanation",),
+        rows=120,
+        test_rows=1254,
+        max_length=512,
+        rank=False,
+    ),
 }
+ENSEMBLES = ("weighted", "plain")
 
 
 def run(name: str, trial: Trial, folder: Path) -> dict[str, Any]:
-    """Train the three phases and score the test fifth.
+    """Train and score every prompt of a set, then their ensembles.
 
     Args:
         name: Of the set.
-        trial: Its file and sizes.
+        trial: Its file, prompts and sizes.
         folder: Where the sets are.
     """
-    run_dir = WORK / name
+    runs = {prompt: WORK / name / prompt for prompt in trial.prompts}
+    source = str(folder / trial.file)
+    prompts = {prompt: _single(trial, prompt, run_dir, source) for prompt, run_dir in runs.items()}
+    return {
+        "machine": machine(),
+        "settings": vars(trial),
+        "prompts": prompts,
+        "ensembles": _ensembles(list(runs.values()), WORK / name, trial) if len(runs) > 1 else {},
+    }
+
+
+def _single(trial: Trial, prompt: str, run_dir: Path, source: str) -> dict[str, Any]:
+    """Three phases, their scores on the test fifth, and the picks among its solutions."""
     options = [
-        *("--config", "configs/local.yaml", "--data.source", str(folder / trial.file), "--run.dir", str(run_dir)),
+        *("--config", "configs/local.yaml", "--data.source", source, "--run.dir", str(run_dir)),
         *("--data.splits.rows", str(trial.rows), "--data.splits.test_rows", str(trial.test_rows)),
         *("--data.splits.group_by_question", "true", "--data.splits.balance_test", "false"),
-        *("--data.max_length", str(trial.max_length), "--run.eval_every", "1000"),
+        *("--data.max_length", str(trial.max_length), "--run.eval_every", "1000", "--data.prompt", prompt),
     ]
-    metrics = run_dir / "phase3" / "metrics.json"
+    metrics = run_dir / "phase3" / METRICS
     _command("phases", "--skip-predict", *options)
-    if "test" not in json.loads(metrics.read_text(encoding="utf-8")):
+    if "test" not in _read(metrics):
         _command("test", "--config", "configs/phase3.yaml", *options)
-    ranking = run_dir / "ranking.json"
-    if trial.rank and not ranking.is_file():
-        held_out = _write_held_out(run_dir, folder / trial.file)
+    if not (run_dir / PROBABILITIES).is_file():
+        held_out = str(_write_held_out(run_dir, source))
         _command("predict", "--config", "configs/predict.yaml", *options, "--data.predict_source", held_out)
-        _command("rank", str(run_dir / "probabilities.csv"), "--source", held_out)
-    phases = [json.loads((run_dir / f"phase{n}" / "summary.json").read_text(encoding="utf-8")) for n in (1, 2, 3)]
-    test = json.loads(metrics.read_text(encoding="utf-8"))["test"]
+    phases = [_read(run_dir / f"phase{number}" / "summary.json") for number in (1, 2, 3)]
+    test = _read(metrics)["test"]
     return {
-        "settings": vars(trial),
         "train_rows": sum(phase["rows"] for phase in phases),
         "steps": sum(phase["steps"] for phase in phases),
         "minutes": sum(phase["minutes"] for phase in phases),
         "validation": [{name: phase[f"val_{name}"] for name in ("loss", "acc", "auroc")} for phase in phases],
-        "test_rows": test["rows"],
         "majority_accuracy": max(test["true_rows"], test["rows"] - test["true_rows"]) / test["rows"],
-        "test": {name: test["metrics"][name] for name in ("accuracy", "balanced_accuracy", "auroc", "log_loss")},
-        "test_by": test["by"],
-        "ranking": json.loads(ranking.read_text(encoding="utf-8")) if trial.rank else None,
+        "test": _shown(test),
+        "ranking": _ranking(run_dir, run_dir) if trial.rank else None,
     }
+
+
+def _ensembles(runs: list[Path], folder: Path, trial: Trial) -> dict[str, Any]:
+    """The mean of the runs' predictions, its weights fitted or equal, against the run that validated best."""
+    files = [str(run_dir / PROBABILITIES) for run_dir in runs]
+    fitted = ["--fit-weights", *(str(run_dir / "phase3" / "val.csv") for run_dir in runs)]
+    held_out = str(runs[0] / HELD_OUT)
+    for kind, options in zip(ENSEMBLES, (fitted, []), strict=True):
+        _command("ensemble", *files, "--out", str(folder / kind), "--labels", held_out, *options)
+    source, labels_N = load_predicted(held_out, trial.test_rows)
+    chosen = _read(folder / "weighted" / SUMMARY)["best"]
+    right_N, *rights = (
+        (read_log_odds(run_dir / PROBABILITIES) > 0) == labels_N
+        for run_dir in (runs[chosen], *(folder / kind for kind in ENSEMBLES))
+    )
+    gains_NK = np.column_stack(rights) - 1.0 * right_N[:, None]
+    bounds_K2 = mean_interval(gains_NK, source.groups_N)
+    found = {}
+    for kind, gain, interval in zip(ENSEMBLES, gains_NK.mean(axis=0), bounds_K2, strict=True):
+        summary = _read(folder / kind / SUMMARY)
+        found[kind] = {
+            "weights": {run_dir.name: one["weight"] for run_dir, one in zip(runs, summary["members"], strict=True)},
+            "test": _shown(summary["ensemble"]),
+            "against": runs[chosen].name,
+            "gain": {"value": float(gain), "interval": interval.tolist()},
+            "ranking": _ranking(folder / kind, runs[0]) if trial.rank else None,
+        }
+    return found
+
+
+def _shown(scores: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: scores[name] for name in ("rows", "resampled", "units")},
+        **{name: scores["metrics"][name] for name in (*SHOWN, "log_loss")},
+    }
+
+
+def _ranking(folder: Path, run_dir: Path) -> dict[str, Any]:
+    """Solve rates with as many solutions as half of the questions have."""
+    _command("rank", str(folder / PROBABILITIES), "--source", str(run_dir / HELD_OUT))
+    ranking = _read(folder / RANKING)
+    most, rates = ranking["solve_rate"].popitem()
+    return {"questions": ranking["questions"], "solutions": int(most), **rates}
 
 
 def _command(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "mv_lightning", *words], cwd=ROOT, check=True)
 
 
-def _write_held_out(run_dir: Path, file: Path) -> str:
+def _read(file: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return read
+
+
+def _write_held_out(run_dir: Path, file: str) -> Path:
     """The test fifth as a file of its own."""
     _, splits = read_manifest(run_dir / "phase3" / "manifest.json")
-    held_out = run_dir / "held_out.jsonl"
-    source = load_source(str(file))
+    source = load_source(file)
     assert source.labels_N is not None
-    with atomic_file(held_out) as draft, draft.open("w", encoding="utf-8") as lines:
+    with atomic_file(run_dir / HELD_OUT) as draft, draft.open("w", encoding="utf-8") as lines:
         for row in sorted(splits.test.tolist()):
             values = {name: source.table[row][name] for name in TEXT_COLUMNS}
             lines.write(json.dumps({**values, LABEL_COLUMN: bool(source.labels_N[row])}) + "\n")
-    return str(held_out)
+    return run_dir / HELD_OUT
 
 
-def table(results: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
-    lines = [
-        "| set | training rows | steps | minutes | test rows | majority | accuracy | balanced accuracy | AUROC |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, r in results.items():
-        cells = [
-            "{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})".format(**r["test"][metric])
-            for metric in ("accuracy", "balanced_accuracy", "auroc")
-        ]
-        lines.append(
-            f"| {name} | {r['train_rows']:,} | {r['steps']} | {r['minutes']:.0f} | {r['test_rows']:,} | "
-            f"{r['majority_accuracy']:.3f} | {' | '.join(cells)} |"
+def tables(sets: dict[str, Any]) -> str:
+    """Return the results as Markdown: scores, gains of the ensembles, and picks.
+
+    Args:
+        sets: What `run` found, by set.
+    """
+    scores, gains, picks = [], [], []
+    for name, found in sets.items():
+        for prompt, one in found["prompts"].items():
+            cost = (f"{one['train_rows']:,}", str(one["steps"]), f"{one['minutes']:.0f}")
+            scores.append((f"{name}, {prompt}", *cost, *_cells(one["test"], found)))
+        for kind, one in found["ensembles"].items():
+            scores.append((f"{name}, {kind} mean of the prompts", "", "", "", *_cells(one["test"], found)))
+            gains.append((f"{name}, {kind}", one["against"], with_interval(one["gain"])))
+        for prompt, one in {**found["prompts"], **found["ensembles"]}.items():
+            if one["ranking"] is not None:
+                picks.append((f"{name}, {prompt}", *(with_interval(one["ranking"][policy]) for policy in POLICIES)))
+    head = ("", "training rows", "steps", "minutes", "test rows", "majority", *SHOWN)
+    return "\n\n".join(
+        table.markdown()
+        for table in (
+            Table(head, scores),
+            Table(("mean", "against", "gain in accuracy"), gains),
+            Table(("picks", *POLICIES), picks),
         )
-    return "\n".join(lines)
+    )
+
+
+def _cells(test: dict[str, Any], found: dict[str, Any]) -> tuple[str, ...]:
+    majority = next(iter(found["prompts"].values()))["majority_accuracy"]
+    return f"{test['rows']:,}", f"{majority:.3f}", *(with_interval(test[name]) for name in SHOWN)
 
 
 def main() -> None:
-    """Run every set, print the table and write the results."""
+    """Run the sets, print the tables of all that have been run, and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT.parent / "shared" / "data", help="where the sets are")
-    folder = parser.parse_args().folder
-    results = {name: run(name, trial, folder) for name, trial in TRIALS.items()}
-    write_json(RESULTS, {"machine": machine(), "sets": results})
-    print(table(results))
+    parser.add_argument("--only", choices=TRIALS, help="one set; the results of the others stay")
+    options = parser.parse_args()
+    sets = _read(RESULTS)["sets"] if RESULTS.is_file() else {}
+    for name in TRIALS if options.only is None else [options.only]:
+        sets[name] = run(name, TRIALS[name], options.folder)
+        write_json(RESULTS, {"sets": sets})
+    print(tables(sets))
 
 
 if __name__ == "__main__":

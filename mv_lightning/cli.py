@@ -187,6 +187,11 @@ def _run_lightning(words: list[str]) -> None:
                         f"run.true_share={run.true_share} shifts log-odds, and a generated text tells none; leave it "
                         "out, or set model.predict_mode=verdict"
                     )
+                if run.true_share is not None and not run.calibrate:
+                    raise ValueError(
+                        f"run.true_share={run.true_share} shifts calibrated log-odds, and run.calibrate=false asks for "
+                        "what the model says; leave one of the two out"
+                    )
                 calibrated = run.calibrate and not generated
                 calibration = load_calibration(adapter, run.true_share) if calibrated else Calibration()
                 sample = Path(run.sample_submission) if run.sample_submission else None

@@ -83,6 +83,8 @@ class Evaluation:
     """float64 [N], log P(True) - log P(False)."""
     losses_N: np.ndarray
     """float64 [N], cross-entropy of the right verdict over the whole vocabulary, in nats."""
+    groups_N: np.ndarray | None = None
+    """int64 [N], the question of each row (`sources.question_groups`); None where it is not known."""
 
 
 @dataclass(frozen=True)

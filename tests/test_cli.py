@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from mv_lightning.cli import configuration, main
+from mv_lightning.data.sources import load_source
+from mv_lightning.tasks.predictions import read_evaluated
 from mv_lightning.training.module import VerdictModule
 from tests.conftest import ROOT
 from tests.tiny import run_command, tiny_options
@@ -122,7 +124,10 @@ def test_evaluation_of_a_finished_phase(
     printed = capsys.readouterr().out
     assert "auroc" in printed and "accuracy" in printed
     stage = {"validate": "val", "test": "test"}[command]
-    assert stage in json.loads((finished / "phase3/metrics.json").read_text())
+    found = json.loads((finished / "phase3/metrics.json").read_text())[stage]
+    rows_N, *_ = read_evaluated(finished / f"phase3/{stage}.csv")
+    questions = len(set(load_source("sample:120").groups_N[rows_N].tolist()))
+    assert (found["resampled"], found["units"]) == ("questions", questions)
     if command == "validate":
         expected = json.loads((finished / "phase3/summary.json").read_text())["val_loss"]
         told = re.search(r"loss ([\d.]+)", printed)

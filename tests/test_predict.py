@@ -100,7 +100,7 @@ def test_rows_that_are_predicted_are_not_predicted_again(words, straight: Path, 
     header, first, *others = Journal.read(part)
     part.unlink()
     journal = Journal(part)
-    for line in (header, {"rows": first["rows"], "log_odds": [123.0] * len(first["rows"])}, *others):
+    for line in (header, {**first, "log_odds": [123.0] * len(first["rows"])}, *others):
         journal.append(line)
     journal.close()
     main(words(half))
@@ -124,10 +124,13 @@ def test_a_kill_after_the_last_batch_leaves_only_the_publishing(words, straight:
     with (straight / PROBABILITIES).open() as file:
         left = {int(row["ID"]): float(row["log_odds"]) for row in csv.DictReader(file) if int(row["ID"]) not in done}
     journal = Journal(part)
-    journal.append({"rows": list(left), "log_odds": list(left.values())})
+    journal.append({"rows": list(left), "log_odds": list(left.values()), "seconds": 1000.0})
     journal.close()
+    seconds = sum(line["seconds"] for line in Journal.read(part)[1:])
     main(words(half))
     assert same(straight, half) and not part.exists()
+    # The time of all starts, not of the last one alone.
+    assert json.loads((half / PREDICTION_SUMMARY).read_text())["seconds"] == seconds > 1000
 
 
 @pytest.mark.parametrize(
@@ -292,6 +295,12 @@ def test_generated_verdicts_go_on_after_an_interruption(
     assert "going on" in capsys.readouterr().out and same(generated, tmp_path)
     one, other = (json.loads((folder / PREDICTION_SUMMARY).read_text()) for folder in (generated, tmp_path))
     assert one["malformed"] == other["malformed"] and other["rows_before_interruption"] > 0
+
+
+def test_a_share_of_true_is_not_ignored(words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words(tmp_path, "--run.true_share", "0.4"))
+    assert end.value.code == 2 and "run.calibrate=false asks for what the model says" in capsys.readouterr().err
 
 
 def test_a_generated_verdict_has_no_prior_to_shift(words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

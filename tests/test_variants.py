@@ -18,6 +18,7 @@ from mv_lightning.model import adapters, base
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 from mv_lightning.tasks.table import results_table
 from mv_lightning.tasks.verify_resume import logged
+from mv_lightning.training.checkpoint import checkpoints
 from mv_lightning.training.evaluation import CALIBRATION
 from mv_lightning.training.phase import PhaseFolder
 from tests.conftest import ROOT
@@ -117,6 +118,19 @@ def test_loftq_makes_up_for_the_quantisation(tiny_settings: base.BaseSettings) -
             model.set_attn_implementation("sdpa")
             errors[loftq] = float((adapted(input_ids=ids).logits - wanted).norm())
     assert errors[True] < 0.9 * errors[False]
+
+
+def test_loftq_is_not_run_for_weights_that_a_checkpoint_replaces(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "--model.lora.loftq true --run.save_every 1"
+    phase = fit(tiny_folder, tmp_path, options)
+    weights = (phase.adapter / adapters.WEIGHTS).read_bytes()
+    phase.summary.unlink()
+    checkpoints(phase.checkpoints)[0].unlink()
+    monkeypatch.setattr(adapters, "_loftq", None)
+    fit(tiny_folder, tmp_path, options)
+    assert (phase.adapter / adapters.WEIGHTS).read_bytes() == weights
 
 
 def test_loftq_needs_a_quantised_local_base(tiny_folder: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mv_lightning.metrics.scores import both_classes, mean_interval
 
+_BEYOND_CHANCE = 3.841  # of chi-square with one degree of freedom, 5 % lie above
 _SUREST = 2.0**40  # largest log-odds after calibration; only rows that are all but separable ask for so much
 
 
@@ -85,27 +86,32 @@ class Calibration:
         return cls(values["temperature"], values["threshold"], None if prior is None else tuple(prior))
 
 
-def fit_calibration(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Calibration:
+def fit_calibration(labels_N: np.ndarray, log_odds_N: np.ndarray, groups_N: np.ndarray | None = None) -> Calibration:
     """Fit temperature, then threshold, on validation rows.
 
-    The threshold stays at 0 unless the fitted one is better beyond chance: a few hundred rows always have a better
-    one, and it is seldom better on others.
+    Each stays where it was unless moving it helps beyond chance: a few hundred rows always have a better threshold, and
+    it is seldom better on others.
 
     Args:
         labels_N: bool [N], both classes.
         log_odds_N: float64 [N], raw.
+        groups_N: int64 [N], the question of each row; None where every row is independent of the others.
 
     Raises:
         ValueError: See `fit_temperature`.
     """
-    scaled = Calibration(fit_temperature(labels_N, log_odds_N))
+    scaled = Calibration(fit_temperature(labels_N, log_odds_N, groups_N))
     fitted = Calibration(scaled.temperature, fit_threshold(labels_N, scaled.apply(log_odds_N)))
     gain_N = 1.0 * (fitted.decide(log_odds_N) == labels_N) - (scaled.decide(log_odds_N) == labels_N)
-    return fitted if mean_interval(gain_N[:, None])[0, 0] > 0 else scaled
+    return fitted if mean_interval(gain_N[:, None], groups_N)[0, 0] > 0 else scaled
 
 
-def fit_temperature(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:
-    """Find the temperature of least log loss (Guo et al. 2017, arXiv:1706.04599, section 4.2).
+def fit_temperature(labels_N: np.ndarray, log_odds_N: np.ndarray, groups_N: np.ndarray | None = None) -> float:
+    """Find the temperature of least log loss, and keep to 1 where that may be chance.
+
+    As Guo et al. 2017 (arXiv:1706.04599, section 4.2), but a few dozen rows always look a little too sure or too timid.
+    So the temperature stays 1 unless a likelihood-ratio test (Wilks 1938, Annals of Mathematical Statistics 9(1))
+    rejects that at 5 %. The rows of one question count as one together.
 
     The loss is convex in the inverse temperature, so its slope is brought to zero by bisection. Two kinds of rows have
     no best temperature, and get 1: those on which every verdict is right (the loss falls for ever as confidence grows)
@@ -114,21 +120,22 @@ def fit_temperature(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:
     Args:
         labels_N: bool [N], both classes.
         log_odds_N: float64 [N], raw.
+        groups_N: As for `fit_calibration`.
 
     Raises:
         ValueError: A class is missing, the arrays do not fit each other, or a log-odds is not finite.
     """
     labels_N, log_odds_N = both_classes(labels_N, log_odds_N)
-    signs_N = np.where(labels_N, 1.0, -1.0)
-    scale = np.abs(log_odds_N).max()
-    if np.all(signs_N * log_odds_N >= 0) or np.sum(signs_N * log_odds_N) <= 0:
+    signed_N = np.where(labels_N, log_odds_N, -log_odds_N)
+    scale = np.abs(signed_N).max()
+    if np.all(signed_N >= 0) or np.sum(signed_N) <= 0:
         return 1.0
     # In units of the largest log-odds, so that no input is too large or too small for the bracket.
-    unit_N = log_odds_N / scale
+    unit_N = signed_N / scale
 
     def slope(inverse: float) -> float:
         """Derivative of the log loss by the inverse temperature."""
-        return float(-np.mean(signs_N * unit_N * np.exp(-np.logaddexp(0, signs_N * unit_N * inverse))))
+        return float(-np.mean(unit_N * np.exp(-np.logaddexp(0, unit_N * inverse))))
 
     low, high = 0.0, 1.0
     while slope(high) < 0 and high < _SUREST:
@@ -136,7 +143,9 @@ def fit_temperature(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    return float(scale / high)
+    gain = np.mean(np.logaddexp(0, -signed_N) - np.logaddexp(0, -unit_N * high))
+    independent = len(labels_N) if groups_N is None else len(np.unique(groups_N))
+    return float(scale / high) if 2 * independent * gain > _BEYOND_CHANCE else 1.0
 
 
 def fit_threshold(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:

@@ -59,6 +59,9 @@ class PhaseLoss:
 def loss_curve(phases: Sequence[PhaseLoss]) -> Figure:
     """Draw training and validation loss over all phases, with a border where a phase ends.
 
+    The first steps of a run lose many times as much as all later ones; they may leave the plot at its top, so that
+    these can be told apart.
+
     Args:
         phases: In order; steps go on from one to the next.
     """
@@ -76,7 +79,8 @@ def loss_curve(phases: Sequence[PhaseLoss]) -> Figure:
         _border(axes, (before.steps[-1] + after.steps[0]) / 2)
     for phase in phases:
         _above(axes, (phase.steps[0] + phase.steps[-1]) / 2, phase.name)
-    axes.set_ylim(bottom=0)
+    train, val = (np.concatenate([getattr(phase, name) for phase in phases]) for name in ("train", "val"))
+    axes.set_ylim(0, 1.1 * max(1.4 * np.quantile(train, 0.95), val.max(initial=0)))
     _legend(axes, {"training (running mean)": TRUE, "validation": FALSE})
     return figure
 
@@ -188,13 +192,16 @@ def log_odds_histogram(labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: 
         log_odds_N: float64 [N].
         threshold: Where verdicts turn True.
     """
+    from matplotlib.ticker import MaxNLocator
+
     labels_N, log_odds_N = checked(labels_N, log_odds_N)
     figure, axes = _figure("Log-odds by label", "log P(True) - log P(False)", "rows", room_above=True)
-    edges = np.histogram_bin_edges(log_odds_N, 40)
+    edges = np.histogram_bin_edges(log_odds_N, min(40, 5 + len(log_odds_N) // 10))
     for of_label_N, colour in ((~labels_N, FALSE), (labels_N, TRUE)):
         _histogram(axes, log_odds_N[of_label_N], edges, colour)
     _border(axes, threshold)
     _above(axes, threshold, "threshold")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(False, axis="x")
     _legend(axes, {"label True": TRUE, "label False": FALSE})
     return figure

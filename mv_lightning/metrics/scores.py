@@ -1,9 +1,13 @@
 """Every metric of a verifier with its bootstrap interval, over all rows and by slices.
 
 A metric whose denominator is zero (precision where nothing is predicted True, AUROC where a class is absent,
-anything of no rows) is nan here and null in JSON. Suffixes of this file beside those of `schema.py`:
+anything of no rows) is nan here and null in JSON. Where several rows belong to one question, their verdicts stand and
+fall together, and intervals that take them as independent are too narrow: questions are resampled with all their rows
+(cluster bootstrap: Field and Welsh 2007, JRSS B 69(3); Cameron, Gelbach and Miller 2008, Review of Economics and
+Statistics 90(3)). Suffixes of this file beside those of `schema.py`:
 
     R  bootstrap resamples
+    Q  questions, or rows where nothing groups them
     G  groups of rows with equal log-odds
     K  columns averaged side by side
 """
@@ -39,6 +43,10 @@ class Scores:
     rows: int
     true_rows: int
     """Rows whose label is True."""
+    resampled: str
+    """What the intervals take as independent: `questions` or `rows`."""
+    units: int
+    """How many of them there are."""
     values: Mapping[str, float]
     """accuracy, balanced_accuracy, precision, recall, f1, mcc, auroc, average_precision, brier, ece, log_loss."""
     intervals: Mapping[str, tuple[float, float]]
@@ -57,6 +65,8 @@ class Scores:
         return {
             "rows": self.rows,
             "true_rows": self.true_rows,
+            "resampled": self.resampled,
+            "units": self.units,
             "metrics": metrics,
             "confusion": dict(self.confusion),
             "alarm": self.alarm,
@@ -67,6 +77,7 @@ def score(
     labels_N: np.ndarray,
     log_odds_N: np.ndarray,
     threshold: float = 0.0,
+    groups_N: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Scores:
@@ -76,7 +87,8 @@ def score(
         labels_N: bool [N], True where the answer is correct.
         log_odds_N: float64 [N], log P(True) - log P(False).
         threshold: Log-odds above it are a prediction of True.
-        resamples: Bootstrap resamples of the rows.
+        groups_N: int64 [N], the question of each row; None where every row is independent of the others.
+        resamples: Bootstrap resamples.
         seed: Seed of the resamples. Same arguments, same numbers.
 
     Raises:
@@ -85,11 +97,14 @@ def score(
     labels_N, log_odds_N = checked(labels_N, log_odds_N)
     verdicts_N = log_odds_N > threshold
     values = _values(labels_N, verdicts_N, log_odds_N)
-    drawn = _resampled_values(labels_N, verdicts_N, log_odds_N, resamples, seed)
+    units_N = _units(len(labels_N), groups_N)
+    drawn = _resampled_values(labels_N, verdicts_N, log_odds_N, units_N, resamples, seed)
     cells_N = 2 * labels_N + verdicts_N
     return Scores(
         rows=len(labels_N),
         true_rows=int(labels_N.sum()),
+        resampled="rows" if groups_N is None else "questions",
+        units=int(units_N.max(initial=-1)) + 1,
         values=values,
         intervals={
             name: _interval(drawn[name]) if value == value else (math.nan,) * 2 for name, value in values.items()
@@ -117,7 +132,13 @@ def metric_values(labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float
     return _values(labels_N, log_odds_N > threshold, log_odds_N)
 
 
-def by(values_N: np.ndarray, labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0) -> dict[str, Scores]:
+def by(
+    values_N: np.ndarray,
+    labels_N: np.ndarray,
+    log_odds_N: np.ndarray,
+    threshold: float = 0.0,
+    groups_N: np.ndarray | None = None,
+) -> dict[str, Scores]:
     """Score every slice of the rows: those that share a value.
 
     Args:
@@ -125,13 +146,15 @@ def by(values_N: np.ndarray, labels_N: np.ndarray, log_odds_N: np.ndarray, thres
         labels_N: As for `score`.
         log_odds_N: As for `score`.
         threshold: As for `score`.
+        groups_N: As for `score`.
 
     Returns:
         The scores of each distinct value, in ascending order of the values.
     """
+    slices = {str(value): values_N == value for value in np.unique(values_N)}
     return {
-        str(value): score(labels_N[values_N == value], log_odds_N[values_N == value], threshold)
-        for value in np.unique(values_N)
+        name: score(labels_N[in_N], log_odds_N[in_N], threshold, None if groups_N is None else groups_N[in_N])
+        for name, in_N in slices.items()
     }
 
 
@@ -169,13 +192,16 @@ def roc(labels_N: np.ndarray, log_odds_N: np.ndarray) -> tuple[np.ndarray, np.nd
     return false_rate.numpy(), true_rate.numpy()
 
 
-def mean_interval(values_NK: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """Bound the means of columns by a bootstrap over their rows.
+def mean_interval(
+    values_NK: np.ndarray, groups_N: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = SEED
+) -> np.ndarray:
+    """Bound the means of columns by a bootstrap over their rows, or over the questions of these.
 
     All columns see the same resamples: a column of differences gives a paired interval.
 
     Args:
-        values_NK: [N, K], one row per independent unit (a row, or a question).
+        values_NK: [N, K].
+        groups_N: As for `score`.
         resamples: Bootstrap resamples.
         seed: Seed of the resamples.
 
@@ -185,7 +211,8 @@ def mean_interval(values_NK: np.ndarray, resamples: int = RESAMPLES, seed: int =
     rows, columns = values_NK.shape
     if rows == 0:
         return np.full((columns, 2), math.nan)
-    means_RK = np.concatenate([weights_RN @ values_NK / rows for weights_RN in _resamples(rows, resamples, seed)])
+    drawn = _resamples(_units(rows, groups_N), resamples, seed)
+    means_RK = np.concatenate([weights_RN @ values_NK / weights_RN.sum(axis=1, keepdims=True) for weights_RN in drawn])
     return np.quantile(means_RK, INTERVAL, axis=0).T
 
 
@@ -282,12 +309,17 @@ def _ranks(log_odds_N: np.ndarray) -> torch.Tensor:
 
 
 def _resampled_values(
-    labels_N: np.ndarray, verdicts_N: np.ndarray, log_odds_N: np.ndarray, resamples: int, seed: int
+    labels_N: np.ndarray,
+    verdicts_N: np.ndarray,
+    log_odds_N: np.ndarray,
+    units_N: np.ndarray,
+    resamples: int,
+    seed: int,
 ) -> dict[str, np.ndarray]:
     """The same metrics of every resample, [R] each. torchmetrics takes one at a time: minutes instead of a second."""
     if not len(labels_N):
         return {}
-    parts = [_weighted(labels_N, verdicts_N, log_odds_N, w_RN) for w_RN in _resamples(len(labels_N), resamples, seed)]
+    parts = [_weighted(labels_N, verdicts_N, log_odds_N, w_RN) for w_RN in _resamples(units_N, resamples, seed)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -295,7 +327,7 @@ def _weighted(
     labels_N: np.ndarray, verdicts_N: np.ndarray, log_odds_N: np.ndarray, weights_RN: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Metrics of rows that count `weights_RN` times."""
-    rows = len(labels_N)
+    rows = weights_RN.sum(axis=1)  # [R]: questions differ in size
     probabilities_N = np.exp(-np.logaddexp(0, -log_odds_N))
     off_N = probabilities_N - labels_N
     bins_N = np.digitize(probabilities_N, np.linspace(0, 1, ECE_BINS + 1))
@@ -338,14 +370,23 @@ def _weighted(
         }
 
 
-def _resamples(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def _units(rows: int, groups_N: np.ndarray | None) -> np.ndarray:
+    """What is drawn as one, int64 [N]: questions, or single rows, numbered in the order in which they first appear."""
+    if groups_N is None:
+        return np.arange(rows)
+    _, firsts_Q, inverse_N = np.unique(groups_N, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(firsts_Q))[inverse_N])
+
+
+def _resamples(units_N: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each resample took each row: float64 [R, N], a few R at a time."""
     rng = np.random.default_rng(seed)
-    step = max(1, _HELD // rows)
+    units, step = int(units_N.max()) + 1, max(1, _HELD // len(units_N))
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
-        picks = rng.integers(0, rows, (size, rows)) + rows * np.arange(size)[:, None]
-        yield np.bincount(picks.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
+        picks = rng.integers(0, units, (size, units)) + units * np.arange(size)[:, None]
+        weights_RQ = np.bincount(picks.ravel(), minlength=size * units).reshape(size, units)
+        yield weights_RQ[:, units_N].astype(np.float64)
 
 
 def _interval(drawn_R: np.ndarray) -> tuple[float, float]:

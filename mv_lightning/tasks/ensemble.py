@@ -13,11 +13,13 @@ import numpy as np
 from mv_lightning.atomic import write_json
 from mv_lightning.metrics.calibration import Calibration, fit_temperature
 from mv_lightning.metrics.mixing import fit_weights
-from mv_lightning.metrics.scores import mean_interval, score
+from mv_lightning.metrics.scores import mean_interval, metric_values, score
 from mv_lightning.tasks.page import Table
 from mv_lightning.tasks.predictions import applied_calibration, load_predicted, read_evaluated, read_log_odds
 
 SUMMARY = "ensemble.json"
+FEWEST = 10
+"""Validation rows of each class that weights and temperatures are fitted on, at least."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Mix:
     """float64 [M], of sum 1: weights of the calibrated log-odds of M members."""
     whole: Calibration
     """Of the weighted average."""
+    best: int | None = None
+    """The member that judged the validation rows best: whom one would take if there were no ensemble."""
 
 
 def run_ensemble(words: list[str]) -> None:
@@ -38,7 +42,7 @@ def run_ensemble(words: list[str]) -> None:
         words: The command line after `ensemble`.
 
     Raises:
-        ValueError: A file cannot be read, or the files are not of the same rows.
+        ValueError: A file cannot be read, the files are not of the same rows, or too few rows are there to fit on.
     """
     parser = argparse.ArgumentParser(
         prog="python -m mv_lightning ensemble",
@@ -78,7 +82,8 @@ def run_ensemble(words: list[str]) -> None:
             mix = _fit(*_read_validation(options.fit_weights, options.files))
         else:
             val_NM = _read(options.fit_weights)
-            mix = _fit(load_predicted(options.val_labels, len(val_NM))[1], val_NM)
+            source, val_labels_N = load_predicted(options.val_labels, len(val_NM))
+            mix = _fit(val_labels_N, val_NM, source.groups_N)
     log_odds_NM = _calibrated(mix.members, log_odds_NM)
     mixed_N = mix.whole.apply(log_odds_NM @ mix.weights_M)
 
@@ -91,8 +96,8 @@ def run_ensemble(words: list[str]) -> None:
         ],
     }
     if options.labels is not None:
-        _, labels_N = load_predicted(options.labels, rows)
-        summary |= _compare(labels_N, log_odds_NM, mixed_N)
+        source, labels_N = load_predicted(options.labels, rows)
+        summary |= _compare(labels_N, log_odds_NM, mixed_N, source.groups_N, mix.best)
     from mv_lightning.training.predictions import write_predictions
 
     write_predictions(options.out, dict(enumerate(mixed_N.tolist())), rows)
@@ -127,30 +132,46 @@ def _read_validation(files: Sequence[Path], predicted: Sequence[Path]) -> tuple[
     return labels_N, np.column_stack(columns)
 
 
-def _fit(labels_N: np.ndarray, val_NM: np.ndarray) -> Mix:
+def _fit(labels_N: np.ndarray, val_NM: np.ndarray, groups_N: np.ndarray | None = None) -> Mix:
     """Temperatures one by one, weights of what is calibrated, then the temperature of their average."""
-    calibrations = [Calibration(fit_temperature(labels_N, column_N)) for column_N in val_NM.T]
+    true = int(labels_N.sum())
+    if min(true, len(labels_N) - true) < FEWEST:
+        raise ValueError(
+            f"{true} True and {len(labels_N) - true} False validation rows: needed are at least {FEWEST} of each to "
+            "fit weights on. Validate on more rows (data.splits.val_fraction), name rows of your own with "
+            "--val-labels, or leave out --fit-weights: the plain average needs no such rows"
+        )
+    calibrations = [Calibration(fit_temperature(labels_N, column_N, groups_N)) for column_N in val_NM.T]
     calibrated_NM = _calibrated(calibrations, val_NM)
     weights_M = fit_weights(labels_N, calibrated_NM)
-    return Mix(calibrations, weights_M, Calibration(fit_temperature(labels_N, calibrated_NM @ weights_M)))
+    whole = Calibration(fit_temperature(labels_N, calibrated_NM @ weights_M, groups_N))
+    return Mix(calibrations, weights_M, whole, _best(labels_N, calibrated_NM))
+
+
+def _best(labels_N: np.ndarray, log_odds_NM: np.ndarray) -> int:
+    """The most accurate member; of several, the one of least log loss."""
+    reached = [metric_values(labels_N, column_N) for column_N in log_odds_NM.T]
+    return max(range(len(reached)), key=lambda place: (reached[place]["accuracy"], -reached[place]["log_loss"]))
 
 
 def _calibrated(calibrations: Sequence[Calibration], log_odds_NM: np.ndarray) -> np.ndarray:
     return np.column_stack([one.apply(column_N) for one, column_N in zip(calibrations, log_odds_NM.T, strict=True)])
 
 
-def _compare(labels_N: np.ndarray, log_odds_NM: np.ndarray, mixed_N: np.ndarray) -> dict[str, Any]:
-    """Scores of all, and the gain over the member that turned out best on these very rows."""
-    singles = [score(labels_N, column_N) for column_N in log_odds_NM.T]
-    best = int(np.argmax([single.values["accuracy"] for single in singles]))
+def _compare(
+    labels_N: np.ndarray, log_odds_NM: np.ndarray, mixed_N: np.ndarray, groups_N: np.ndarray, validated: int | None
+) -> dict[str, Any]:
+    """Scores of all, and the gain over the best member: on validation rows, else (in hindsight) on these very rows."""
+    best = _best(labels_N, log_odds_NM) if validated is None else validated
     right_N, best_N = ((odds_N > 0) == labels_N for odds_N in (mixed_N, log_odds_NM[:, best]))
     gain_N = right_N.astype(np.float64) - best_N
     return {
-        "scores": [single.to_json() for single in singles],
-        "ensemble": score(labels_N, mixed_N).to_json(),
+        "scores": [score(labels_N, column_N, groups_N=groups_N).to_json() for column_N in log_odds_NM.T],
+        "ensemble": score(labels_N, mixed_N, groups_N=groups_N).to_json(),
         "best": best,
+        "best_on": "these rows" if validated is None else "validation rows",
         "gain": float(gain_N.mean()),
-        "gain_interval": mean_interval(gain_N[:, None])[0].tolist(),
+        "gain_interval": mean_interval(gain_N[:, None], groups_N)[0].tolist(),
     }
 
 
@@ -167,7 +188,7 @@ def _told(summary: dict[str, Any]) -> str:
     low, high = (100 * end for end in summary["gain_interval"])
     return (
         Table(("", "weight", "temperature", *shown), lines).markdown()
-        + f"\n\ngain in accuracy over {rows[summary['best']][0]}, the best single one on these rows: "
+        + f"\n\ngain in accuracy over {rows[summary['best']][0]}, the best single one on {summary['best_on']}: "
         f"{100 * summary['gain']:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"
     )
 

@@ -25,7 +25,7 @@ from mv_lightning.tasks.finished import (
     load_rows,
     metrics_table,
     read_phase,
-    settings_table,
+    settings_tables,
     splits_section,
 )
 from mv_lightning.tasks.page import Block, Code, Picture, Section, Table, markdown_page
@@ -298,7 +298,7 @@ def _card(phase: Finished, draft: Path, found: dict[str, Any]) -> str:
         Section("Checked after export", [f"On {found['rows']:,} rows ({found['rows_from']}).", _compared(found)]),
         Section("Data", [f"Source: `{phase.settings['data']['source']}`, see the splits for what was held out."]),
         splits_section(phase.manifest),
-        Section("Settings", [settings_table([phase])]),
+        Section("Settings", settings_tables([phase])),
     ]
     if phase.metrics:
         pictures = []

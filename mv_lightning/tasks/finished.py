@@ -117,19 +117,35 @@ def curve(folder: PhaseFolder, tag: str) -> Iterator[tuple[int, float]]:
             yield from ((event.step, event.value) for event in events.Scalars(tag))
 
 
-def settings_table(phases: Sequence[Finished]) -> Table:
-    """Return the settings that decide a result, a column for each phase.
+def settings_tables(phases: Sequence[Finished]) -> list[Table]:
+    """Return the settings that decide a result.
 
     Args:
         phases: In order.
     """
-    columns = []
+    columns = {}
     for phase in phases:
         options = dict(_flat(phase.settings))
         named = {name: options.get(name) for name in ("model.base.name", "data.source", "data.prompt")}
-        columns.append(named | deciding_settings(options))
-    rows = [(name, *(_told(column.get(name)) for column in columns)) for name in columns[-1]]
-    return Table(("", *(phase.name for phase in phases)), rows)
+        columns[phase.name] = named | deciding_settings(options)
+    return phase_tables(columns)
+
+
+def phase_tables(columns: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Return what differs between phases with a column for each, and what all have in common once.
+
+    Args:
+        columns: Values by name, of each phase by its name.
+    """
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = [(name, *(_told(column.get(name)) for column in columns.values())) for name in names]
+    common = [row[:2] for row in rows if len(set(row[1:])) == 1]
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    tables = (
+        Table(("", *columns), differing),
+        Table(("", "all phases" if len(columns) > 1 else next(iter(columns))), common),
+    )
+    return [table for table in tables if table.rows]
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
@@ -140,10 +156,17 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """
     head = ["", *(f"{STAGES[stage]}, {of['rows']:,} rows" for stage, of in metrics.items())]
     names = next(iter(metrics.values()))["metrics"]
-    rows = [
-        (name.replace("_", " "), *(with_interval(of["metrics"][name]) for of in metrics.values())) for name in names
-    ]
+    rows = [(metric_title(name), *(with_interval(of["metrics"][name]) for of in metrics.values())) for name in names]
     return Table(head, rows)
+
+
+def metric_title(name: str) -> str:
+    """Return a metric's name as people write it.
+
+    Args:
+        name: As in `metrics.json`.
+    """
+    return name.upper() if name in ("f1", "mcc", "auroc", "ece") else name.replace("_", " ")
 
 
 def with_interval(metric: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem 1.2rem 3rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.table { overflow-x: auto; }
+.table { overflow-x: auto; } .table + .table { margin-top: 1.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid #8885; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
@@ -151,7 +151,8 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
         title: Heading of the whole.
         sections: In order.
     """
-    parts = [f"<h1>{html.escape(title)}</h1>"]
+    # A path in the title may be broken after its slashes.
+    parts = [f"<h1>{html.escape(title).replace('/', '/<wbr>')}</h1>"]
     for section in sections:
         parts += [f"<h2>{html.escape(section.title)}</h2>", *map(_html, section.blocks)]
     head = (
@@ -167,4 +168,6 @@ def _markdown(block: Block) -> str:
 
 
 def _html(block: Block) -> str:
-    return f"<p>{html.escape(block)}</p>" if isinstance(block, str) else block.html()
+    if not isinstance(block, str):
+        return block.html()
+    return f"<p>{html.escape(block).replace(' %', '&nbsp;%')}</p>"  # a number and its unit stay in one line

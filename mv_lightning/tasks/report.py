@@ -19,9 +19,11 @@ from mv_lightning.tasks.finished import (
     Finished,
     curve,
     load_rows,
+    metric_title,
     metrics_table,
+    phase_tables,
     read_run,
-    settings_table,
+    settings_tables,
     splits_section,
     with_interval,
 )
@@ -60,7 +62,7 @@ def run_report(words: list[str]) -> None:
         Section("Loss", list(_loss(options.run, phases))),
         *(_metrics(phase) for phase in phases),
         Section("Worst mistakes", list(_mistakes(phases[-1]))),
-        Section("Settings", [settings_table(phases), *_every_setting(phases)]),
+        Section("Settings", [*settings_tables(phases), *_every_setting(phases)]),
         splits_section(phases[-1].manifest),
         Section("Environment", list(_environment(phases))),
         Section("To repeat", _repeat(phases)),
@@ -73,8 +75,8 @@ def run_report(words: list[str]) -> None:
 def _results(run: Path, phases: Sequence[Finished]) -> Iterator[Block]:
     yield phase_table([phase.summary for phase in phases])
     yield (
-        "Loss, accuracy and AUROC are those of each phase's validation rows at its end. Below, 95 % bootstrap "
-        "intervals stand in brackets."
+        "Loss, accuracy and AUROC are those of each phase's validation rows at its end. Below, 95 % intervals stand in "
+        "brackets: rows of one question are taken together."
     )
     alarms = {
         found["alarm"]: f"{phase.name}, {STAGES[stage]}: {found['alarm']}"
@@ -122,7 +124,7 @@ def _metrics(phase: Finished) -> Section:
             for name, parts in found["by"].items()
             for part, of in parts.items()
         ]
-        table = Table(("", "rows", *SHOWN), slices)
+        table = Table(("", "rows", *map(metric_title, SHOWN)), slices)
         blocks.append(Folded(f"{STAGES[stage].capitalize()} by slices", [table]))
         figures = sorted((phase.folder.path / PLOTS).glob(f"{stage}_*.png"))
         pictures = [Picture(file, f"{phase.name}, {STAGES[stage]}: {file.stem}") for file in figures]
@@ -169,12 +171,7 @@ def _environment(phases: Sequence[Finished]) -> Iterator[Block]:
     if not told:
         yield "Not known: the run is older than its recording."
         return
-    names = dict.fromkeys(name for environment in told.values() for name in environment)
-    rows = [(name, *(environment.get(name, "-") for environment in told.values())) for name in names]
-    if all(len(set(row[1:])) == 1 for row in rows):
-        yield Table(("", "all phases"), [row[:2] for row in rows])
-    else:
-        yield Table(("", *told), rows)
+    yield from phase_tables(told)
 
 
 def _repeat(phases: Sequence[Finished]) -> list[Block]:

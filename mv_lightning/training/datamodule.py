@@ -85,6 +85,8 @@ class VerdictDataModule(pl.LightningDataModule):
         self.encoded: dict[str, EncodedRows] = {}
         self.kinds: dict[str, np.ndarray | None] = {}
         """str [N], the kind of error of each row of `encoded`, where the source tells."""
+        self.groups_N: np.ndarray | None = None
+        """int64 [rows of the source], the question of each."""
         self.predict_labels_N: np.ndarray | None = None
         """bool [N], labels of the rows to predict where the source has them; None for a contest's test rows."""
         self.predict_fingerprint = ""
@@ -118,6 +120,7 @@ class VerdictDataModule(pl.LightningDataModule):
             return
         source = load_source(self.source)
         assert source.labels_N is not None
+        self.groups_N = source.groups_N
         splits = plan_splits(source.labels_N, source.groups_N if self.plan.group_by_question else None, self.plan)
         shards = {"train": splits.train[self.phase - 1], "val": splits.val[self.phase - 1], "test": splits.test}
         for name in needed:

@@ -68,7 +68,10 @@ class Assessment:
 
     def table(self) -> str:
         """Return the overall metrics with their 95 % intervals as text."""
-        lines = [f"{self.overall.rows:,} rows, {self.overall.true_rows:,} of them True; loss {self.loss:.4f}"]
+        independent = f"; intervals over {self.overall.units:,} {self.overall.resampled}"
+        lines = [
+            f"{self.overall.rows:,} rows, {self.overall.true_rows:,} of them True; loss {self.loss:.4f}{independent}"
+        ]
         for name, value in self.overall.values.items():
             low, high = self.overall.intervals[name]
             lines.append(f"  {name.replace('_', ' '):18} {value:7.4f}   {low:.4f} to {high:.4f}")
@@ -92,11 +95,11 @@ def assess(evaluation: Evaluation, encoded: EncodedRows, kinds_N: np.ndarray | N
     }
     if kinds_N is not None:
         values["kind"] = kinds_N[order_N]
-    labels_N, odds_N = evaluation.labels_N, evaluation.log_odds_N
+    labels_N, odds_N, groups_N = evaluation.labels_N, evaluation.log_odds_N, evaluation.groups_N
     return Assessment(
         evaluation,
-        overall=score(labels_N, odds_N),
-        slices={name: by(values_N, labels_N, odds_N) for name, values_N in values.items()},
+        overall=score(labels_N, odds_N, groups_N=groups_N),
+        slices={name: by(values_N, labels_N, odds_N, groups_N=groups_N) for name, values_N in values.items()},
     )
 
 
@@ -131,7 +134,7 @@ def keep_calibration(adapter: Path, evaluation: Evaluation, train_share: float) 
         train_share: Share of True (0 to 1) among the rows trained on: what a prior shift starts from.
     """
     if len(np.unique(evaluation.labels_N)) == 2:
-        fitted = fit_calibration(evaluation.labels_N, evaluation.log_odds_N)
+        fitted = fit_calibration(evaluation.labels_N, evaluation.log_odds_N, evaluation.groups_N)
         kept = {"calibration": fitted.to_json(), "rows": len(evaluation.rows_N), "train_share": train_share}
         write_json(adapter / CALIBRATION, kept)
 

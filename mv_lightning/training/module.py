@@ -56,6 +56,8 @@ class VerdictModule(pl.LightningModule):
         self.init_from = init_from
         self.predict_mode = predict_mode
         self.adapted: PeftModel | None = None
+        self.resumes = False
+        """Whether a checkpoint's weights follow: `fit_phase` tells before they are loaded."""
         self.steps_before = 0
         """Optimizer steps of the phases before this one."""
         # The checkpoint holds adapters only; on_load_checkpoint compares their names itself.
@@ -102,7 +104,7 @@ class VerdictModule(pl.LightningModule):
         with torch.random.fork_rng(devices=_cuda_devices(self.trainer.strategy.root_device)):
             torch.manual_seed(_initial_seed())
             # Weights that are loaded below need no initialisation.
-            loftq = self.lora_settings.loftq and card is None
+            loftq = self.lora_settings.loftq and card is None and not self.resumes
             self.adapted = adapters.attach(model, dataclasses.replace(self.lora_settings, loftq=loftq))
         if card is not None:
             assert self.init_from is not None
@@ -245,7 +247,9 @@ class VerdictModule(pl.LightningModule):
             torch.distributed.all_gather_object(parts, parts[0])
         columns_4N = np.concatenate(parts, axis=1)
         rows_N, labels_N, odds_N, losses_N = columns_4N[:, columns_4N[0].argsort()]
-        self.evaluation = Evaluation(rows_N.astype(np.int64), labels_N == 1, odds_N, losses_N)
+        rows_N = rows_N.astype(np.int64)
+        groups_N = self.trainer.datamodule.groups_N[rows_N]
+        self.evaluation = Evaluation(rows_N, labels_N == 1, odds_N, losses_N, groups_N)
         self.evaluated_step = self.trainer.global_step
         scores = metric_values(self.evaluation.labels_N, odds_N)
         values = {"loss": losses_N.mean(), "acc": scores.pop("accuracy"), **scores}

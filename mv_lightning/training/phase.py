@@ -214,6 +214,7 @@ def fit_phase(
         if ckpt_path and (wrong := damage(start)):
             raise ValueError(f"--ckpt_path {start} is damaged: {wrong}; name another one")
         print(f"{folder.path} was interrupted: going on from {start}")
+        module.resumes = True
     trainer.fit(module, datamodule=datamodule, ckpt_path=None if start is None else str(start))
     _finish(trainer, module, datamodule, folder, vitals, best)
 

@@ -58,6 +58,7 @@ def test_a_known_temperature_is_found(temperature: float) -> None:
 
 def test_the_fitted_temperature_is_a_minimum() -> None:
     labels_N, log_odds_N = honest(300, 2)
+    log_odds_N *= 3
     best = fit_temperature(labels_N, log_odds_N)
 
     def loss(temperature: float) -> float:
@@ -76,8 +77,27 @@ def test_rows_without_a_best_temperature_keep_it_at_one(log_odds: list[float]) -
 
 
 def test_all_but_separable_rows_give_a_usable_temperature() -> None:
-    labels_N = np.array([True, False, False, True])
-    assert 0 < fit_temperature(labels_N, np.array([30.0, -30.0, 1e-300, 30.0])) < 1
+    labels_N = np.array([True, False] * 50 + [False])
+    assert 0 < fit_temperature(labels_N, np.array([3.0, -3.0] * 50 + [1e-300])) < 1
+
+
+def test_the_temperature_moves_only_beyond_chance() -> None:
+    """Forty rows of a calibrated model nearly always keep it at 1, of one four times too sure seldom."""
+    drawn = [honest(40, seed) for seed in range(100)]
+    moved = [sum(fit_temperature(labels_N, factor * odds_N) != 1 for labels_N, odds_N in drawn) for factor in (1, 4)]
+    assert moved[0] <= 12 and moved[1] >= 90
+
+
+def test_copies_of_rows_move_nothing_that_one_of_each_does_not() -> None:
+    """Eight copies of forty rows look like evidence, unless they are known for one question."""
+    drawn = [honest(40, seed) for seed in range(50)]
+    questions_N = np.repeat(np.arange(40), 8)
+    moved = 0
+    for labels_N, odds_N in drawn:
+        copies = np.repeat(labels_N, 8), np.repeat(odds_N, 8)
+        assert fit_calibration(*copies, questions_N).temperature == pytest.approx(fit_temperature(labels_N, odds_N))
+        moved += fit_temperature(*copies) != 1
+    assert moved > 15
 
 
 @pytest.mark.parametrize("fit", [fit_temperature, fit_threshold, fit_calibration])

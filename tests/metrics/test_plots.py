@@ -53,6 +53,15 @@ def test_phases_are_named_and_divided() -> None:
     assert borders == [3.5]
 
 
+def test_the_first_steps_do_not_hide_the_others() -> None:
+    steps = list(range(100))
+    phase = plots.PhaseLoss("phase 1", steps, [8.0, 7.0, *[0.7] * 97, 0.5], [99], [0.8])
+    (axes,) = plots.loss_curve([phase]).axes
+    assert 0.8 < axes.get_ylim()[1] < 1.5
+    (axes,) = plots.loss_curve([plots.PhaseLoss("phase 1", steps, [0.7] * 100, [99], [3.0])]).axes
+    assert 3 < axes.get_ylim()[1] < 3.5
+
+
 def test_the_reliability_diagram_counts_every_row() -> None:
     above, below = plots.reliability(LABELS_N, ODDS_N).axes
     assert sum(bar.get_height() for bar in below.patches) == 300

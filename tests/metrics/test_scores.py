@@ -115,6 +115,44 @@ def test_the_same_seed_gives_the_same_intervals() -> None:
     assert score(labels_N, log_odds_N).intervals != score(labels_N, log_odds_N, seed=1).intervals
 
 
+@pytest.mark.parametrize("seed", [3407, 1])
+def test_questions_of_one_row_are_rows(seed: int) -> None:
+    """Whatever their numbers are: the plain bootstrap, draw for draw."""
+    labels_N, log_odds_N = rows(150, 7)
+    questions_N = np.random.default_rng(seed).permutation(1_000)[:150]
+    plain, grouped = (score(labels_N, log_odds_N, groups_N=groups, seed=seed) for groups in (None, questions_N))
+    assert grouped.intervals == plain.intervals and grouped.units == plain.units == 150
+    assert (plain.resampled, grouped.resampled) == ("rows", "questions")
+    values_NK = np.column_stack([labels_N, log_odds_N])
+    assert np.array_equal(mean_interval(values_NK, questions_N, seed=seed), mean_interval(values_NK, seed=seed))
+
+
+@settings(max_examples=20, deadline=None)
+@given(times=st.integers(2, 5), seed=st.integers(0, 1_000), ties=st.booleans())
+def test_a_row_told_several_times_is_told_once(times: int, seed: int, ties: bool) -> None:
+    """Questions whose rows are copies say no more than one of them; taken as independent rows, they seem to."""
+    labels_N, log_odds_N = rows(120, seed, ties)
+    once = score(labels_N, log_odds_N)
+    copies = [np.repeat(values_N, times) for values_N in (labels_N, log_odds_N)]
+    several = score(*copies, groups_N=np.repeat(np.arange(120)[::-1], times))
+    naive = score(*copies)
+    for name in ("accuracy", "balanced_accuracy", "auroc", "average_precision", "f1", "mcc", "ece", "log_loss"):
+        assert several.intervals[name] == pytest.approx(once.intervals[name], abs=1e-9)
+        low, high = several.intervals[name]
+        assert high - low > 1.2 * (naive.intervals[name][1] - naive.intervals[name][0])
+    assert several.units == 120
+    bounds = [mean_interval(values_N[:, None]) for values_N in (log_odds_N, copies[1])]
+    assert mean_interval(copies[1][:, None], np.repeat(np.arange(120), times)) == pytest.approx(bounds[0])
+    assert np.diff(bounds[1]) < np.diff(bounds[0])
+
+
+def test_questions_of_different_sizes_weigh_by_their_rows() -> None:
+    """Half of the rows are one question: its luck is the interval."""
+    questions_N = np.r_[np.zeros(50, int), 1 + np.arange(50)]
+    low, high = mean_interval(np.r_[np.ones(50), np.zeros(50)][:, None], questions_N)[0]
+    assert low == 0 and high > 0.7
+
+
 def test_paired_differences_have_a_narrower_interval_than_their_parts() -> None:
     base_N = np.random.default_rng(0).random(500)
     low, high = mean_interval(np.column_stack([base_N, base_N + 0.1, np.full(500, 0.1)])).T
@@ -131,7 +169,8 @@ def test_slices_hold_every_row_once() -> None:
     assert sum(part.rows for part in sliced.values()) == 200 and all(45 <= part.rows <= 55 for part in sliced.values())
     weighted = sum(part.rows * part.values["accuracy"] for part in sliced.values()) / 200
     assert weighted == pytest.approx(score(labels_N, log_odds_N).values["accuracy"])
-    assert list(by(np.array(["b", "a"] * 100), labels_N, log_odds_N)) == ["a", "b"]
+    grouped = by(np.array(["b", "a"] * 100), labels_N, log_odds_N, groups_N=np.arange(200) // 4)
+    assert {name: part.units for name, part in grouped.items()} == {"a": 50, "b": 50} and list(grouped) == ["a", "b"]
 
 
 @given(values=st.lists(st.integers(0, 50), max_size=60), parts=st.integers(1, 6))

@@ -133,6 +133,53 @@ def test_phases_of_other_rows_or_scales_are_refused(
     assert "has other rows or labels than" in refused()
 
 
+def test_the_gain_is_over_the_member_that_validated_best(
+    files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
+) -> None:
+    """Not over the one that luck favours on the rows to judge, which nobody could have named before."""
+    files["val"].reverse()  # the useless member has the best validation rows
+    fitted = ["--fit-weights", *files["val"], "--val-labels", SOURCE]
+    for out, options in (("fitted", fitted), ("plain", [])):
+        main(["ensemble", *files["rows"], "--out", str(tmp_path / out), "--labels", SOURCE, *options])
+    assert (summary(tmp_path / "fitted")["best"], summary(tmp_path / "fitted")["best_on"]) == (2, "validation rows")
+    assert summary(tmp_path / "plain")["best"] != 2 and summary(tmp_path / "plain")["best_on"] == "these rows"
+
+
+@pytest.mark.parametrize("true", [0, 9, ROWS - 9, ROWS])
+def test_too_few_validation_rows_of_a_class_are_refused(
+    true: int, files: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phases = [leave_phase(tmp_path / f"val{place}", np.arange(ROWS) < true, Calibration()) for place in range(2)]
+    for place in range(2):
+        leave_calibration(tmp_path / f"rows{place}", Calibration())
+    with pytest.raises(SystemExit) as end:
+        main(["ensemble", *files["rows"][:2], "--out", str(tmp_path / "out"), "--fit-weights", *phases])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and f"{true} True and {ROWS - true} False validation rows: needed are at least" in said
+    assert "leave out --fit-weights" in said and not (tmp_path / "out").exists()
+
+
+def test_questions_that_repeat_widen_the_interval_of_the_gain(
+    files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
+) -> None:
+    """The same rows in pairs of one question each: what was 800 rows is 400 questions."""
+    columns = load_source(SOURCE, split="test").table
+    with (tmp_path / "rows.jsonl").open("w") as lines:
+        for row, label in zip(columns, labels_N.tolist(), strict=True):
+            texts = {name: row[name] for name in ("question", "answer", "solution")}
+            lines.write(2 * (json.dumps({**texts, "is_correct": label}) + "\n"))
+    twice = []
+    for place, file in enumerate(files["rows"]):
+        odds_N = np.repeat(read_log_odds(Path(file)), 2)
+        write_predictions(tmp_path / f"twice{place}", dict(enumerate(odds_N.tolist())), 2 * ROWS)
+        twice.append(str(tmp_path / f"twice{place}" / PROBABILITIES))
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "once"), "--labels", SOURCE])
+    main(["ensemble", *twice, "--out", str(tmp_path / "out"), "--labels", str(tmp_path / "rows.jsonl")])
+    once, both = summary(tmp_path / "once"), summary(tmp_path / "out")
+    assert both["gain_interval"] == pytest.approx(once["gain_interval"], abs=1e-12)
+    assert both["ensemble"]["units"] == once["ensemble"]["units"] and both["ensemble"]["resampled"] == "questions"
+
+
 def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> None:
     main(["ensemble", files["rows"][0], files["rows"][0], "--out", str(tmp_path / "out"), "--labels", SOURCE])
     assert summary(tmp_path / "out")["gain"] == 0 and summary(tmp_path / "out")["gain_interval"] == [0, 0]
