@@ -22,6 +22,7 @@ check: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy mv_lightning benchmarks
 	$(VENV)/bin/lint-imports
+	$(RUN) -m benchmarks.table --check
 
 # Two processes of one thread each: two of two threads slow each other down.
 test: check
