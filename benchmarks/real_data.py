@@ -27,14 +27,13 @@ from mv_lightning.atomic import atomic_file, write_json
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import read_manifest
 from mv_lightning.metrics.ranking import POLICIES
-from mv_lightning.metrics.scores import mean_interval
+from mv_lightning.metrics.scores import by, mean_interval, score
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 from mv_lightning.tasks.ensemble import SUMMARY
 from mv_lightning.tasks.finished import with_interval
 from mv_lightning.tasks.page import Table
 from mv_lightning.tasks.predictions import load_predicted, read_log_odds
 from mv_lightning.tasks.rank import RANKING
-from mv_lightning.training.evaluation import METRICS
 from mv_lightning.training.predictions import PROBABILITIES
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +41,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "real_data.json"
 WORK = ROOT / "benchmarks" / "work" / "real_data"
 HELD_OUT = "held_out.jsonl"
 SHOWN = ("accuracy", "balanced_accuracy", "auroc")
+WITHIN = "AUROC within a question"
 
 
 @dataclass(frozen=True)
@@ -107,22 +107,19 @@ def _single(trial: Trial, prompt: str, run_dir: Path, source: str) -> dict[str, 
         *("--data.splits.group_by_question", "true", "--data.splits.balance_test", "false"),
         *("--data.max_length", str(trial.max_length), "--run.eval_every", "1000", "--data.prompt", prompt),
     ]
-    metrics = run_dir / "phase3" / METRICS
     _command("phases", "--skip-predict", *options)
-    if "test" not in _read(metrics):
-        _command("test", "--config", "configs/phase3.yaml", *options)
     if not (run_dir / PROBABILITIES).is_file():
         held_out = str(_write_held_out(run_dir, source))
         _command("predict", "--config", "configs/predict.yaml", *options, "--data.predict_source", held_out)
     phases = [_read(run_dir / f"phase{number}" / "summary.json") for number in (1, 2, 3)]
-    test = _read(metrics)["test"]
+    test = _scores(run_dir, run_dir)
     return {
         "train_rows": sum(phase["rows"] for phase in phases),
         "steps": sum(phase["steps"] for phase in phases),
         "minutes": sum(phase["minutes"] for phase in phases),
         "validation": [{name: phase[f"val_{name}"] for name in ("loss", "acc", "auroc")} for phase in phases],
         "majority_accuracy": max(test["true_rows"], test["rows"] - test["true_rows"]) / test["rows"],
-        "test": _shown(test),
+        "test": test,
         "ranking": _ranking(run_dir, run_dir) if trial.rank else None,
     }
 
@@ -147,7 +144,7 @@ def _ensembles(runs: list[Path], folder: Path, trial: Trial) -> dict[str, Any]:
         summary = _read(folder / kind / SUMMARY)
         found[kind] = {
             "weights": {run_dir.name: one["weight"] for run_dir, one in zip(runs, summary["members"], strict=True)},
-            "test": _shown(summary["ensemble"]),
+            "test": _scores(folder / kind, runs[0]),
             "against": runs[chosen].name,
             "gain": {"value": float(gain), "interval": interval.tolist()},
             "ranking": _ranking(folder / kind, runs[0]) if trial.rank else None,
@@ -155,19 +152,36 @@ def _ensembles(runs: list[Path], folder: Path, trial: Trial) -> dict[str, Any]:
     return found
 
 
-def _shown(scores: dict[str, Any]) -> dict[str, Any]:
+def _scores(folder: Path, run_dir: Path) -> dict[str, Any]:
+    """Of the predictions in a folder."""
+    log_odds_N = read_log_odds(folder / PROBABILITIES)
+    source, labels_N = load_predicted(str(run_dir / HELD_OUT), len(log_odds_N))
+    found = score(labels_N, log_odds_N, groups_N=source.groups_N).to_json()
     return {
-        **{name: scores[name] for name in ("rows", "resampled", "units")},
-        **{name: scores["metrics"][name] for name in (*SHOWN, "log_loss")},
+        **{name: found[name] for name in ("rows", "true_rows", "resampled", "units")},
+        **{name: found["metrics"][name] for name in (*SHOWN, "log_loss")},
     }
 
 
 def _ranking(folder: Path, run_dir: Path) -> dict[str, Any]:
-    """Solve rates with as many solutions as half of the questions have."""
-    _command("rank", str(folder / PROBABILITIES), "--source", str(run_dir / HELD_OUT))
+    """Solve rates with as many solutions as half of the questions have, and the AUROC among solutions of one question.
+
+    The latter tells a verifier of solutions from one that knows hard questions.
+    """
+    held_out = str(run_dir / HELD_OUT)
+    _command("rank", str(folder / PROBABILITIES), "--source", held_out)
     ranking = _read(folder / RANKING)
     most, rates = ranking["solve_rate"].popitem()
-    return {"questions": ranking["questions"], "solutions": int(most), **rates}
+    log_odds_N = read_log_odds(folder / PROBABILITIES)
+    source, labels_N = load_predicted(held_out, len(log_odds_N))
+    found = by(source.groups_N, labels_N, log_odds_N)
+    within_Q = np.array([one.values["auroc"] for one in found.values() if 0 < one.true_rows < one.rows])
+    within = {
+        "questions": len(within_Q),
+        "value": float(within_Q.mean()),
+        "interval": mean_interval(within_Q[:, None])[0].tolist(),
+    }
+    return {"questions": ranking["questions"], "solutions": int(most), **rates, WITHIN: within}
 
 
 def _command(*words: str) -> None:
@@ -207,14 +221,15 @@ def tables(sets: dict[str, Any]) -> str:
             gains.append((f"{name}, {kind}", one["against"], with_interval(one["gain"])))
         for prompt, one in {**found["prompts"], **found["ensembles"]}.items():
             if one["ranking"] is not None:
-                picks.append((f"{name}, {prompt}", *(with_interval(one["ranking"][policy]) for policy in POLICIES)))
+                picked = (with_interval(one["ranking"][policy]) for policy in (*POLICIES, WITHIN))
+                picks.append((f"{name}, {prompt}", *picked))
     head = ("", "training rows", "steps", "minutes", "test rows", "majority", *SHOWN)
     return "\n\n".join(
         table.markdown()
         for table in (
             Table(head, scores),
             Table(("mean", "against", "gain in accuracy"), gains),
-            Table(("picks", *POLICIES), picks),
+            Table(("picks", *POLICIES, WITHIN), picks),
         )
     )
 
