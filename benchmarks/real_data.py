@@ -4,8 +4,8 @@
 
 Three phases a prompt, scored on a held-out fifth. Questions repeat within the sets, so rows are grouped by question: no
 test question was trained on. The phases are balanced, the test fifth keeps the mix of the source. Where several prompts
-were trained, their predictions are averaged, plainly and with weights fitted on validation rows, and compared with the
-prompt that was the most accurate on these. On GSM8K, with four solutions a question, each verifier also picks among
+were trained, their predictions are averaged, plainly and with weights fitted on validation rows, and compared with
+each prompt alone, above all the one that was the most accurate on these. On GSM8K, with four solutions a question, each verifier also picks among
 them. Runs the commands that a user would type, goes on where it was interrupted, and writes the sets that it ran into
 `benchmarks/results/real_data.json`.
 """
@@ -95,7 +95,7 @@ def run(name: str, trial: Trial, folder: Path) -> dict[str, Any]:
         "machine": machine(),
         "settings": vars(trial),
         "prompts": prompts,
-        "ensembles": _ensembles(list(runs.values()), WORK / name, trial) if len(runs) > 1 else {},
+        "ensembles": _ensembles(list(runs.values()), WORK / name, trial) if len(runs) > 1 else None,
     }
 
 
@@ -125,31 +125,32 @@ def _single(trial: Trial, prompt: str, run_dir: Path, source: str) -> dict[str, 
 
 
 def _ensembles(runs: list[Path], folder: Path, trial: Trial) -> dict[str, Any]:
-    """The mean of the runs' predictions, its weights fitted or equal, against the run that validated best."""
+    """The mean of the runs' predictions, its weights fitted or equal, and its gain over each of them."""
     files = [str(run_dir / PROBABILITIES) for run_dir in runs]
     fitted = ["--fit-weights", *(str(run_dir / "phase3" / "val.csv") for run_dir in runs)]
     held_out = str(runs[0] / HELD_OUT)
     for kind, options in zip(ENSEMBLES, (fitted, []), strict=True):
         _command("ensemble", *files, "--out", str(folder / kind), "--labels", held_out, *options)
     source, labels_N = load_predicted(held_out, trial.test_rows)
-    chosen = _read(folder / "weighted" / SUMMARY)["best"]
-    right_N, *rights = (
-        (read_log_odds(run_dir / PROBABILITIES) > 0) == labels_N
-        for run_dir in (runs[chosen], *(folder / kind for kind in ENSEMBLES))
-    )
-    gains_NK = np.column_stack(rights) - 1.0 * right_N[:, None]
-    bounds_K2 = mean_interval(gains_NK, source.groups_N)
     found = {}
-    for kind, gain, interval in zip(ENSEMBLES, gains_NK.mean(axis=0), bounds_K2, strict=True):
+    for kind in ENSEMBLES:
         summary = _read(folder / kind / SUMMARY)
+        right_N, *single = (
+            (read_log_odds(run_dir / PROBABILITIES) > 0) == labels_N for run_dir in (folder / kind, *runs)
+        )
+        gains_NK = right_N[:, None] - 1.0 * np.column_stack(single)
+        intervals = mean_interval(gains_NK, source.groups_N).tolist()
         found[kind] = {
             "weights": {run_dir.name: one["weight"] for run_dir, one in zip(runs, summary["members"], strict=True)},
             "test": _scores(folder / kind, runs[0]),
-            "against": runs[chosen].name,
-            "gain": {"value": float(gain), "interval": interval.tolist()},
+            "gain_over": {
+                run_dir.name: {"value": float(gain), "interval": interval}
+                for run_dir, gain, interval in zip(runs, gains_NK.mean(axis=0), intervals, strict=True)
+            },
             "ranking": _ranking(folder / kind, runs[0]) if trial.rank else None,
         }
-    return found
+    best = _read(folder / "weighted" / SUMMARY)["best"]
+    return {"validated_best": runs[best].name, "means": found}
 
 
 def _scores(folder: Path, run_dir: Path) -> dict[str, Any]:
@@ -216,10 +217,13 @@ def tables(sets: dict[str, Any]) -> str:
         for prompt, one in found["prompts"].items():
             cost = (f"{one['train_rows']:,}", str(one["steps"]), f"{one['minutes']:.0f}")
             scores.append((f"{name}, {prompt}", *cost, *_cells(one["test"], found)))
-        for kind, one in found["ensembles"].items():
+        together = found["ensembles"] or {"means": {}}
+        for kind, one in together["means"].items():
             scores.append((f"{name}, {kind} mean of the prompts", "", "", "", *_cells(one["test"], found)))
-            gains.append((f"{name}, {kind}", one["against"], with_interval(one["gain"])))
-        for prompt, one in {**found["prompts"], **found["ensembles"]}.items():
+            for prompt, gain in one["gain_over"].items():
+                mark = ", which validated best" if prompt == together["validated_best"] else ""
+                gains.append((f"{name}, {kind}", f"{prompt}{mark}", with_interval(gain)))
+        for prompt, one in {**found["prompts"], **together["means"]}.items():
             if one["ranking"] is not None:
                 picked = (with_interval(one["ranking"][policy]) for policy in (*POLICIES, WITHIN))
                 picks.append((f"{name}, {prompt}", *picked))
@@ -228,7 +232,7 @@ def tables(sets: dict[str, Any]) -> str:
         table.markdown()
         for table in (
             Table(head, scores),
-            Table(("mean", "against", "gain in accuracy"), gains),
+            Table(("mean", "gain in accuracy over", ""), gains),
             Table(("picks", *POLICIES, WITHIN), picks),
         )
     )
@@ -248,7 +252,7 @@ def main() -> None:
     sets = _read(RESULTS)["sets"] if RESULTS.is_file() else {}
     for name in TRIALS if options.only is None else [options.only]:
         sets[name] = run(name, TRIALS[name], options.folder)
-        write_json(RESULTS, {"sets": sets})
+        write_json(RESULTS, {"sets": {known: sets[known] for known in TRIALS if known in sets}})
     print(tables(sets))
 
 
