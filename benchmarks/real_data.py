@@ -4,10 +4,10 @@
 
 Three phases a prompt, scored on a held-out fifth. Questions repeat within the sets, so rows are grouped by question: no
 test question was trained on. The phases are balanced, the test fifth keeps the mix of the source. Where several prompts
-were trained, their predictions are averaged, plainly and with weights fitted on validation rows, and compared with
-each prompt alone, above all the one that was the most accurate on these. On GSM8K, with four solutions a question, each verifier also picks among
-them. Runs the commands that a user would type, goes on where it was interrupted, and writes the sets that it ran into
-`benchmarks/results/real_data.json`.
+were trained, their predictions are averaged, plainly and with weights fitted on validation rows, and compared with each
+prompt alone, above all with the one that was the most accurate on these. On GSM8K, with four solutions a question, each
+verifier also picks among them. Runs the commands that a user would type, goes on where it was interrupted, and writes
+the sets that it ran into `benchmarks/results/real_data.json`.
 """
 
 from __future__ import annotations
