@@ -4,10 +4,10 @@
 
 Three phases a prompt, scored on a held-out fifth. Questions repeat within the sets, so rows are grouped by question: no
 test question was trained on. The phases are balanced, the test fifth keeps the mix of the source. Where several prompts
-were trained, their predictions are averaged, plainly and with weights fitted on validation rows, and compared with the
-prompt that was the most accurate on these. On GSM8K, with four solutions a question, each verifier also picks among
-them. Runs the commands that a user would type, goes on where it was interrupted, and writes the sets that it ran into
-`benchmarks/results/real_data.json`.
+were trained, their predictions are averaged, plainly and with weights fitted on validation rows, and compared with each
+prompt alone, above all with the one that was the most accurate on these. On GSM8K, with four solutions a question, each
+verifier also picks among them. Runs the commands that a user would type, goes on where it was interrupted, and writes
+the sets that it ran into `benchmarks/results/real_data.json`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ from mv_lightning.atomic import atomic_file, write_json
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import read_manifest
 from mv_lightning.metrics.ranking import POLICIES
-from mv_lightning.metrics.scores import mean_interval
+from mv_lightning.metrics.scores import by, mean_interval, score
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 from mv_lightning.tasks.ensemble import SUMMARY
 from mv_lightning.tasks.finished import with_interval
 from mv_lightning.tasks.page import Table
 from mv_lightning.tasks.predictions import load_predicted, read_log_odds
 from mv_lightning.tasks.rank import RANKING
-from mv_lightning.training.evaluation import METRICS
 from mv_lightning.training.predictions import PROBABILITIES
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +41,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "real_data.json"
 WORK = ROOT / "benchmarks" / "work" / "real_data"
 HELD_OUT = "held_out.jsonl"
 SHOWN = ("accuracy", "balanced_accuracy", "auroc")
+WITHIN = "AUROC within a question"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def run(name: str, trial: Trial, folder: Path) -> dict[str, Any]:
         "machine": machine(),
         "settings": vars(trial),
         "prompts": prompts,
-        "ensembles": _ensembles(list(runs.values()), WORK / name, trial) if len(runs) > 1 else {},
+        "ensembles": _ensembles(list(runs.values()), WORK / name, trial) if len(runs) > 1 else None,
     }
 
 
@@ -107,67 +107,82 @@ def _single(trial: Trial, prompt: str, run_dir: Path, source: str) -> dict[str, 
         *("--data.splits.group_by_question", "true", "--data.splits.balance_test", "false"),
         *("--data.max_length", str(trial.max_length), "--run.eval_every", "1000", "--data.prompt", prompt),
     ]
-    metrics = run_dir / "phase3" / METRICS
     _command("phases", "--skip-predict", *options)
-    if "test" not in _read(metrics):
-        _command("test", "--config", "configs/phase3.yaml", *options)
     if not (run_dir / PROBABILITIES).is_file():
         held_out = str(_write_held_out(run_dir, source))
         _command("predict", "--config", "configs/predict.yaml", *options, "--data.predict_source", held_out)
     phases = [_read(run_dir / f"phase{number}" / "summary.json") for number in (1, 2, 3)]
-    test = _read(metrics)["test"]
+    test = _scores(run_dir, run_dir)
     return {
         "train_rows": sum(phase["rows"] for phase in phases),
         "steps": sum(phase["steps"] for phase in phases),
         "minutes": sum(phase["minutes"] for phase in phases),
         "validation": [{name: phase[f"val_{name}"] for name in ("loss", "acc", "auroc")} for phase in phases],
         "majority_accuracy": max(test["true_rows"], test["rows"] - test["true_rows"]) / test["rows"],
-        "test": _shown(test),
+        "test": test,
         "ranking": _ranking(run_dir, run_dir) if trial.rank else None,
     }
 
 
 def _ensembles(runs: list[Path], folder: Path, trial: Trial) -> dict[str, Any]:
-    """The mean of the runs' predictions, its weights fitted or equal, against the run that validated best."""
+    """The mean of the runs' predictions, its weights fitted or equal, and its gain over each of them."""
     files = [str(run_dir / PROBABILITIES) for run_dir in runs]
     fitted = ["--fit-weights", *(str(run_dir / "phase3" / "val.csv") for run_dir in runs)]
     held_out = str(runs[0] / HELD_OUT)
     for kind, options in zip(ENSEMBLES, (fitted, []), strict=True):
         _command("ensemble", *files, "--out", str(folder / kind), "--labels", held_out, *options)
     source, labels_N = load_predicted(held_out, trial.test_rows)
-    chosen = _read(folder / "weighted" / SUMMARY)["best"]
-    right_N, *rights = (
-        (read_log_odds(run_dir / PROBABILITIES) > 0) == labels_N
-        for run_dir in (runs[chosen], *(folder / kind for kind in ENSEMBLES))
-    )
-    gains_NK = np.column_stack(rights) - 1.0 * right_N[:, None]
-    bounds_K2 = mean_interval(gains_NK, source.groups_N)
     found = {}
-    for kind, gain, interval in zip(ENSEMBLES, gains_NK.mean(axis=0), bounds_K2, strict=True):
+    for kind in ENSEMBLES:
         summary = _read(folder / kind / SUMMARY)
+        right_N, *single = (
+            (read_log_odds(run_dir / PROBABILITIES) > 0) == labels_N for run_dir in (folder / kind, *runs)
+        )
+        gains_NK = right_N[:, None] - 1.0 * np.column_stack(single)
+        intervals = mean_interval(gains_NK, source.groups_N).tolist()
         found[kind] = {
             "weights": {run_dir.name: one["weight"] for run_dir, one in zip(runs, summary["members"], strict=True)},
-            "test": _shown(summary["ensemble"]),
-            "against": runs[chosen].name,
-            "gain": {"value": float(gain), "interval": interval.tolist()},
+            "test": _scores(folder / kind, runs[0]),
+            "gain_over": {
+                run_dir.name: {"value": float(gain), "interval": interval}
+                for run_dir, gain, interval in zip(runs, gains_NK.mean(axis=0), intervals, strict=True)
+            },
             "ranking": _ranking(folder / kind, runs[0]) if trial.rank else None,
         }
-    return found
+    best = _read(folder / "weighted" / SUMMARY)["best"]
+    return {"validated_best": runs[best].name, "means": found}
 
 
-def _shown(scores: dict[str, Any]) -> dict[str, Any]:
+def _scores(folder: Path, run_dir: Path) -> dict[str, Any]:
+    """Of the predictions in a folder."""
+    log_odds_N = read_log_odds(folder / PROBABILITIES)
+    source, labels_N = load_predicted(str(run_dir / HELD_OUT), len(log_odds_N))
+    found = score(labels_N, log_odds_N, groups_N=source.groups_N).to_json()
     return {
-        **{name: scores[name] for name in ("rows", "resampled", "units")},
-        **{name: scores["metrics"][name] for name in (*SHOWN, "log_loss")},
+        **{name: found[name] for name in ("rows", "true_rows", "resampled", "units")},
+        **{name: found["metrics"][name] for name in (*SHOWN, "log_loss")},
     }
 
 
 def _ranking(folder: Path, run_dir: Path) -> dict[str, Any]:
-    """Solve rates with as many solutions as half of the questions have."""
-    _command("rank", str(folder / PROBABILITIES), "--source", str(run_dir / HELD_OUT))
+    """Solve rates with as many solutions as half of the questions have, and the AUROC among solutions of one question.
+
+    The latter tells a verifier of solutions from one that knows hard questions.
+    """
+    held_out = str(run_dir / HELD_OUT)
+    _command("rank", str(folder / PROBABILITIES), "--source", held_out)
     ranking = _read(folder / RANKING)
     most, rates = ranking["solve_rate"].popitem()
-    return {"questions": ranking["questions"], "solutions": int(most), **rates}
+    log_odds_N = read_log_odds(folder / PROBABILITIES)
+    source, labels_N = load_predicted(held_out, len(log_odds_N))
+    found = by(source.groups_N, labels_N, log_odds_N)
+    within_Q = np.array([one.values["auroc"] for one in found.values() if 0 < one.true_rows < one.rows])
+    within = {
+        "questions": len(within_Q),
+        "value": float(within_Q.mean()),
+        "interval": mean_interval(within_Q[:, None])[0].tolist(),
+    }
+    return {"questions": ranking["questions"], "solutions": int(most), **rates, WITHIN: within}
 
 
 def _command(*words: str) -> None:
@@ -202,19 +217,23 @@ def tables(sets: dict[str, Any]) -> str:
         for prompt, one in found["prompts"].items():
             cost = (f"{one['train_rows']:,}", str(one["steps"]), f"{one['minutes']:.0f}")
             scores.append((f"{name}, {prompt}", *cost, *_cells(one["test"], found)))
-        for kind, one in found["ensembles"].items():
+        together = found["ensembles"] or {"means": {}}
+        for kind, one in together["means"].items():
             scores.append((f"{name}, {kind} mean of the prompts", "", "", "", *_cells(one["test"], found)))
-            gains.append((f"{name}, {kind}", one["against"], with_interval(one["gain"])))
-        for prompt, one in {**found["prompts"], **found["ensembles"]}.items():
+            for prompt, gain in one["gain_over"].items():
+                mark = ", which validated best" if prompt == together["validated_best"] else ""
+                gains.append((f"{name}, {kind}", f"{prompt}{mark}", with_interval(gain)))
+        for prompt, one in {**found["prompts"], **together["means"]}.items():
             if one["ranking"] is not None:
-                picks.append((f"{name}, {prompt}", *(with_interval(one["ranking"][policy]) for policy in POLICIES)))
+                picked = (with_interval(one["ranking"][policy]) for policy in (*POLICIES, WITHIN))
+                picks.append((f"{name}, {prompt}", *picked))
     head = ("", "training rows", "steps", "minutes", "test rows", "majority", *SHOWN)
     return "\n\n".join(
         table.markdown()
         for table in (
             Table(head, scores),
-            Table(("mean", "against", "gain in accuracy"), gains),
-            Table(("picks", *POLICIES), picks),
+            Table(("mean", "gain in accuracy over", ""), gains),
+            Table(("picks", *POLICIES, WITHIN), picks),
         )
     )
 
@@ -233,7 +252,7 @@ def main() -> None:
     sets = _read(RESULTS)["sets"] if RESULTS.is_file() else {}
     for name in TRIALS if options.only is None else [options.only]:
         sets[name] = run(name, TRIALS[name], options.folder)
-        write_json(RESULTS, {"sets": sets})
+        write_json(RESULTS, {"sets": {known: sets[known] for known in TRIALS if known in sets}})
     print(tables(sets))
 
 
