@@ -24,6 +24,7 @@ import torch
 from benchmarks.measure import WORK, Cost, Side, alternate, ratios, record, timed
 from benchmarks.ours import MODEL, PRACTICE, PROMPT, RANK, STEP_ROWS, Training
 from benchmarks.peers import REPORT, Peer
+from mv_lightning.model.attention import BLOCK
 from mv_lightning.schema import Batch
 
 ALONE = {"per_device_train_batch_size": STEP_ROWS, "gradient_checkpointing": False, "completion_only_loss": True}
@@ -82,7 +83,9 @@ def products(config: Any, batch: Batch, rank: int, strict: bool) -> Iterator[Pro
     hidden, heads, key_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
     size, inner, last = config.head_dim, config.intermediate_size, config.num_hidden_layers - 1
     tokens, packing = len(batch.ids_T), batch.packing
-    rows, spans = len(packing.leaves), list(zip(packing.lengths, packing.ends, strict=True))
+    rows, blocks = len(packing.leaves), []
+    for length, end in zip(packing.lengths, packing.ends, strict=True):
+        blocks += [(min(BLOCK, length - done), end - max(0, length - done - BLOCK)) for done in range(0, length, BLOCK)]
     for layer in range(config.num_hidden_layers):
         few = strict and layer == last
         most = rows if few else tokens
@@ -104,7 +107,7 @@ def products(config: Any, batch: Batch, rank: int, strict: bool) -> Iterator[Pro
             if not (strict and layer == 0 and from_embeddings):
                 yield Product(t, outputs, inputs)
                 yield Product(t, rank, inputs)
-        for q, k in [(1, packing.ends[leaf]) for leaf in packing.leaves] if few else spans:
+        for q, k in [(1, packing.ends[leaf]) for leaf in packing.leaves] if few else blocks:
             stacked = heads // key_heads * q
             for _ in range(2):  # scores, and the gradient of the weights
                 yield Product(stacked, size, k, right_transposed=True, times=key_heads)

@@ -20,6 +20,8 @@ from mv_lightning.schema import Packing
 
 NAME = "mv_lightning_packed"
 """What a model's `attn_implementation` is set to."""
+BLOCK = 256
+"""Queries taken together: of 128, 256, 384, 512 the best or nearly so on a CPU, for spans of 160 to 1,600 tokens."""
 
 
 def register() -> None:
@@ -120,14 +122,19 @@ def _span_by_span(
     value_1KTE: torch.Tensor,
     packing: Packing,
 ) -> torch.Tensor:
-    """Call `attend` for every span, with the keys it may see and the causal mask over them."""
+    """Call `attend` for blocks of queries of every span, with the keys that they may see and the causal mask over them.
+
+    A block is given no keys behind it: of a long span nearly half of the scores would be masked.
+    """
     queries, keys, values = (x.split(packing.lengths, dim=2) for x in (query_1HTE, key_1KTE, value_1KTE))
     attended = []
-    for q, path in zip(queries, packing.paths, strict=True):
+    for span, path in zip(queries, packing.paths, strict=True):
         k, v = (torch.cat([spans[step] for step in path], dim=2) for spans in (keys, values))
-        lengths = q.shape[2], k.shape[2]
-        causal = torch.ones(lengths, dtype=torch.bool, device=q.device).tril(lengths[1] - lengths[0])
-        attended.append(attend(q, k, v, causal))
+        seen = k.shape[2] - span.shape[2]
+        for q in span.split(BLOCK, dim=2):
+            seen += q.shape[2]
+            causal = torch.ones(q.shape[2], seen, dtype=torch.bool, device=q.device).tril(seen - q.shape[2])
+            attended.append(attend(q, k[:, :, :seen], v[:, :, :seen], causal))
     return torch.cat(attended, dim=2).transpose(1, 2)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mv_lightning.data.batching import pack
-from mv_lightning.model import adapters, verdict
+from mv_lightning.model import adapters, attention, verdict
 from mv_lightning.model.attention import _spans_by_products, _spans_by_sdpa, packed_attention
 from mv_lightning.schema import EncodedRows, Packing
 
@@ -65,8 +65,10 @@ def test_a_row_does_not_see_its_neighbours(tiny: torch.nn.Module, encoded: Encod
     torch.testing.assert_close(hidden, expected, atol=2e-5, rtol=2e-5)
 
 
-def test_the_ways_of_attending_agree() -> None:
-    """Plain products for a CPU, PyTorch's kernels for a GPU without the varlen call."""
+@pytest.mark.parametrize("block", [2, 256])
+def test_the_ways_of_attending_agree(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain products for a CPU, PyTorch's kernels for a GPU without the varlen call; spans cut to blocks or not."""
+    monkeypatch.setattr(attention, "BLOCK", block)
     packing, results = Packing((5, 3, 4, 5, 1), (-1, 0, 0, 2, 2)), []
     for attend in (_spans_by_products, _spans_by_sdpa):
         rng = torch.Generator().manual_seed(0)
