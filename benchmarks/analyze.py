@@ -16,7 +16,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.splits import Stages, machine, print_report, write_table
+from benchmarks.measure import machine
+from benchmarks.splits import Stages, print_report, write_table
 from mv_lightning.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results" / "analyze.json"

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.splits import machine
+from benchmarks.measure import machine
 from mv_lightning.atomic import atomic_file, write_json
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import read_manifest

@@ -166,7 +166,9 @@ def metric_title(name: str) -> str:
     Args:
         name: As in `metrics.json`.
     """
-    return name.upper() if name in ("f1", "mcc", "auroc", "ece") else name.replace("_", " ")
+    if name in ("f1", "mcc", "auroc", "ece"):
+        return name.upper()
+    return "Brier" if name == "brier" else name.replace("_", " ")
 
 
 def with_interval(metric: Mapping[str, Any]) -> str:
