@@ -21,8 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import RESULTS, SEED
-from benchmarks.measure import machine
+from benchmarks.measure import RESULTS, SEED, machine
 from mv_lightning.atomic import write_json
 
 PHASES, PHASE_ROWS, TEST_ROWS = 3, 20_000, 1_000
