@@ -155,19 +155,6 @@ def training_terms(shape: Shape, base: BaseSettings, lora: LoraSettings, tokens:
     ]
 
 
-def peak_bytes(shape: Shape, base: BaseSettings, lora: LoraSettings, tokens: int, rows: int) -> float:
-    """Return the peak of training, in bytes.
-
-    Args:
-        shape: Of the base model.
-        base: How it is held, and what is computed again.
-        lora: The adapters.
-        tokens: Of the largest packed micro-batch.
-        rows: Of the micro-batch.
-    """
-    return sum(term.bytes for term in training_terms(shape, base, lora, tokens, rows))
-
-
 def least_checkpointing(
     shape: Shape, base: BaseSettings, lora: LoraSettings, tokens: int, rows: int, budget: float
 ) -> bool | int | None:
@@ -183,7 +170,8 @@ def least_checkpointing(
     """
 
     def peak(kept_tokens: bool | int) -> float:
-        return peak_bytes(shape, replace(base, gradient_checkpointing=kept_tokens), lora, tokens, rows)
+        settings = replace(base, gradient_checkpointing=kept_tokens)
+        return sum(term.bytes for term in training_terms(shape, settings, lora, tokens, rows))
 
     if peak(False) <= budget:
         return False

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mv_lightning.model import adapters, attention, verdict
 from mv_lightning.model.base import BaseSettings, choose_checkpointing, kept_layers, load_base, load_config
-from mv_lightning.model.memory import Shape, Term, least_checkpointing, peak_bytes, training_terms
+from mv_lightning.model.memory import Shape, Term, least_checkpointing, training_terms
 from mv_lightning.schema import Batch, Packing
 
 LORA = adapters.LoraSettings(r=32, alpha=32)
@@ -118,7 +118,8 @@ def test_the_least_checkpointing_fits_and_a_token_more_does_not(tokens: int, gig
     base, budget = BaseSettings(), gigabytes * 1e9
 
     def peak(setting: bool | int) -> float:
-        return peak_bytes(shape, BaseSettings(gradient_checkpointing=setting), LORA, tokens, 8)
+        settings = BaseSettings(gradient_checkpointing=setting)
+        return amount(training_terms(shape, settings, LORA, tokens, 8), "")
 
     found = least_checkpointing(shape, base, LORA, tokens, 8, budget)
     if found is None:
