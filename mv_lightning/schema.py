@@ -92,8 +92,8 @@ class Packing:
     """The tree of a packed sequence: what attention has to know.
 
     The sequence is cut into spans that lie end to end. A span continues its parent: its tokens see the spans on the way
-    from the root and, causally, their own. The root is the instruction, which all rows share; rows of one question may
-    share its span; the rest of every row is a leaf.
+    from the root and, causally, their own. The root is the instruction, which all rows share; then come the questions,
+    each for one row or several; the rest of every row is a leaf.
     """
 
     lengths: tuple[int, ...]

@@ -158,6 +158,9 @@ class PackedRows(Dataset[Batch]):
 def pack(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
     """Lay rows end to end behind their shared instruction; neighbours of one question share its tokens too.
 
+    A row without such neighbours has a span for its question all the same: what is computed for a row, rounding
+    included, does not depend on the company it is in.
+
     Args:
         encoded: The rows to choose from.
         indices_B: int [B], positions in `encoded`.
@@ -166,7 +169,7 @@ def pack(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
     spans, parents = [np.array(encoded.prefix_ids, dtype=np.int64)], [-1]
     for _, group in groupby(indices_B.tolist(), key=lambda index: encoded.groups_N[index]):
         rows = list(group)
-        parent, shared = 0, int(encoded.stems_N[rows[0]]) if len(rows) > 1 else 0
+        parent, shared = 0, int(encoded.stems_N[rows[0]])
         if shared:
             parent = len(spans)
             spans.append(encoded.row(rows[0])[:shared])

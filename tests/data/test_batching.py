@@ -147,7 +147,16 @@ def test_neighbours_of_one_question_share_it(siblings: EncodedRows) -> None:
     saved = 3 * siblings.stems_N[0] + 2 * siblings.stems_N[5]
     assert len(batch.ids_T) == len(siblings.prefix_ids) + siblings.lengths_N.sum() - saved
     apart = pack(siblings, np.array([0, 4, 1, 5, 2]), 5)
+    assert len(apart.packing.lengths) == 1 + 2 * 5
     assert len(apart.ids_T) == len(siblings.prefix_ids) + siblings.lengths_N[[0, 4, 1, 5, 2]].sum()
+
+
+def test_the_spans_of_a_row_do_not_depend_on_its_company(siblings: EncodedRows) -> None:
+    """So neither does the rounding: every product of attention has the same shape."""
+    together = pack(siblings, np.arange(8), 8).packing
+    for row, leaf in enumerate(together.leaves):
+        alone = pack(siblings, np.array([row]), 1).packing
+        assert alone.lengths == tuple(together.lengths[span] for span in together.paths[leaf])
 
 
 def test_a_stand_in_is_masked(encoded: EncodedRows) -> None:

@@ -28,16 +28,16 @@ def padded_hidden(adapted: torch.nn.Module, encoded: EncodedRows, indices: list[
 
 
 @pytest.mark.parametrize(
-    ("rows", "indices", "shared"),
-    [("encoded", [3, 0, 7, 12], 0), ("siblings", [0, 1, 2, 4, 5, 6, 7], 2), ("siblings", [4, 0, 5, 1], 0)],
+    ("rows", "indices", "questions"),
+    [("encoded", [3, 0, 7, 12], 4), ("siblings", [0, 1, 2, 4, 5, 6, 7], 3), ("siblings", [4, 0, 5, 1], 4)],
     ids=["own questions", "siblings together", "siblings apart"],
 )
 def test_packed_equals_padded_in_values_and_gradients(
-    tiny: torch.nn.Module, request: pytest.FixtureRequest, rows: str, indices: list[int], shared: int
+    tiny: torch.nn.Module, request: pytest.FixtureRequest, rows: str, indices: list[int], questions: int
 ) -> None:
     encoded: EncodedRows = request.getfixturevalue(rows)
     batch = pack(encoded, np.array(indices), step_rows=len(indices))
-    assert len(batch.packing.lengths) == 1 + shared + len(indices)
+    assert len(batch.packing.lengths) == 1 + questions + len(indices)
     trained = adapters.trained_parameters(tiny)
     results = {}
     for name in ("packed", "padded"):
