@@ -15,6 +15,7 @@ from benchmarks.measure import record
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings
 from mv_lightning.model.memory import Shape, training_terms
+from mv_lightning.model.optim import OptimSettings
 
 TARGET_GB = 14.0
 
@@ -30,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     lora = LoraSettings(r=options.rank, alpha=options.rank)
     shape = Shape.of(LlamaConfig(**LLAMA_3_8B))
-    terms = training_terms(shape, BaseSettings(), lora, options.tokens, options.rows)
+    terms = training_terms(shape, BaseSettings(), lora, OptimSettings(), options.tokens, options.rows)
     for term in terms:
         print(f"{term.name:66}{term.bytes / 1e9:8.3f} GB   {term.formula}")
     total = sum(term.bytes for term in terms) / 1e9

@@ -67,6 +67,15 @@ def write_json(target: Path, value: Any) -> None:
         draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def free_bytes(path: Path) -> int:
+    """Return the room on the disk that a file or folder would lie on.
+
+    Args:
+        path: It and its folders need not be there yet.
+    """
+    return shutil.disk_usage(next(place for place in (path, *path.absolute().parents) if place.is_dir())).free
+
+
 def move_aside(path: Path) -> Path:
     """Rename `path` to a free name beside it, so that nothing is lost.
 

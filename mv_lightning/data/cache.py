@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mv_lightning.atomic import atomic_folder
+from mv_lightning.atomic import atomic_folder, free_bytes
 from mv_lightning.schema import EncodedRows
 
 KEY = "key.json"
@@ -38,11 +37,12 @@ def cached(folder: Path, key: dict[str, Any], encode: Callable[[], EncodedRows],
     if (found := _read(folder, key)) is not None:
         return found
     encoded = encode()
-    needed = sum(np.asarray(getattr(encoded, name)).nbytes for name in _ARRAYS)
-    if write and _free_bytes(folder) > 2 * needed:  # a full disk is for checkpoints
+    arrays = {name: np.asarray(getattr(encoded, name)) for name in _ARRAYS}
+    needed = sum(array.nbytes for array in arrays.values())
+    if write and free_bytes(folder) > 2 * needed:  # a full disk is for checkpoints
         with atomic_folder(folder) as draft:
-            for name in _ARRAYS:
-                np.save(draft / f"{name}.npy", np.asarray(getattr(encoded, name)))
+            for name, array in arrays.items():
+                np.save(draft / f"{name}.npy", array)
             (draft / KEY).write_text(json.dumps({"key": key, "sha256": _sha256(draft)}), encoding="utf-8")
     return encoded
 
@@ -64,8 +64,3 @@ def _sha256(folder: Path) -> dict[str, str]:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     return {name: digest(folder / f"{name}.npy") for name in _ARRAYS}
-
-
-def _free_bytes(folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(folder).free

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from mv_lightning.model.adapters import TARGETS, LoraSettings
 from mv_lightning.model.base import BaseSettings, kept_layers
+from mv_lightning.model.optim import OptimSettings, state_bytes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 BLOCK, DOUBLE_BLOCK = 64, 256
 """bitsandbytes: weights that share a scale, and scales that share one (double quantisation)."""
-STATE_BLOCK = 256
-"""bitsandbytes: numbers of 8-bit optimizer state that share a scale."""
 CONTEXT_GB = 0.5
 """The CUDA context and the libraries' workspaces: assumed."""
 
@@ -81,6 +80,14 @@ class Shape:
             sides=sum(sum(shape) for shape in adapted),
         )
 
+    def trained(self, rank: int) -> int:
+        """Return the weights of the adapters.
+
+        Args:
+            rank: Of them.
+        """
+        return rank * self.sides
+
     def layer_bytes(self, rank: int) -> int:
         """Return what one layer keeps of a token for the backward pass, with 16-bit products, in bytes.
 
@@ -95,20 +102,24 @@ class Shape:
         return 2 * halves + 4 * 2 * self.hidden
 
 
-def training_terms(shape: Shape, base: BaseSettings, lora: LoraSettings, tokens: int, rows: int) -> list[Term]:
-    """Return the parts of the peak of training with 8-bit AdamW, in bytes.
+def training_terms(
+    shape: Shape, base: BaseSettings, lora: LoraSettings, optim: OptimSettings, tokens: int, rows: int
+) -> list[Term]:
+    """Return the parts of the peak of training, in bytes.
 
     Args:
         shape: Of the base model.
         base: How it is held, and what is computed again.
         lora: The adapters.
+        optim: The optimizer; a paged one is counted as if nothing were paged out.
         tokens: Of the largest packed micro-batch.
         rows: Of the micro-batch.
     """
     layer = shape.layer_bytes(lora.r)
     kept = kept_layers(base.gradient_checkpointing, tokens, shape.layers)
     again = shape.layers - kept
-    adapter, scales = lora.r * shape.sides, shape.projections / BLOCK
+    adapter, scales = shape.trained(lora.r), shape.projections / BLOCK
+    state = state_bytes(optim, adapter)
     weights = (
         [
             Term("base, 4 bits", shape.projections / 2, f"{shape.projections:,} weights / 2"),
@@ -127,9 +138,7 @@ def training_terms(shape: Shape, base: BaseSettings, lora: LoraSettings, tokens:
         Term("embeddings, head, norms in 16 bits", 2 * shape.other, f"{shape.other:,} x 2"),
         Term("adapters in fp32", 4 * adapter, f"{adapter:,} x 4"),
         Term("their gradients in fp32", 4 * adapter, f"{adapter:,} x 4"),
-        Term(
-            "8-bit optimizer state", 2 * adapter * (1 + 4 / STATE_BLOCK), f"{adapter:,} x 2 x (1 + 4 / {STATE_BLOCK})"
-        ),
+        Term(f"state of {optim.name}", state, f"{adapter:,} x {state / adapter:.3f}"),
         Term(
             f"activations of {kept} of {shape.layers} layers, kept",
             kept * tokens * layer,
@@ -156,7 +165,7 @@ def training_terms(shape: Shape, base: BaseSettings, lora: LoraSettings, tokens:
 
 
 def least_checkpointing(
-    shape: Shape, base: BaseSettings, lora: LoraSettings, tokens: int, rows: int, budget: float
+    shape: Shape, base: BaseSettings, lora: LoraSettings, optim: OptimSettings, tokens: int, rows: int, budget: float
 ) -> bool | int | None:
     """Return the `gradient_checkpointing` that computes least again and still fits; None if nothing does.
 
@@ -164,6 +173,7 @@ def least_checkpointing(
         shape: Of the base model.
         base: How it is held.
         lora: The adapters.
+        optim: The optimizer.
         tokens: Of the largest packed micro-batch.
         rows: Of the micro-batch.
         budget: Memory, in bytes.
@@ -171,7 +181,7 @@ def least_checkpointing(
 
     def peak(kept_tokens: bool | int) -> float:
         settings = replace(base, gradient_checkpointing=kept_tokens)
-        return sum(term.bytes for term in training_terms(shape, settings, lora, tokens, rows))
+        return sum(term.bytes for term in training_terms(shape, settings, lora, optim, tokens, rows))
 
     if peak(False) <= budget:
         return False

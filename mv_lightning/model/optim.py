@@ -37,6 +37,20 @@ class OptimSettings:
             )
 
 
+def state_bytes(settings: OptimSettings, elements: int) -> int:
+    """Return what the optimizer keeps of a tensor.
+
+    bitsandbytes holds two states of a byte an element and a scale in fp32 for each block of 256; tensors of fewer than
+    4,096 elements, and the other optimizers, have two states in fp32.
+
+    Args:
+        settings: Which optimizer.
+        elements: Of the tensor.
+    """
+    in_bytes = settings.name == "adamw_8bit" and elements >= 4_096
+    return 2 * elements + 8 * elements // 256 if in_bytes else 8 * elements
+
+
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimSettings) -> Optimizer:
     """Return the optimizer over the trained parameters.
 

@@ -9,6 +9,7 @@ from typing import Any
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings, load_config
 from mv_lightning.model.memory import Shape, least_checkpointing, training_terms
+from mv_lightning.model.optim import OptimSettings, state_bytes
 from mv_lightning.tasks.page import Table
 
 CARDS = {"T4": 15.8, "L4": 23.7, "A100, 40 GB": 42.4, "H100, A100 80 GB": 85.0}
@@ -35,14 +36,17 @@ def run_estimate(words: list[str], configuration: Callable[[list[str]], dict[str
     parser.add_argument("--tokens", type=int, help="of the largest packed micro-batch; default: all rows at their most")
     options, handed_on = parser.parse_known_args(words)
     settings = configuration(["fit", *handed_on])
-    base, lora = BaseSettings(**settings["model"]["base"]), LoraSettings(**settings["model"]["lora"])
-    rows = settings["data"]["batch_size"]
-    tokens = options.tokens or rows * settings["data"]["max_length"]
+    model, rows = settings["model"], settings["data"]["batch_size"]
+    base, lora, optim = BaseSettings(**model["base"]), LoraSettings(**model["lora"]), OptimSettings(**model["optim"])
+    tokens = rows * settings["data"]["max_length"] if options.tokens is None else options.tokens
+    if tokens < 1:
+        raise ValueError(f"--tokens {tokens}: needed is the number of packed tokens of a micro-batch, 1 or more")
     shape = Shape.of(load_config(base))
-    terms = training_terms(shape, base, lora, tokens, rows)
+    trained = shape.trained(lora.r)
+    terms = training_terms(shape, base, lora, optim, tokens, rows)
 
-    print(f"{base.name}, {base.quantization}, LoRA r {lora.r}: {lora.r * shape.sides:,} weights are trained")
-    print(f"micro-batch of {rows} rows, {tokens:,} packed tokens; 8-bit AdamW\n")
+    print(f"{base.name}, {base.quantization}, LoRA r {lora.r}: {trained:,} weights are trained")
+    print(f"micro-batch of {rows} rows, {tokens:,} packed tokens\n")
     lines = [(term.name, f"{term.bytes / 1e9:.2f}", term.formula) for term in terms]
     peak = sum(term.bytes for term in terms)
     lines.append(("peak", f"{peak / 1e9:.2f}", ""))
@@ -50,7 +54,7 @@ def run_estimate(words: list[str], configuration: Callable[[list[str]], dict[str
     cards = []
     for name, memory in CARDS.items():
         budget = memory * (1 - MARGIN) * 1e9
-        best = least_checkpointing(shape, base, lora, tokens, rows, budget)
+        best = least_checkpointing(shape, base, lora, optim, tokens, rows, budget)
         told = "too large" if best is None else str(best).lower()
         cards.append((name, f"{memory:.1f}", "yes" if peak <= budget else "no", told))
     print(Table(("card", "GB", "fits", "model.base.gradient_checkpointing"), cards).markdown())
@@ -59,8 +63,8 @@ def run_estimate(words: list[str], configuration: Callable[[list[str]], dict[str
         f"{MARGIN:.0%} of the card left free: a number\nkeeps the activations of a micro-batch of so many packed "
         "tokens; a longer one computes again what is too much."
     )
-    kept = sum(term.bytes for term in terms if term.name in ("adapters in fp32", "8-bit optimizer state")) / 1e9
+    checkpoint = 4 * trained + state_bytes(optim, trained)
     print(
-        f"\nA checkpoint takes {kept:.2f} GB of the disk, of which {settings['run']['keep']} stay; each of the two "
-        f"adapter folders takes {4 * lora.r * shape.sides / 1e9:.2f} GB"
+        f"\nA checkpoint takes {checkpoint / 1e9:.2f} GB of the disk, of which {settings['run']['keep']} stay; each of "
+        f"the two adapter folders takes {4 * trained / 1e9:.2f} GB"
     )

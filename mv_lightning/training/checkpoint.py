@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import zipfile
 from collections.abc import Mapping
@@ -16,8 +15,9 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from mv_lightning.atomic import atomic_file
+from mv_lightning.atomic import atomic_file, free_bytes
 from mv_lightning.model.adapters import trained_parameters
+from mv_lightning.model.optim import state_bytes
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Ctrl-C, and what a cluster sends before it takes the machine away (SLURM: `--signal=TERM@120`)."""
@@ -43,7 +43,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             kept = checkpoints(path.parent)
             raise ValueError(
                 f"the checkpoint {path} could not be written ({str(error).splitlines()[0]}); "
-                f"{shutil.disk_usage(path.parent).free / 1e9:.2f} GB are free. Make room and give the same command "
+                f"{free_bytes(path) / 1e9:.2f} GB are free. Make room and give the same command "
                 f"again: it goes on from {kept[0] if kept else 'the start, there is no checkpoint yet'}"
             ) from error
 
@@ -166,7 +166,7 @@ class ResumeCheckpoint(pl.Callback):
         size = checkpoint_bytes(pl_module)
         # The new one is written before the oldest goes, and the phase leaves two adapters beside them.
         needed = size * (self._keep + 1) + 2 * 4 * _elements(pl_module) - sum(f.stat().st_size for f in self._found())
-        free = shutil.disk_usage(self._existing_folder()).free
+        free = free_bytes(self._folder)
         if trainer.is_global_zero:
             print(f"checkpoints: about {size / 1e9:.2f} GB each in {self._folder}, every {self._every_steps} steps")
         if free < needed:
@@ -263,25 +263,13 @@ class ResumeCheckpoint(pl.Callback):
     def _found(self) -> list[Path]:
         return checkpoints(self._folder)
 
-    def _existing_folder(self) -> Path:
-        return next(folder for folder in (self._folder, *self._folder.absolute().parents) if folder.is_dir())
-
 
 def checkpoint_bytes(module: pl.LightningModule) -> int:
-    """Return the size of a checkpoint: the adapters, and what the optimizer keeps of them.
-
-    bitsandbytes holds two states of a byte an element and a scale for each block of 256; tensors of fewer than 4,096
-    elements, and the other optimizers, have two states in fp32.
-    """
-    settings = module.optim_settings
-    total = 0
-    for parameter in trained_parameters(module.adapted).values():
-        elements = parameter.numel()
-        in_bytes = settings.name == "adamw_8bit" and elements >= 4_096
-        total += elements * parameter.element_size() + (
-            2 * elements + 8 * elements // 256 if in_bytes else 8 * elements
-        )
-    return total
+    """Return the size of a checkpoint: the adapters, and what the optimizer keeps of them."""
+    return sum(
+        parameter.nbytes + state_bytes(module.optim_settings, parameter.numel())
+        for parameter in trained_parameters(module.adapted).values()
+    )
 
 
 def _elements(module: pl.LightningModule) -> int:

@@ -26,7 +26,6 @@ from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import KIND_COLUMN, Source, load_source
 from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits, write_manifest
-from mv_lightning.model.base import tokenizer_fingerprint
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS, Batch, EncodedRows
 
 if TYPE_CHECKING:
@@ -208,13 +207,13 @@ class VerdictDataModule(pl.LightningDataModule):
         self.kinds[name] = np.array(chosen[KIND_COLUMN][:]) if KIND_COLUMN in chosen.column_names else None
         labels_N = None if source.labels_N is None else source.labels_N[rows_N]
         title = f"Tokenising {name}" if self.trainer.is_global_zero else None
-        tokenizer = self.trainer.lightning_module.tokenizer
+        module = self.trainer.lightning_module
         encoded = cached(
             Path(self.trainer.default_root_dir) / TOKENS / name,
             {
                 "rows": [source.fingerprint, hashlib.sha256(rows_N.tobytes()).hexdigest()],
                 "prompt": self.prompt.fingerprint,
-                "tokenizer": tokenizer_fingerprint(tokenizer),
+                "tokenizer": module.tokenizer_fingerprint,
                 "max_length": self.max_length,
             },
             lambda: encode_rows(
@@ -222,7 +221,7 @@ class VerdictDataModule(pl.LightningDataModule):
                 labels_N,
                 rows_N,
                 self.prompt,
-                tokenizer,
+                module.tokenizer,
                 self.max_length,
                 title,
             ),

@@ -75,6 +75,11 @@ class VerdictModule(pl.LightningModule):
         return base.load_tokenizer(self.base_settings)
 
     @functools.cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """Tells another vocabulary; counted over all of its words, so not more often than once."""
+        return base.tokenizer_fingerprint(self.tokenizer)
+
+    @functools.cached_property
     def verdict_ids(self) -> tuple[int, int]:
         """Token ids of (False, True)."""
         return verdict_token_ids(self.tokenizer)
@@ -214,7 +219,7 @@ class VerdictModule(pl.LightningModule):
                 "quantization": self.base_settings.quantization,
                 "fingerprint": self._base_fingerprint,
             },
-            "tokenizer": {"name": self.base_settings.name, "fingerprint": base.tokenizer_fingerprint(self.tokenizer)},
+            "tokenizer": {"name": self.base_settings.name, "fingerprint": self.tokenizer_fingerprint},
             "lora": dataclasses.asdict(self.lora_settings),
             "prompt": {**dataclasses.asdict(data.prompt), "fingerprint": data.prompt.fingerprint},
             "max_length": data.max_length,

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from mv_lightning.model import adapters, attention, verdict
 from mv_lightning.model.base import BaseSettings, choose_checkpointing, kept_layers, load_base, load_config
 from mv_lightning.model.memory import Shape, Term, least_checkpointing, training_terms
+from mv_lightning.model.optim import OptimSettings
 from mv_lightning.schema import Batch, Packing
 
 LORA = adapters.LoraSettings(r=32, alpha=32)
+OPTIM = OptimSettings()
 LAYERS, TOKENS = 6, 512
 
 
@@ -85,7 +87,7 @@ def test_activations_are_those_that_autograd_keeps(
 ) -> None:
     """The final norm's input is kept too and belongs to no term; the rotary tables are what the tolerance is for."""
     settings = BaseSettings(name=str(folder), gradient_checkpointing=checkpointing)
-    terms = training_terms(shape, settings, LORA, TOKENS, 1)
+    terms = training_terms(shape, settings, LORA, OPTIM, TOKENS, 1)
     kept = kept_layers(checkpointing, TOKENS, LAYERS)
     expected = amount(terms, f"activations of {kept}", "inputs of") + TOKENS * 4 * shape.hidden
     assert kept_bytes(folder, checkpointing, monkeypatch) == pytest.approx(expected, rel=0.03)
@@ -94,7 +96,7 @@ def test_activations_are_those_that_autograd_keeps(
 def test_weights_and_states_are_counted(folder: Path, shape: Shape) -> None:
     settings = BaseSettings(name=str(folder), weights="random", gradient_checkpointing=False)
     model = load_base(settings, torch.bfloat16, torch.device("cpu"))
-    terms = training_terms(shape, settings, LORA, 0, 1)
+    terms = training_terms(shape, settings, LORA, OPTIM, 0, 1)
     packed = [module.weight for module in model.modules() if type(module).__name__ == "Linear4bit"]
     assert amount(terms, "base, 4 bits") == sum(weight.numel() for weight in packed)
     others = sum(p.numel() for p in model.parameters() if not any(p is weight for weight in packed))
@@ -119,9 +121,9 @@ def test_the_least_checkpointing_fits_and_a_token_more_does_not(tokens: int, gig
 
     def peak(setting: bool | int) -> float:
         settings = BaseSettings(gradient_checkpointing=setting)
-        return amount(training_terms(shape, settings, LORA, tokens, 8), "")
+        return amount(training_terms(shape, settings, LORA, OPTIM, tokens, 8), "")
 
-    found = least_checkpointing(shape, base, LORA, tokens, 8, budget)
+    found = least_checkpointing(shape, base, LORA, OPTIM, tokens, 8, budget)
     if found is None:
         assert peak(True) > budget
         return

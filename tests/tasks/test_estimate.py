@@ -31,6 +31,23 @@ def test_tokens_may_be_given(tiny_folder: Path, tmp_path: Path, capsys: pytest.C
     assert re.search(r"\| T4 +\| +15.8 \| +no \| +too large \|", printed)
 
 
+def test_the_optimizer_that_is_asked_for_is_counted(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, bytes_each in (("adamw_8bit", "2.031"), ("adamw_torch", "8.000")):
+        printed = estimate(capsys, *tiny_options(tiny_folder, tmp_path), "--model.optim.name", name)
+        assert re.search(rf"\| state of {name} +\| +0.00 \| +[\d,]+ x {bytes_each} \|", printed)
+
+
+@pytest.mark.parametrize("tokens", ["0", "-5"])
+def test_tokens_that_cannot_be_are_refused(
+    tokens: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        estimate(capsys, *tiny_options(tiny_folder, tmp_path), "--tokens", tokens)
+    assert end.value.code == 2 and "1 or more" in capsys.readouterr().err
+
+
 def test_a_missing_base_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         estimate(capsys, "--model.base.name", str(tmp_path / "nowhere"), "--trainer.accelerator", "cpu")
