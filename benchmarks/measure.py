@@ -45,7 +45,10 @@ class Clock:
 
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return {"cpu_s": time.process_time() - self._cpu, "wall_s": time.perf_counter() - self._wall}
+        return {
+            "cpu_s": time.process_time() - self._cpu,
+            "wall_s": time.perf_counter() - self._wall,
+        }
 
 
 def timed(work: Callable[[], Any]) -> tuple[Cost, Any]:
@@ -80,7 +83,10 @@ def alternate(ours: Loop, others: Mapping[str, Side], turns: int) -> list[dict[s
 
     def between(turn: int, cost: Cost) -> None:
         done.append({"ours": cost, **{name: side(turn) for name, side in others.items()}})
-        told = ", ".join(f"{name} {c['cpu_s']:.2f} s CPU {c['wall_s']:.2f} s wall" for name, c in done[-1].items())
+        told = ", ".join(
+            f"{name} {c['cpu_s']:.2f} s CPU {c['wall_s']:.2f} s wall"
+            for name, c in done[-1].items()
+        )
         print(f"turn {turn}{'' if turn else ', a warm-up'}: {told}", flush=True)
 
     ours(turns + 1, between)
@@ -90,7 +96,10 @@ def alternate(ours: Loop, others: Mapping[str, Side], turns: int) -> list[dict[s
 def spread(values: list[float]) -> dict[str, float]:
     """Return minimum, quartiles and maximum."""
     names = ("min", "lower_quartile", "median", "upper_quartile", "max")
-    return {name: float(v) for name, v in zip(names, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]), strict=True)}
+    return {
+        name: float(v)
+        for name, v in zip(names, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]), strict=True)
+    }
 
 
 def ratios(turns: list[dict[str, Cost]], other: str, unit: str = "cpu_s") -> dict[str, float]:
@@ -139,6 +148,10 @@ def record(name: str, **content: Any) -> None:
     path = RESULTS / f"{name}.json"
     write_json(path, result)
     for key, value in content.items():
-        if isinstance(value, dict) and value and all(isinstance(v, int | float) for v in value.values()):
+        if (
+            isinstance(value, dict)
+            and value
+            and all(isinstance(v, int | float) for v in value.values())
+        ):
             print(f"{key}: " + ", ".join(f"{n} {v:,.3f}" for n, v in value.items()))
     print(f"written to {path}")

@@ -14,8 +14,8 @@ from benchmarks.llama import LLAMA_3_8B
 from benchmarks.measure import record
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings
-from mv_lightning.model.memory import Shape, training_terms
 from mv_lightning.model.optim import OptimSettings
+from mv_lightning.planning.memory import ModelDims, training_memory
 
 TARGET_GB = 14.0
 
@@ -24,14 +24,18 @@ def main() -> None:
     """Print every term with its formula, and the sum."""
     from transformers import LlamaConfig
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rank", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=2 * 2_048, help="of a packed micro-batch")
     parser.add_argument("--rows", type=int, default=2, help="of a micro-batch")
     options = parser.parse_args()
     lora = LoraSettings(r=options.rank, alpha=options.rank)
-    shape = Shape.of(LlamaConfig(**LLAMA_3_8B))
-    terms = training_terms(shape, BaseSettings(), lora, OptimSettings(), options.tokens, options.rows)
+    shape = ModelDims.of(LlamaConfig(**LLAMA_3_8B))
+    terms = training_memory(
+        shape, BaseSettings(), lora, OptimSettings(), options.tokens, options.rows
+    )
     for term in terms:
         print(f"{term.name:66}{term.bytes / 1e9:8.3f} GB   {term.formula}")
     total = sum(term.bytes for term in terms) / 1e9

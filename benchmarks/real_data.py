@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import machine
+from mv_lightning.artifacts.layout import RunFolder
+from mv_lightning.artifacts.predictions import load_predicted, read_log_odds
 from mv_lightning.atomic import atomic_file, write_json
+from mv_lightning.commands.best_of_n import RANKING
+from mv_lightning.commands.ensemble import SUMMARY
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import read_manifest
-from mv_lightning.metrics.ranking import POLICIES
-from mv_lightning.metrics.scores import by, mean_interval, score
+from mv_lightning.metrics.best_of_n import POLICIES
+from mv_lightning.metrics.scores import mean_interval, score, score_slices
+from mv_lightning.reporting.blocks import Table
+from mv_lightning.reporting.phase_blocks import with_interval
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
-from mv_lightning.tasks.ensemble import SUMMARY
-from mv_lightning.tasks.finished import with_interval
-from mv_lightning.tasks.page import Table
-from mv_lightning.tasks.predictions import load_predicted, read_log_odds
-from mv_lightning.tasks.rank import RANKING
-from mv_lightning.training.predictions import PROBABILITIES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "real_data.json"
@@ -105,20 +105,37 @@ def _single(trial: Trial, prompt: str, run_dir: Path, source: str) -> dict[str, 
         *("--config", "configs/local.yaml", "--data.source", source, "--run.dir", str(run_dir)),
         *("--data.splits.rows", str(trial.rows), "--data.splits.test_rows", str(trial.test_rows)),
         *("--data.splits.group_by_question", "true", "--data.splits.balance_test", "false"),
-        *("--data.max_length", str(trial.max_length), "--run.eval_every", "1000", "--data.prompt", prompt),
+        *(
+            "--data.max_length",
+            str(trial.max_length),
+            "--run.eval_every",
+            "1000",
+            "--data.prompt",
+            prompt,
+        ),
     ]
     _command("phases", "--skip-predict", *options)
-    if not (run_dir / PROBABILITIES).is_file():
+    if not (RunFolder(run_dir).probabilities).is_file():
         held_out = str(_write_held_out(run_dir, source))
-        _command("predict", "--config", "configs/predict.yaml", *options, "--data.predict_source", held_out)
+        _command(
+            "predict",
+            "--config",
+            "configs/predict.yaml",
+            *options,
+            "--data.predict_source",
+            held_out,
+        )
     phases = [_read(run_dir / f"phase{number}" / "summary.json") for number in (1, 2, 3)]
     test = _scores(run_dir, run_dir)
     return {
         "train_rows": sum(phase["rows"] for phase in phases),
         "steps": sum(phase["steps"] for phase in phases),
         "minutes": sum(phase["minutes"] for phase in phases),
-        "validation": [{name: phase[f"val_{name}"] for name in ("loss", "acc", "auroc")} for phase in phases],
-        "majority_accuracy": max(test["true_rows"], test["rows"] - test["true_rows"]) / test["rows"],
+        "validation": [
+            {name: phase[f"val_{name}"] for name in ("loss", "acc", "auroc")} for phase in phases
+        ],
+        "majority_accuracy": max(test["true_rows"], test["rows"] - test["true_rows"])
+        / test["rows"],
         "test": test,
         "ranking": _ranking(run_dir, run_dir) if trial.rank else None,
     }
@@ -126,7 +143,7 @@ def _single(trial: Trial, prompt: str, run_dir: Path, source: str) -> dict[str, 
 
 def _ensembles(runs: list[Path], folder: Path, trial: Trial) -> dict[str, Any]:
     """The mean of the runs' predictions, its weights fitted or equal, and its gain over each of them."""
-    files = [str(run_dir / PROBABILITIES) for run_dir in runs]
+    files = [str(RunFolder(run_dir).probabilities) for run_dir in runs]
     fitted = ["--fit-weights", *(str(run_dir / "phase3" / "val.csv") for run_dir in runs)]
     held_out = str(runs[0] / HELD_OUT)
     for kind, options in zip(ENSEMBLES, (fitted, []), strict=True):
@@ -136,16 +153,22 @@ def _ensembles(runs: list[Path], folder: Path, trial: Trial) -> dict[str, Any]:
     for kind in ENSEMBLES:
         summary = _read(folder / kind / SUMMARY)
         right_N, *single = (
-            (read_log_odds(run_dir / PROBABILITIES) > 0) == labels_N for run_dir in (folder / kind, *runs)
+            (read_log_odds(RunFolder(run_dir).probabilities) > 0) == labels_N
+            for run_dir in (folder / kind, *runs)
         )
         gains_NK = right_N[:, None] - 1.0 * np.column_stack(single)
-        intervals = mean_interval(gains_NK, source.groups_N).tolist()
+        intervals = mean_interval(gains_NK, source.question_ids_N).tolist()
         found[kind] = {
-            "weights": {run_dir.name: one["weight"] for run_dir, one in zip(runs, summary["members"], strict=True)},
+            "weights": {
+                run_dir.name: one["weight"]
+                for run_dir, one in zip(runs, summary["members"], strict=True)
+            },
             "test": _scores(folder / kind, runs[0]),
             "gain_over": {
                 run_dir.name: {"value": float(gain), "interval": interval}
-                for run_dir, gain, interval in zip(runs, gains_NK.mean(axis=0), intervals, strict=True)
+                for run_dir, gain, interval in zip(
+                    runs, gains_NK.mean(axis=0), intervals, strict=True
+                )
             },
             "ranking": _ranking(folder / kind, runs[0]) if trial.rank else None,
         }
@@ -155,9 +178,9 @@ def _ensembles(runs: list[Path], folder: Path, trial: Trial) -> dict[str, Any]:
 
 def _scores(folder: Path, run_dir: Path) -> dict[str, Any]:
     """Of the predictions in a folder."""
-    log_odds_N = read_log_odds(folder / PROBABILITIES)
+    log_odds_N = read_log_odds(RunFolder(folder).probabilities)
     source, labels_N = load_predicted(str(run_dir / HELD_OUT), len(log_odds_N))
-    found = score(labels_N, log_odds_N, groups_N=source.groups_N).to_json()
+    found = score(labels_N, log_odds_N, question_ids_N=source.question_ids_N).to_json()
     return {
         **{name: found[name] for name in ("rows", "true_rows", "resampled", "units")},
         **{name: found["metrics"][name] for name in (*SHOWN, "log_loss")},
@@ -170,13 +193,15 @@ def _ranking(folder: Path, run_dir: Path) -> dict[str, Any]:
     The latter tells a verifier of solutions from one that knows hard questions.
     """
     held_out = str(run_dir / HELD_OUT)
-    _command("rank", str(folder / PROBABILITIES), "--source", held_out)
+    _command("best-of-n", str(RunFolder(folder).probabilities), "--source", held_out)
     ranking = _read(folder / RANKING)
     most, rates = ranking["solve_rate"].popitem()
-    log_odds_N = read_log_odds(folder / PROBABILITIES)
+    log_odds_N = read_log_odds(RunFolder(folder).probabilities)
     source, labels_N = load_predicted(held_out, len(log_odds_N))
-    found = by(source.groups_N, labels_N, log_odds_N)
-    within_Q = np.array([one.values["auroc"] for one in found.values() if 0 < one.true_rows < one.rows])
+    found = score_slices(source.question_ids_N, labels_N, log_odds_N)
+    within_Q = np.array(
+        [one.values["auroc"] for one in found.values() if 0 < one.true_rows < one.rows]
+    )
     within = {
         "questions": len(within_Q),
         "value": float(within_Q.mean()),
@@ -199,7 +224,7 @@ def _write_held_out(run_dir: Path, file: str) -> Path:
     _, splits = read_manifest(run_dir / "phase3" / "manifest.json")
     source = load_source(file)
     assert source.labels_N is not None
-    with atomic_file(run_dir / HELD_OUT) as draft, draft.open("w", encoding="utf-8") as lines:
+    with atomic_file(run_dir / HELD_OUT) as tmp_path, tmp_path.open("w", encoding="utf-8") as lines:
         for row in sorted(splits.test.tolist()):
             values = {name: source.table[row][name] for name in TEXT_COLUMNS}
             lines.write(json.dumps({**values, LABEL_COLUMN: bool(source.labels_N[row])}) + "\n")
@@ -219,7 +244,9 @@ def tables(sets: dict[str, Any]) -> str:
             scores.append((f"{name}, {prompt}", *cost, *_cells(one["test"], found)))
         together = found["ensembles"] or {"means": {}}
         for kind, one in together["means"].items():
-            scores.append((f"{name}, {kind} mean of the prompts", "", "", "", *_cells(one["test"], found)))
+            scores.append(
+                (f"{name}, {kind} mean of the prompts", "", "", "", *_cells(one["test"], found))
+            )
             for prompt, gain in one["gain_over"].items():
                 mark = ", which validated best" if prompt == together["validated_best"] else ""
                 gains.append((f"{name}, {kind}", f"{prompt}{mark}", with_interval(gain)))
@@ -246,7 +273,9 @@ def _cells(test: dict[str, Any], found: dict[str, Any]) -> tuple[str, ...]:
 def main() -> None:
     """Run the sets, print the tables of all that have been run, and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=ROOT.parent / "shared" / "data", help="where the sets are")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT.parent / "shared" / "data", help="where the sets are"
+    )
     parser.add_argument("--only", choices=TRIALS, help="one set; the results of the others stay")
     options = parser.parse_args()
     sets = _read(RESULTS)["sets"] if RESULTS.is_file() else {}

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from benchmarks.harness import BUNDLED, MODEL, PRACTICE, RANK
 from benchmarks.measure import RESULTS, SEED, Cost, record, timed
-from benchmarks.ours import EMBEDDED, MODEL, PRACTICE, RANK
 from mv_lightning.atomic import atomic_file
 from mv_lightning.data.batching import pack
 from mv_lightning.model import adapters, base, optim, verdict
@@ -39,7 +40,7 @@ def model_of(layers: int) -> PeftModel:
     """Return the adapted model, random weights in the embedded model's shape."""
     from transformers import AutoConfig
 
-    source = base.load_tokenizer(EMBEDDED).name_or_path
+    source = base.load_tokenizer(BUNDLED).name_or_path
     config = AutoConfig.from_pretrained(source)
     config.num_hidden_layers = layers
     with tempfile.TemporaryDirectory() as folder:
@@ -60,8 +61,8 @@ def random_rows(mean: int, rows: int) -> EncodedRows:
         starts_N=np.concatenate([[0], np.cumsum(lengths)]),
         labels_N=rng.integers(0, 2, rows).astype(np.int8),
         rows_N=np.arange(rows),
-        cut_N=np.zeros(rows, dtype=np.int32),
-        stems_N=np.zeros(rows, dtype=np.int32),
+        truncated_N=np.zeros(rows, dtype=np.int32),
+        question_prefix_N=np.zeros(rows, dtype=np.int32),
         prefix_ids=tuple(range(100, 100 + PREFIX)),
     )
 
@@ -96,7 +97,9 @@ def plot(measurements: list[dict[str, Any]], path: Path) -> None:
         line = [m for m in measurements if m["batch"] == batch]
         lengths = [m["mean_length"] for m in line]
         for axes, unit in ((left, "rows_per_cpu_s"), (right, "tokens_per_cpu_s")):
-            axes.plot(lengths, [m[unit] for m in line], marker="o", label=f"effective batch {batch}")
+            axes.plot(
+                lengths, [m[unit] for m in line], marker="o", label=f"effective batch {batch}"
+            )
     for axes, title in ((left, "rows per CPU second"), (right, "tokens per CPU second")):
         axes.set_xscale("log", base=2)
         axes.set_xticks(LENGTHS, [f"{length:,}" for length in LENGTHS])
@@ -113,20 +116,31 @@ def plot(measurements: list[dict[str, Any]], path: Path) -> None:
 
 def table(measurements: list[dict[str, Any]]) -> str:
     """Return rows and tokens per CPU second as Markdown: lengths down, batches across."""
-    lines = ["| mean tokens | " + " | ".join(f"effective batch {batch}" for batch in BATCHES) + " |"]
+    lines = [
+        "| mean tokens | " + " | ".join(f"effective batch {batch}" for batch in BATCHES) + " |"
+    ]
     lines.append("| ---: |" + " ---: |" * len(BATCHES))
     for length in LENGTHS:
         line = [m for m in measurements if m["mean_length"] == length]
-        cells = [f"{m['rows_per_cpu_s']:.2f} rows, {m['tokens_per_cpu_s']:,.0f} tokens" for m in line]
+        cells = [
+            f"{m['rows_per_cpu_s']:.2f} rows, {m['tokens_per_cpu_s']:,.0f} tokens" for m in line
+        ]
         lines.append(f"| {length:,} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Measure every pair of length and batch, write the table and the plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--layers", type=int, default=6, help="of 30")
-    parser.add_argument("--least-tokens", type=int, default=3_200, help="steps of few tokens are repeated to this many")
+    parser.add_argument(
+        "--least-tokens",
+        type=int,
+        default=3_200,
+        help="steps of few tokens are repeated to this many",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = model_of(options.layers)
@@ -137,7 +151,9 @@ def main() -> None:
         for batch in BATCHES:
             rows = random_rows(length, batch)
             times = max(1, round(options.least_tokens / (length * batch)))
-            costs: list[Cost] = [timed(lambda: step(model, optimizer, rows))[0] for _ in range(times)]  # noqa: B023
+            costs: list[Cost] = [
+                timed(partial(step, model, optimizer, rows))[0] for _ in range(times)
+            ]
             cpu = float(np.median([cost["cpu_s"] for cost in costs]))
             found = {
                 "mean_length": length,
@@ -146,15 +162,18 @@ def main() -> None:
                 "rows_per_cpu_s": batch / cpu,
                 "tokens_per_cpu_s": batch * length / cpu,
             }
-            print(f"{length} tokens, {batch} rows: {batch / cpu:.2f} rows/CPU s, {times} steps", flush=True)
+            print(
+                f"{length} tokens, {batch} rows: {batch / cpu:.2f} rows/CPU s, {times} steps",
+                flush=True,
+            )
             measurements.append(found)
     record(
         "scaling",
         settings={"model": f"{MODEL}, random weights", "rank": RANK, **vars(options)},
         measurements=measurements,
     )
-    with atomic_file(RESULTS / "scaling.md") as draft:
-        draft.write_text(table(measurements), encoding="utf-8")
+    with atomic_file(RESULTS / "scaling.md") as tmp_path:
+        tmp_path.write_text(table(measurements), encoding="utf-8")
     print(table(measurements))
     plot(measurements, RESULTS / "scaling.png")
 

@@ -46,8 +46,13 @@ class Stages:
 
     def report(self, **more: Any) -> dict[str, Any]:
         """All stages, their sum and the memory, with `more` beside them."""
-        total = {unit: round(sum(s[unit] for s in self.seconds.values()), 3) for unit in ("wall_s", "cpu_s")}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        total = {
+            unit: round(sum(s[unit] for s in self.seconds.values()), 3)
+            for unit in ("wall_s", "cpu_s")
+        }
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
         return {"stages": self.seconds, "total": total, "peak_memory_mb": round(peak / 1e6), **more}
 
 
@@ -66,17 +71,29 @@ def write_table(path: Path, rows: int, steps: int = 1) -> None:
 
     rng = np.random.default_rng(SEED)
     schema = pa.schema(
-        [("question", pa.string()), ("answer", pa.string()), ("solution", pa.string()), ("is_correct", pa.bool_())]
+        [
+            ("question", pa.string()),
+            ("answer", pa.string()),
+            ("solution", pa.string()),
+            ("is_correct", pa.bool_()),
+        ]
     )
     with parquet.ParquetWriter(path, schema) as file:
         for start in range(0, rows, 50_000):
             size = min(50_000, rows - start)
-            questions, answers = rng.integers(0, max(1, rows // 4), size), rng.integers(0, 1_000, size)
+            questions, answers = (
+                rng.integers(0, max(1, rows // 4), size),
+                rng.integers(0, 1_000, size),
+            )
             columns = {
-                "question": [f"Tom has {q} apples and eats {q % 7}. How many are left?" for q in questions.tolist()],
+                "question": [
+                    f"Tom has {q} apples and eats {q % 7}. How many are left?"
+                    for q in questions.tolist()
+                ],
                 "answer": [str(a) for a in answers.tolist()],
                 "solution": [
-                    "\n".join([f"{a + 7} - 7 = {a}, so the answer is {a}."] * steps) for a in answers.tolist()
+                    "\n".join([f"{a + 7} - 7 = {a}, so the answer is {a}."] * steps)
+                    for a in answers.tolist()
                 ],
                 "is_correct": rng.random(size) < 0.4,
             }
@@ -96,11 +113,17 @@ def ours(path: Path) -> dict[str, Any]:
     assert source.labels_N is not None
     for name, grouped in (("plan_splits", False), ("plan_splits, by question", True)):
         plan = splits.SplitPlan(
-            phases=PHASES, rows=PHASE_ROWS, test_rows=TEST_ROWS, seed=SEED, group_by_question=grouped
+            phases=PHASES,
+            rows=PHASE_ROWS,
+            test_rows=TEST_ROWS,
+            seed=SEED,
+            group_by_question=grouped,
         )
         with stages.stage(name):
-            drawn = splits.plan_splits(source.labels_N, source.groups_N, plan)
-        assert [len(rows_N) for rows_N in drawn.train] == [PHASE_ROWS - len(val_N) for val_N in drawn.val]
+            drawn = splits.plan_splits(source.labels_N, source.question_ids_N, plan)
+        assert [len(rows_N) for rows_N in drawn.train] == [
+            PHASE_ROWS - len(val_N) for val_N in drawn.val
+        ]
     return stages.report(counts=dict(source.counts))
 
 
@@ -112,10 +135,15 @@ def baseline(path: Path) -> dict[str, Any]:
     datasets.disable_progress_bars()
     with stages.stage("load_dataset"):
         cache = str(path.parent / "cache")
-        rows = datasets.load_dataset("parquet", data_files=str(path), split="train", cache_dir=cache)
+        rows = datasets.load_dataset(
+            "parquet", data_files=str(path), split="train", cache_dir=cache
+        )
     with stages.stage("shuffle and filter"):
         rows = rows.shuffle(seed=SEED)
-        classes = [rows.filter(lambda row: row["is_correct"]), rows.filter(lambda row: not row["is_correct"])]
+        classes = [
+            rows.filter(lambda row: row["is_correct"]),
+            rows.filter(lambda row: not row["is_correct"]),
+        ]
     with stages.stage("select"):
         sizes = [TEST_ROWS // 2, *[PHASE_ROWS // 200, PHASE_ROWS // 2 - PHASE_ROWS // 200] * PHASES]
         first = 0

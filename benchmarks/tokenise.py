@@ -22,7 +22,7 @@ from mv_lightning.data.cache import cached
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
-from mv_lightning.model.base import EMBEDDED, BaseSettings, load_tokenizer
+from mv_lightning.model.base import BUNDLED, BaseSettings, load_tokenizer
 from mv_lightning.schema import TEXT_COLUMNS
 
 LINES = 11
@@ -32,7 +32,9 @@ TARGET_S = 10.0
 
 def main() -> None:
     """Tokenise a few times, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--source", help="rows, as data.source")
@@ -45,17 +47,25 @@ def main() -> None:
         table = load_source(options.source or str(path)).table
         chosen = table.select(np.arange(options.rows) % len(table))
         columns = {name: chosen[name][:] for name in TEXT_COLUMNS}
-    tokenizer, prompt, costs = load_tokenizer(BaseSettings(name=EMBEDDED)), load_prompt("detailed"), []
+    tokenizer, prompt, costs = (
+        load_tokenizer(BaseSettings(name=BUNDLED)),
+        load_prompt("detailed"),
+        [],
+    )
     for _ in range(options.times):
         cost, encoded = timed(
-            lambda: encode_rows(columns, None, np.arange(options.rows), prompt, tokenizer, max_length=2048)
+            lambda: encode_rows(
+                columns, None, np.arange(options.rows), prompt, tokenizer, max_length=2048
+            )
         )
         print(", ".join(f"{name} {value:.2f}" for name, value in cost.items()), flush=True)
         costs.append(cost)
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "tokens"
         cached(kept, {}, lambda: encoded)
-        reading = [timed(lambda: cached(kept, {}, lambda: encoded))[0] for _ in range(options.times)]
+        reading = [
+            timed(lambda: cached(kept, {}, lambda: encoded))[0] for _ in range(options.times)
+        ]
     record(
         "tokenise" if options.source is None else f"tokenise_{Path(options.source).stem}",
         settings=vars(options),

@@ -5,7 +5,7 @@
     python -m benchmarks.train --against matmul     # how much of our step is products that must be
 
 Both sides take the same rows in the same order, a step in turn, with one thread; TRL lives in a process of its own
-environment (`benchmarks.peers`). On our clock is Lightning's whole loop, reading and packing included; on TRL's is the
+environment (`benchmarks.baselines`). On our clock is Lightning's whole loop, reading and packing included; on TRL's is the
 step alone. TRL rounds its adapters to bf16 by itself, ours stay in fp32. Writes
 `benchmarks/results/train_AGAINST.json`.
 """
@@ -21,18 +21,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.baselines import REPORT, Peer
+from benchmarks.harness import MODEL, PRACTICE, PROMPT, RANK, STEP_ROWS, Training
 from benchmarks.measure import WORK, Cost, Side, alternate, ratios, record, timed
-from benchmarks.ours import MODEL, PRACTICE, PROMPT, RANK, STEP_ROWS, Training
-from benchmarks.peers import REPORT, Peer
 from mv_lightning.model.attention import BLOCK
 from mv_lightning.schema import Batch
 
-ALONE = {"per_device_train_batch_size": STEP_ROWS, "gradient_checkpointing": False, "completion_only_loss": True}
+ALONE = {
+    "per_device_train_batch_size": STEP_ROWS,
+    "gradient_checkpointing": False,
+    "completion_only_loss": True,
+}
 TRL: dict[str, dict[str, dict[str, Any]]] = {
     "trl": {"trl": {"split_text": False, "config": REPORT}},
     "trl-best": {
         "padded": {"split_text": True, "config": ALONE},
-        "padding-free": {"split_text": True, "config": {**ALONE, "padding_free": True, "max_length": None}},
+        "padding-free": {
+            "split_text": True,
+            "config": {**ALONE, "padding_free": True, "max_length": None},
+        },
     },
 }
 """By comparison, then by side: whether prompt and completion stay apart, and what of SFTConfig differs. The figure is
@@ -58,8 +65,16 @@ class Product:
     def operands(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Random operands, laid out as a step lays them out, and room for the result."""
         stack = (self.times,) if self.times else ()
-        left = _random(*stack, self.k, self.m).mT if self.left_transposed else _random(*stack, self.m, self.k)
-        right = _random(*stack, self.n, self.k).mT if self.right_transposed else _random(*stack, self.k, self.n)
+        left = (
+            _random(*stack, self.k, self.m).mT
+            if self.left_transposed
+            else _random(*stack, self.m, self.k)
+        )
+        right = (
+            _random(*stack, self.n, self.k).mT
+            if self.right_transposed
+            else _random(*stack, self.k, self.n)
+        )
         return left, right, torch.empty(*stack, self.m, self.n, dtype=torch.bfloat16)
 
 
@@ -80,12 +95,19 @@ def products(config: Any, batch: Batch, rank: int, strict: bool) -> Iterator[Pro
         strict: Leave out what a step could still save: nothing but the keys and values of the last layer needs more
             than the verdict positions, and the first layer's projections need no gradient for the frozen embeddings.
     """
-    hidden, heads, key_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+    hidden, heads, key_heads = (
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+    )
     size, inner, last = config.head_dim, config.intermediate_size, config.num_hidden_layers - 1
     tokens, packing = len(batch.ids_T), batch.packing
     rows, blocks = len(packing.leaves), []
     for length, end in zip(packing.lengths, packing.ends, strict=True):
-        blocks += [(min(BLOCK, length - done), end - max(0, length - done - BLOCK)) for done in range(0, length, BLOCK)]
+        blocks += [
+            (min(BLOCK, length - done), end - max(0, length - done - BLOCK))
+            for done in range(0, length, BLOCK)
+        ]
     for layer in range(config.num_hidden_layers):
         few = strict and layer == last
         most = rows if few else tokens
@@ -146,10 +168,15 @@ def product_sides(training: Training) -> dict[str, Side]:
         config = training.module.causal_model.config
         return products_cost(list(products(config, training.batch(step), RANK, strict)))
 
-    return {"products": lambda step: multiplied(step, False), "least": lambda step: multiplied(step, True)}
+    return {
+        "products": lambda step: multiplied(step, False),
+        "least": lambda step: multiplied(step, True),
+    }
 
 
-def trl_sides(against: str, training: Training, steps: int, peers: dict[str, Peer]) -> dict[str, Side]:
+def trl_sides(
+    against: str, training: Training, steps: int, peers: dict[str, Peer]
+) -> dict[str, Side]:
     """Return the sides of a comparison, each of which starts with its first turn, when the rows are there.
 
     Args:
@@ -183,10 +210,12 @@ def trl_sides(against: str, training: Training, steps: int, peers: dict[str, Pee
 
 def main() -> None:
     """Alternate, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--against", choices=[*TRL, "matmul"], required=True)
     parser.add_argument("--turns", type=int, default=6, help="that count; one more warms up")
-    parser.add_argument("--source", default="sample:600", help="rows, as data.source")
+    parser.add_argument("--source", default="synthetic:600", help="rows, as data.source")
     parser.add_argument("--prompt", default=PROMPT)
     options = parser.parse_args()
     torch.set_num_threads(1)

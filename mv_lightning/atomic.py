@@ -25,14 +25,14 @@ def atomic_file(target: Path) -> Iterator[Path]:
         target: Where the file shall appear. Its folder is made if it is missing.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    tmp_path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        yield draft
-        _sync(draft)
-        draft.replace(target)
+        yield tmp_path
+        _sync(tmp_path)
+        tmp_path.replace(target)
         _sync(target.parent)
     finally:
-        draft.unlink(missing_ok=True)
+        tmp_path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -43,28 +43,28 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         target: Where the folder shall appear.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    tmp_path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    for leftover in (draft, old):
+    for leftover in (tmp_path, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    draft.mkdir()
+    tmp_path.mkdir()
     try:
-        yield draft
-        for file in draft.rglob("*"):
+        yield tmp_path
+        for file in tmp_path.rglob("*"):
             _sync(file)
         if target.exists():
             target.rename(old)
-        draft.rename(target)
+        tmp_path.rename(target)
         _sync(target.parent)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(tmp_path, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(target: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
-    with atomic_file(target) as draft:
-        draft.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    with atomic_file(target) as tmp_path:
+        tmp_path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def free_bytes(path: Path) -> int:
@@ -73,10 +73,12 @@ def free_bytes(path: Path) -> int:
     Args:
         path: It and its folders need not be there yet.
     """
-    return shutil.disk_usage(next(place for place in (path, *path.absolute().parents) if place.is_dir())).free
+    return shutil.disk_usage(
+        next(place for place in (path, *path.absolute().parents) if place.is_dir())
+    ).free
 
 
-def move_aside(path: Path) -> Path:
+def rename_existing(path: Path) -> Path:
     """Rename `path` to a free name beside it, so that nothing is lost.
 
     Args:
@@ -85,7 +87,11 @@ def move_aside(path: Path) -> Path:
     Returns:
         Its new name: the old one and a number.
     """
-    free = next(name for n in itertools.count(1) if not (name := path.with_name(f"{path.name}.{n}")).exists())
+    free = next(
+        name
+        for n in itertools.count(1)
+        if not (name := path.with_name(f"{path.name}.{n}")).exists()
+    )
     path.rename(free)
     return free
 

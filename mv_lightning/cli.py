@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
 COMMANDS = ("fit", "validate", "test", "predict")
-TASKS = ("phases", "analyze", "ensemble", "rank", "export", "report", "estimate", "verify-resume")
+TASKS = (
+    "phases",
+    "analyze",
+    "ensemble",
+    "best-of-n",
+    "export",
+    "report",
+    "estimate",
+    "verify-resume",
+)
 """Verbs that have a file in `tasks/`, with a function `run_VERB` in it."""
 READ_CONFIGURATIONS = ("phases", "estimate", "verify-resume")
 """Tasks whose options are those of a command."""
@@ -36,7 +45,7 @@ Train a model that says whether a math answer is correct.
   predict        write submission.csv and probabilities.csv
   analyze        lengths, balance, leaks and trivial baselines of a source
   ensemble       one prediction out of several, and what it gained
-  rank           solve rate when the verifier picks among several solutions
+  best-of-n      solve rate when the verifier picks among several solutions
   export         a phase's adapter, or the merged model, for use without this package
   report         one page about a run: settings, curves, metrics, worst mistakes
   estimate       memory that a phase would take, term by term, and the cards it fits on
@@ -51,14 +60,18 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: The words after the program's name; None for those of this process.
     """
-    words = [part for word in (sys.argv[1:] if argv is None else argv) for part in ALIASES.get(word, (word,))]
+    words = [
+        part
+        for word in (sys.argv[1:] if argv is None else argv)
+        for part in ALIASES.get(word, (word,))
+    ]
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return
     try:
         if words[0] in TASKS:
             name = words[0].replace("-", "_")
-            run = getattr(importlib.import_module(f"mv_lightning.tasks.{name}"), f"run_{name}")
+            run = getattr(importlib.import_module(f"mv_lightning.commands.{name}"), f"run_{name}")
             run(words[1:], *([configuration] if words[0] in READ_CONFIGURATIONS else []))
         elif words[0] in COMMANDS:
             _run_lightning(words)
@@ -104,16 +117,24 @@ def _run_lightning(words: list[str]) -> None:
     from jsonargparse import set_parsing_settings
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
+    from mv_lightning.artifacts.layout import TENSORBOARD_FOLDER, PhaseFolder, RunFolder
+    from mv_lightning.artifacts.metrics import evaluate, load_calibration, save_report
     from mv_lightning.metrics.calibration import Calibration
     from mv_lightning.model.adapters import WEIGHTS
     from mv_lightning.model.base import PRECISION
-    from mv_lightning.training.callbacks import BestAdapter, MemoryProbe, PhaseLogger, PhaseProgress, Vitals
+    from mv_lightning.training.callbacks import (
+        BestAdapter,
+        MemoryProbe,
+        PhaseLogger,
+        PhaseProgress,
+        ThroughputMonitor,
+    )
     from mv_lightning.training.checkpoint import AtomicCheckpointIO, ResumeCheckpoint
     from mv_lightning.training.datamodule import VerdictDataModule
-    from mv_lightning.training.evaluation import METRICS, PLOTS, assess, keep_assessment, load_calibration
     from mv_lightning.training.module import VerdictModule
-    from mv_lightning.training.phase import LOGS, PhaseFolder, RunSettings, deciding_settings, fit_phase
-    from mv_lightning.training.predictions import PredictionWriter
+    from mv_lightning.training.phase import fit_phase
+    from mv_lightning.training.prediction_writer import PredictionWriter
+    from mv_lightning.training.settings import RunSettings, resume_locked_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     # Libraries' words that are of no use to a user of this program. bitsandbytes misses a kernel that
@@ -122,7 +143,9 @@ def _run_lightning(words: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*is not supported by the model summary.*")
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the module gathers rows itself
+    warnings.filterwarnings(
+        "ignore", message=".*sync_dist=True.*"
+    )  # the module gathers rows itself
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -134,7 +157,9 @@ def _run_lightning(words: list[str]) -> None:
             """Lightning would save here, before the model and the checkpoint are looked at."""
 
         def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            super().setup(trainer, pl_module, "fit")
+            path = Path(trainer.default_root_dir) / "config.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
 
     class VerifierCLI(LightningCLI):
         """One phase: its folder, its logger, its checkpoints and its summary."""
@@ -147,12 +172,14 @@ def _run_lightning(words: list[str]) -> None:
 
         def before_instantiate_classes(self) -> None:
             config = self.config[self.subcommand]
-            self.settings = deciding_settings(vars(config.clone().as_flat()))
+            self.settings = resume_locked_settings(vars(config.clone().as_flat()))
             self.folder = PhaseFolder(Path(config.run.dir), config.data.phase)
             if self.subcommand != "fit" and config.model.init_from in (None, "previous"):
                 config.model.init_from = str(self.folder.adapter)
             elif config.model.init_from == "previous":
-                config.model.init_from = str(PhaseFolder(self.folder.run, config.data.phase - 1).adapter)
+                config.model.init_from = str(
+                    PhaseFolder(self.folder.run, config.data.phase - 1).adapter
+                )
 
         def instantiate_trainer(self, **kwargs: Any) -> Trainer:
             config = self.config[self.subcommand]
@@ -160,7 +187,7 @@ def _run_lightning(words: list[str]) -> None:
             kwargs["default_root_dir"] = str(self.folder.path)
             if trainer.logger in (None, True):
                 kwargs["logger"] = self.subcommand == "fit" and PhaseLogger(
-                    str(self.folder.run), name=LOGS, version=self.folder.path.name
+                    str(self.folder.run), name=TENSORBOARD_FOLDER, version=self.folder.path.name
                 )
             # Counted in optimizer steps and over epochs, so that it does not change with the accumulation.
             kwargs["val_check_interval"] = run.eval_every * trainer.accumulate_grad_batches
@@ -168,7 +195,7 @@ def _run_lightning(words: list[str]) -> None:
             if not config.data.splits.val_fraction:
                 kwargs["limit_val_batches"] = 0
             kwargs["plugins"] = [*(trainer.plugins or []), AtomicCheckpointIO()]
-            self.vitals, self.best = Vitals(), BestAdapter(self.folder.best)
+            self.vitals, self.best = ThroughputMonitor(), BestAdapter(self.folder.best)
             callbacks = [self.vitals]
             if trainer.enable_progress_bar is not False:
                 # Without a terminal every refresh is a line of its own.
@@ -177,7 +204,9 @@ def _run_lightning(words: list[str]) -> None:
                 callbacks += [
                     MemoryProbe(),
                     self.best,
-                    ResumeCheckpoint(self.folder.checkpoints, run.save_every, run.keep, self.settings),
+                    ResumeCheckpoint(
+                        self.folder.checkpoints, run.save_every, run.keep, self.settings
+                    ),
                 ]
             if self.subcommand == "predict":
                 adapter = Path(config.model.init_from)
@@ -193,20 +222,34 @@ def _run_lightning(words: list[str]) -> None:
                         "what the model says; leave one of the two out"
                     )
                 calibrated = run.calibrate and not generated
-                calibration = load_calibration(adapter, run.true_share) if calibrated else Calibration()
+                calibration = (
+                    load_calibration(adapter, run.true_share) if calibrated else Calibration()
+                )
                 sample = Path(run.sample_submission) if run.sample_submission else None
                 weights = Path(config.get("ckpt_path") or adapter / WEIGHTS)
-                callbacks.append(PredictionWriter(self.folder.run, weights, calibration, sample))
-            kwargs["callbacks"] = [*(self.config_init[self.subcommand].trainer.callbacks or []), *callbacks]
+                callbacks.append(
+                    PredictionWriter(RunFolder(self.folder.run), weights, calibration, sample)
+                )
+            kwargs["callbacks"] = [
+                *(self.config_init[self.subcommand].trainer.callbacks or []),
+                *callbacks,
+            ]
             made: Trainer = super().instantiate_trainer(**kwargs)
             return made
 
         def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
             """In the place of `Trainer.fit`: LightningCLI looks for a method of the command's name."""
             if self.config.fit.run.fresh:
-                self.folder.move_aside()
+                self.folder.rename_existing()
             fit_phase(
-                self.trainer, self.model, self.datamodule, self.folder, self.settings, self.vitals, self.best, ckpt_path
+                self.trainer,
+                self.model,
+                self.datamodule,
+                self.folder,
+                self.settings,
+                self.vitals,
+                self.best,
+                ckpt_path,
             )
 
         def validate(self, **kwargs: Any) -> None:
@@ -219,9 +262,15 @@ def _run_lightning(words: list[str]) -> None:
 
         def _assess(self, stage: str) -> None:
             if self.trainer.is_global_zero:
-                found = assess(self.model.evaluation, self.datamodule.encoded[stage], self.datamodule.kinds[stage])
-                keep_assessment(self.folder.path, stage, found)
-                print(f"{found.table()}\nin {self.folder.path}: {METRICS}, {stage}.csv, {PLOTS}")
+                found = evaluate(
+                    self.model.evaluation,
+                    self.datamodule.encoded[stage],
+                    self.datamodule.kinds[stage],
+                )
+                save_report(self.folder, stage, found)
+                print(
+                    f"{found.table()}\nin {self.folder.path}: {self.folder.metrics.name}, {stage}.csv, {self.folder.plots.name}"
+                )
 
     VerifierCLI(
         VerdictModule,

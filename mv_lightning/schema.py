@@ -43,9 +43,9 @@ class EncodedRows:
     """int8 [N], 1 correct, 0 incorrect, `UNLABELLED`."""
     rows_N: np.ndarray
     """int64 [N], the row's number in its source."""
-    cut_N: np.ndarray
+    truncated_N: np.ndarray
     """int32 [N], tokens taken out of the middle of the solution; 0 where the row fitted."""
-    stems_N: np.ndarray
+    question_prefix_N: np.ndarray
     """int32 [N], tokens at the start of each row that all rows of its question have; 0 where the prompt puts something
     else before the question."""
     prefix_ids: tuple[int, ...]
@@ -59,10 +59,10 @@ class EncodedRows:
         return self.ids_T[self.starts_N[index] : self.starts_N[index + 1]]
 
     @cached_property
-    def groups_N(self) -> np.ndarray:
+    def prefix_groups_N(self) -> np.ndarray:
         """int64 [N], numbers of the questions: rows that start with the same stem have the same one."""
         numbers: dict[bytes | int, int] = {}
-        stems = (self.row(i)[:stem].tobytes() or i for i, stem in enumerate(self.stems_N))
+        stems = (self.row(i)[:stem].tobytes() or i for i, stem in enumerate(self.question_prefix_N))
         return np.array([numbers.setdefault(stem, len(numbers)) for stem in stems], dtype=np.int64)
 
     @property
@@ -72,7 +72,7 @@ class EncodedRows:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvalOutputs:
     """What a model said of N labelled rows."""
 
     rows_N: np.ndarray
@@ -83,7 +83,7 @@ class Evaluation:
     """float64 [N], log P(True) - log P(False)."""
     losses_N: np.ndarray
     """float64 [N], cross-entropy of the right verdict over the whole vocabulary, in nats."""
-    groups_N: np.ndarray | None = None
+    question_ids_N: np.ndarray | None = None
     """int64 [N], the question of each row (`sources.question_groups`); None where it is not known."""
 
 

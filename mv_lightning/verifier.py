@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_picks
+from mv_lightning.artifacts.layout import ADAPTER_FOLDER
+from mv_lightning.artifacts.metrics import load_calibration
+from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_micro_batches
 from mv_lightning.data.encoding import encode_rows, verdict_token_ids
 from mv_lightning.data.prompts import Prompt
 from mv_lightning.data.sources import Rows, text_columns
@@ -25,8 +27,6 @@ from mv_lightning.model.base import (
     tokenizer_fingerprint,
 )
 from mv_lightning.schema import EncodedRows
-from mv_lightning.training.evaluation import load_calibration
-from mv_lightning.training.phase import ADAPTER
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -75,16 +75,18 @@ class Verifier:
             ValueError: There is no adapter, or its base cannot be loaded or is another one than it was trained on.
         """
         folder = Path(folder)
-        folder = folder / ADAPTER if (folder / ADAPTER).is_dir() else folder
+        folder = folder / ADAPTER_FOLDER if (folder / ADAPTER_FOLDER).is_dir() else folder
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype, calibration = compute_dtype(precision), load_calibration(folder)
-        card = adapters.read_card(folder)
+        card = adapters.read_metadata(folder)
         settings = BaseSettings(
             name=base or card["base"]["name"],
             quantization=card["base"].get("quantization", BaseSettings.quantization),
             gradient_checkpointing=False,
         )
-        prompt = Prompt(**{name: text for name, text in card["prompt"].items() if name != "fingerprint"})
+        prompt = Prompt(
+            **{name: text for name, text in card["prompt"].items() if name != "fingerprint"}
+        )
         tokenizer = load_tokenizer(settings)
         loaded = load_base(settings, dtype, device)
         here = {
@@ -92,11 +94,13 @@ class Verifier:
             "tokenizer": {"name": settings.name, "fingerprint": tokenizer_fingerprint(tokenizer)},
             "prompt": {"name": prompt.name, "fingerprint": prompt.fingerprint},
         }
-        adapters.refuse_other(card, here, f"the adapter in {folder}")
+        adapters.check_compatible(card, here, f"the adapter in {folder}")
         # LoftQ would only make other first values for the weights that are loaded next.
         model = adapters.attach(loaded, adapters.LoraSettings(**{**card["lora"], "loftq": False}))
         adapters.load(model, folder)
-        return cls(model.eval(), tokenizer, prompt, card["max_length"], calibration, dtype, eval_tokens)
+        return cls(
+            model.eval(), tokenizer, prompt, card["max_length"], calibration, dtype, eval_tokens
+        )
 
     def score(self, rows: Rows) -> np.ndarray:
         """Return the calibrated probability that each answer is correct: float64 [N].
@@ -119,7 +123,7 @@ class Verifier:
         Raises:
             ValueError: As for `score`.
         """
-        return self.calibration.apply(self.judge(self.encode(rows)))
+        return self.calibration.apply(self.raw_log_odds(self.encode(rows)))
 
     def encode(self, rows: Rows) -> EncodedRows:
         """Return the token ids that the model is asked with, numbered from 0.
@@ -134,7 +138,7 @@ class Verifier:
         rows_N = np.arange(len(columns["question"]))
         return encode_rows(columns, None, rows_N, self.prompt, self.tokenizer, self.max_length)
 
-    def judge(self, encoded: EncodedRows) -> np.ndarray:
+    def raw_log_odds(self, encoded: EncodedRows) -> np.ndarray:
         """Return what the model itself says, before calibration: log P(True) - log P(False), float64 [N].
 
         Args:
@@ -149,12 +153,15 @@ class Verifier:
         model, verdict_ids = self.model.get_base_model(), verdict_token_ids(self.tokenizer)
         device = model.device
         packed = PackedRows(encoded)
-        with torch.inference_mode(), torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            for pick in evaluation_picks(encoded, self.eval_tokens):
-                batch = packed[pick].to(device)
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32),
+        ):
+            for micro_batch in evaluation_micro_batches(encoded, self.eval_tokens):
+                batch = packed[micro_batch].to(device)
                 hidden_TD = verdict.hidden_states(model, batch)
                 odds_B = verdict.log_odds(hidden_TD, model.lm_head, batch, verdict_ids)
-                odds_N[list(pick.indices)] = odds_B.cpu().numpy()
+                odds_N[list(micro_batch.indices)] = odds_B.cpu().numpy()
         if len(bad := np.flatnonzero(~np.isfinite(odds_N))):
             raise ValueError(
                 f"the log-odds of {len(bad)} rows are not finite, the first is row {encoded.rows_N[bad[0]]}; look at "

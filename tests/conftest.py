@@ -17,9 +17,9 @@ from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
 from mv_lightning.model import adapters, base
 from mv_lightning.schema import EncodedRows
-from tests.tiny import save_tiny_base
+from mv_lightning.testing import save_tiny_base
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 needs_real_data = pytest.mark.skipif(
@@ -55,18 +55,37 @@ def tiny(tiny_settings: base.BaseSettings) -> torch.nn.Module:
 @pytest.fixture
 def encoded(tiny_settings: base.BaseSettings) -> EncodedRows:
     """Sixteen practice rows under the tiny tokenizer."""
-    source = load_source("sample:16")
+    source = load_source("synthetic:16")
     columns = {name: source.table[name][:] for name in ("question", "answer", "solution")}
     tokenizer = base.load_tokenizer(tiny_settings)
-    return encode_rows(columns, source.labels_N, np.arange(16), load_prompt("explanation"), tokenizer, 2048)
+    return encode_rows(
+        columns, source.labels_N, np.arange(16), load_prompt("explanation"), tokenizer, 2048
+    )
 
 
 @pytest.fixture
 def siblings(tiny_settings: base.BaseSettings) -> EncodedRows:
     """Eight rows of three questions: 0 to 3 of one, 4 alone, 5 to 7 of the third; 6 and 7 are the same text."""
-    questions = ["What is 6 x 7?"] * 4 + ["What is 3 + 4?"] + ["Tom has 5 pens and buys 8. How many has he?"] * 3
-    solutions = ["6 x 7 = 42.", "6 x 7 = 48.", "", "7 x 6: 42, so 42.", "3 + 4 = 7.", "5 + 8 = 13.", "5 x 8.", "5 x 8."]
-    columns = {"question": questions, "answer": ["42", "48", "41", "42", "7", "13", "40", "40"], "solution": solutions}
+    questions = (
+        ["What is 6 x 7?"] * 4
+        + ["What is 3 + 4?"]
+        + ["Tom has 5 pens and buys 8. How many has he?"] * 3
+    )
+    solutions = [
+        "6 x 7 = 42.",
+        "6 x 7 = 48.",
+        "",
+        "7 x 6: 42, so 42.",
+        "3 + 4 = 7.",
+        "5 + 8 = 13.",
+        "5 x 8.",
+        "5 x 8.",
+    ]
+    columns = {
+        "question": questions,
+        "answer": ["42", "48", "41", "42", "7", "13", "40", "40"],
+        "solution": solutions,
+    }
     labels = np.array([True, False, False, True, True, True, False, False])
     tokenizer = base.load_tokenizer(tiny_settings)
     return encode_rows(columns, labels, np.arange(8), load_prompt("explanation"), tokenizer, 2048)

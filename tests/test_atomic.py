@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mv_lightning.atomic import Journal, atomic_file, atomic_folder, move_aside, write_json
+from mv_lightning.atomic import Journal, atomic_file, atomic_folder, rename_existing, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -26,9 +26,11 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
         with atomic_folder(target) as draft:
             (draft / name).write_text(name)
     assert [p.name for p in target.iterdir()] == ["two"]
-    with pytest.raises(RuntimeError), atomic_folder(target) as draft:
+    with pytest.raises(RuntimeError), atomic_folder(target):
         raise RuntimeError
-    assert [p.name for p in target.iterdir()] == ["two"] and [p.name for p in target.parent.iterdir()] == ["folder"]
+    assert [p.name for p in target.iterdir()] == ["two"] and [
+        p.name for p in target.parent.iterdir()
+    ] == ["folder"]
 
 
 def test_json_ends_with_a_newline(tmp_path: Path) -> None:
@@ -39,7 +41,7 @@ def test_json_ends_with_a_newline(tmp_path: Path) -> None:
 def test_moving_aside_never_meets_what_was_moved_before(tmp_path: Path) -> None:
     for text in ("one", "two"):
         (tmp_path / "a.part").write_text(text)
-        assert move_aside(tmp_path / "a.part").read_text() == text
+        assert rename_existing(tmp_path / "a.part").read_text() == text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.part.1", "a.part.2"]
 
 

@@ -16,15 +16,14 @@ import numpy as np
 import pytest
 
 from mv_lightning import Verifier
+from mv_lightning.artifacts.layout import CALIBRATION_FILE
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source, text_columns
 from mv_lightning.metrics.calibration import Calibration
-from mv_lightning.training.evaluation import CALIBRATION
-from mv_lightning.training.predictions import PROBABILITIES
+from mv_lightning.testing import save_tiny_base, tiny_options
 from tests.conftest import ROOT
-from tests.tiny import save_tiny_base, tiny_options
 
-SOURCE = "sample:40"
+SOURCE = "synthetic:40"
 EVAL_TOKENS = 1024  # several batches
 
 
@@ -34,12 +33,23 @@ def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     options = [*tiny_options(tiny_folder, folder), "--data.predict_source", SOURCE]
     options += ["--data.eval_tokens", str(EVAL_TOKENS)]
-    main(["fit", "--config", str(ROOT / "configs/phase1.yaml"), *options, "--trainer.max_steps", "4"])
-    kept = json.loads((folder / "phase1/adapter" / CALIBRATION).read_text())
+    main(
+        ["fit", "--config", str(ROOT / "configs/phase1.yaml"), *options, "--trainer.max_steps", "4"]
+    )
+    kept = json.loads((folder / "phase1/adapter" / CALIBRATION_FILE).read_text())
     kept["calibration"] |= {"temperature": 1.7, "threshold": 0.1}
-    (folder / "phase1/adapter" / CALIBRATION).write_text(json.dumps(kept))
+    (folder / "phase1/adapter" / CALIBRATION_FILE).write_text(json.dumps(kept))
     adapter = str(folder / "phase1/adapter")
-    main(["predict", "--config", str(ROOT / "configs/predict.yaml"), *options, "--model.init_from", adapter])
+    main(
+        [
+            "predict",
+            "--config",
+            str(ROOT / "configs/predict.yaml"),
+            *options,
+            "--model.init_from",
+            adapter,
+        ]
+    )
     return folder
 
 
@@ -53,8 +63,10 @@ def rows() -> list[dict[str, str]]:
     return load_source(SOURCE, split="test").table.to_list()
 
 
-def test_the_same_numbers_as_predict(run: Path, verifier: Verifier, rows: list[dict[str, str]]) -> None:
-    with (run / PROBABILITIES).open() as file:
+def test_the_same_numbers_as_predict(
+    run: Path, verifier: Verifier, rows: list[dict[str, str]]
+) -> None:
+    with (run / "probabilities.csv").open() as file:
         predicted = list(csv.DictReader(file))
     assert len({row["log_odds"] for row in predicted}) > 30
     assert verifier.calibration == Calibration(1.7, 0.1)
@@ -78,12 +90,21 @@ def test_an_answer_may_be_a_number_and_a_solution_none() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"question": "a", "answer": "b", "solution": ""}, {"question": "a"}], "number 1: no column answer, solution"),
+        (
+            [{"question": "a", "answer": "b", "solution": ""}, {"question": "a"}],
+            "number 1: no column answer, solution",
+        ),
         ({"question": ["a"], "answer": ["b"]}, "the rows: no column solution"),
         ([{"question": " ", "answer": "b", "solution": ""}], "`question` is empty"),
         ([{"question": None, "answer": "b", "solution": ""}], "`question` is null"),
-        ([{"question": q, "answer": "b", "solution": ""} for q in ("a", 1)], "texts of the same type"),
-        ({"question": ["a"], "answer": ["b", "c"], "solution": [""]}, "texts of the same type and number"),
+        (
+            [{"question": q, "answer": "b", "solution": ""} for q in ("a", 1)],
+            "texts of the same type",
+        ),
+        (
+            {"question": ["a"], "answer": ["b", "c"], "solution": [""]},
+            "texts of the same type and number",
+        ),
         ([{"question": 1, "answer": "b", "solution": ""}], "`question` holds int64"),
         ([{"question": "\ud800", "answer": "b", "solution": ""}], "surrogates not allowed"),
     ],
@@ -93,7 +114,9 @@ def test_rows_that_are_refused(rows: object, message: str) -> None:
         text_columns(rows)  # type: ignore[arg-type]
 
 
-def test_any_adapter_folder_and_any_place_of_the_base(run: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_any_adapter_folder_and_any_place_of_the_base(
+    run: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
     moved = shutil.copytree(tiny_folder, tmp_path / "moved")
     row = {"question": "1 + 3?", "answer": "4", "solution": ""}
     one = Verifier.load(run / "phase1" / "adapter", device="cpu").log_odds([row])
@@ -115,20 +138,26 @@ def test_what_cannot_be_loaded(run: Path, tiny_folder: Path, tmp_path: Path) -> 
     vocabulary = content["model"]["vocab"]
     vocabulary["+"], vocabulary["-"] = vocabulary["-"], vocabulary["+"]
     words.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"belongs to another tokenizer.*set model.base.name \(in Python: base\)"):
+    with pytest.raises(
+        ValueError, match=r"belongs to another tokenizer.*set model.base.name \(in Python: base\)"
+    ):
         Verifier.load(run / "phase1", base=str(tmp_path / "other"), device="cpu")
     with pytest.raises(ValueError, match="is not supported"):
         Verifier.load(run / "phase1", precision="bf16")
 
 
 def test_the_package_itself_is_imported_quickly() -> None:
-    script = "import sys, mv_lightning; assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    script = (
+        "import sys, mv_lightning; assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
     with pytest.raises(ImportError, match="cannot import name 'Verifyer'"):
         from mv_lightning import Verifyer  # noqa: F401
 
 
-def test_the_example_of_the_readme(run: Path, verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_readme(
+    run: Path, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert 'Verifier.load("checkpoints/phase3")' in example
     (run / "checkpoints").mkdir()

@@ -21,20 +21,20 @@ EVAL_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Pick:
+class MicroBatch:
     """The rows of one micro-batch, before they are looked up."""
 
     indices: tuple[int, ...]
     """Positions in the `EncodedRows`."""
     step_rows: int
     """Rows of the optimizer step that the micro-batch belongs to, over all processes."""
-    counts: bool = True
-    """False for a stand-in that keeps a process without rows in step: its labels are masked."""
+    is_dummy: bool = False
+    """True for a batch that keeps a process without rows in step with the others: its labels are masked."""
 
 
-def training_picks(
+def training_micro_batches(
     rows: int, batch_size: int, accumulate: int, order_N: np.ndarray, rank: int = 0, world: int = 1
-) -> list[Pick]:
+) -> list[MicroBatch]:
     """Cut an epoch into micro-batches for one process.
 
     An optimizer step takes `batch_size * accumulate * world` consecutive rows of the order. The rows of a step are
@@ -49,19 +49,23 @@ def training_picks(
         rank: This process.
         world: Processes in all.
     """
-    picks = []
+    micro_batches = []
     step_size = batch_size * accumulate * world
     for start in range(0, rows, step_size):
-        step = order_N[start : start + step_size]
-        micro_batches = -(-len(step) // (batch_size * world))
-        for part in np.array_split(step, micro_batches * world)[rank::world]:
-            picks.append(_pick(part, len(step), stand_in=int(step[0])))
-    return picks
+        step_N = order_N[start : start + step_size]
+        parts = -(-len(step_N) // (batch_size * world)) * world
+        for part in np.array_split(step_N, parts)[rank::world]:
+            micro_batches.append(_micro_batch(part, len(step_N), dummy_index=int(step_N[0])))
+    return micro_batches
 
 
-def evaluation_picks(
-    encoded: EncodedRows, tokens: int, rank: int = 0, world: int = 1, done_N: np.ndarray | None = None
-) -> list[Pick]:
+def evaluation_micro_batches(
+    encoded: EncodedRows,
+    tokens: int,
+    rank: int = 0,
+    world: int = 1,
+    done_N: np.ndarray | None = None,
+) -> list[MicroBatch]:
     """Group rows for a pass without gradients: longest first, as many to a batch as `tokens` hold.
 
     The rows of a question stand together, so that `pack` computes the question once. A batch that is too large for the
@@ -77,9 +81,9 @@ def evaluation_picks(
             dropped.
 
     Returns:
-        At least one pick, and as many as every other process gets: stand-ins that count for nothing fill up.
+        At least one micro_batch, and as many as every other process gets: stand-ins that count for nothing fill up.
     """
-    lengths_N, questions_N = encoded.lengths_N, encoded.groups_N
+    lengths_N, questions_N = encoded.lengths_N, encoded.prefix_groups_N
     longest_Q = np.zeros(len(encoded), dtype=np.int64)
     np.maximum.at(longest_Q, questions_N, lengths_N)
     order = np.lexsort((-lengths_N, questions_N, -longest_Q[questions_N]))
@@ -87,24 +91,31 @@ def evaluation_picks(
     room = 0
     for index in order.tolist():
         together = bool(groups) and questions_N[groups[-1][-1]] == questions_N[index]
-        needed = int(lengths_N[index]) - (int(encoded.stems_N[index]) if together else 0)
+        needed = int(lengths_N[index]) - (int(encoded.question_prefix_N[index]) if together else 0)
         if not groups or needed > room:
             groups.append([])
             room, needed = tokens - len(encoded.prefix_ids), int(lengths_N[index])
         groups[-1].append(index)
         room -= needed
     if done_N is not None:
-        groups = [left for group in groups if (left := [index for index in group if not done_N[index]])]
+        groups = [
+            left for group in groups if (left := [index for index in group if not done_N[index]])
+        ]
     # Never none at all: Lightning passes over the hooks of a loop without batches.
     rounds = max(1, -(-len(groups) // world)) * world
-    padded = [np.array(group) for group in groups] + [np.empty(0, dtype=np.int64)] * (rounds - len(groups))
-    return [_pick(group, max(len(group), 1), stand_in=int(order[-1])) for group in padded[rank::world]]
+    padded = [np.array(group) for group in groups] + [np.empty(0, dtype=np.int64)] * (
+        rounds - len(groups)
+    )
+    return [
+        _micro_batch(group, max(len(group), 1), dummy_index=int(order[-1]))
+        for group in padded[rank::world]
+    ]
 
 
-def _pick(indices: np.ndarray, step_rows: int, stand_in: int) -> Pick:
+def _micro_batch(indices: np.ndarray, step_rows: int, dummy_index: int) -> MicroBatch:
     if len(indices):
-        return Pick(tuple(indices.tolist()), step_rows)
-    return Pick((stand_in,), step_rows, counts=False)
+        return MicroBatch(tuple(indices.tolist()), step_rows)
+    return MicroBatch((dummy_index,), step_rows, is_dummy=True)
 
 
 def epoch_order(rows: int, seed: int, phase: int, epoch: int) -> np.ndarray:
@@ -112,27 +123,31 @@ def epoch_order(rows: int, seed: int, phase: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, phase, epoch]).permutation(rows)
 
 
-class TrainingOrder(Sampler[Pick]):
-    """Yields the picks of the current epoch from the current position on.
+class TrainingOrder(Sampler[MicroBatch]):
+    """Yields the micro_batches of the current epoch from the current position on.
 
     `len` is always that of the whole epoch: Lightning counts a resumed epoch from its start.
     """
 
-    def __init__(self, picks: Callable[[int], list[Pick]], position: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        micro_batches: Callable[[int], list[MicroBatch]],
+        position: Callable[[], tuple[int, int]],
+    ) -> None:
         """Keep how to make and where to start.
 
         Args:
-            picks: The picks of an epoch.
+            micro_batches: The micro_batches of an epoch.
             position: Returns (epoch, micro-batches of it that are done); asked whenever iteration begins.
         """
-        self._picks = picks
+        self._micro_batches = micro_batches
         self._position = position
-        self._length = len(picks(0))
+        self._length = len(micro_batches(0))
 
-    def __iter__(self) -> Iterator[Pick]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         """Start at the position."""
         epoch, done = self._position()
-        return iter(self._picks(epoch)[done:])
+        return iter(self._micro_batches(epoch)[done:])
 
     def __len__(self) -> int:
         """Micro-batches of a whole epoch."""
@@ -140,16 +155,16 @@ class TrainingOrder(Sampler[Pick]):
 
 
 class PackedRows(Dataset[Batch]):
-    """Looks picks up in the encoded rows and packs them."""
+    """Looks micro_batches up in the encoded rows and packs them."""
 
     def __init__(self, encoded: EncodedRows) -> None:
         """Keep the rows."""
         self.encoded = encoded
 
-    def __getitem__(self, pick: Pick) -> Batch:
+    def __getitem__(self, micro_batch: MicroBatch) -> Batch:
         """Pack the picked rows."""
-        batch = pack(self.encoded, np.array(pick.indices), pick.step_rows)
-        if not pick.counts:
+        batch = pack(self.encoded, np.array(micro_batch.indices), micro_batch.step_rows)
+        if micro_batch.is_dummy:
             batch.labels_B.fill_(UNLABELLED)
             batch.rows_B.fill_(-1)
         return batch
@@ -167,9 +182,9 @@ def pack(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
         step_rows: Rows of the optimizer step.
     """
     spans, parents = [np.array(encoded.prefix_ids, dtype=np.int64)], [-1]
-    for _, group in groupby(indices_B.tolist(), key=lambda index: encoded.groups_N[index]):
+    for _, group in groupby(indices_B.tolist(), key=lambda index: encoded.prefix_groups_N[index]):
         rows = list(group)
-        parent, shared = 0, int(encoded.stems_N[rows[0]])
+        parent, shared = 0, int(encoded.question_prefix_N[rows[0]])
         if shared:
             parent = len(spans)
             spans.append(encoded.row(rows[0])[:shared])
@@ -177,7 +192,9 @@ def pack(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
         spans += [encoded.row(row)[shared:] for row in rows]
         parents += [parent] * len(rows)
     packing = Packing(tuple(map(len, spans)), tuple(parents))
-    positions = [np.arange(end - len(span), end) for span, end in zip(spans, packing.ends, strict=True)]
+    positions = [
+        np.arange(end - len(span), end) for span, end in zip(spans, packing.ends, strict=True)
+    ]
     return Batch(
         ids_T=torch.from_numpy(np.concatenate(spans).astype(np.int64)),
         positions_T=torch.from_numpy(np.concatenate(positions)),

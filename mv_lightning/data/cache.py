@@ -22,7 +22,9 @@ KEY = "key.json"
 _ARRAYS = tuple(field.name for field in dataclasses.fields(EncodedRows))
 
 
-def cached(folder: Path, key: dict[str, Any], encode: Callable[[], EncodedRows], write: bool = True) -> EncodedRows:
+def cached(
+    folder: Path, key: dict[str, Any], encode: Callable[[], EncodedRows], write: bool = True
+) -> EncodedRows:
     """Return the rows in `folder` if they are those of `key`; else encode them, and keep them there.
 
     Args:
@@ -40,10 +42,12 @@ def cached(folder: Path, key: dict[str, Any], encode: Callable[[], EncodedRows],
     arrays = {name: np.asarray(getattr(encoded, name)) for name in _ARRAYS}
     needed = sum(array.nbytes for array in arrays.values())
     if write and free_bytes(folder) > 2 * needed:  # a full disk is for checkpoints
-        with atomic_folder(folder) as draft:
+        with atomic_folder(folder) as tmp_path:
             for name, array in arrays.items():
-                np.save(draft / f"{name}.npy", array)
-            (draft / KEY).write_text(json.dumps({"key": key, "sha256": _sha256(draft)}), encoding="utf-8")
+                np.save(tmp_path / f"{name}.npy", array)
+            (tmp_path / KEY).write_text(
+                json.dumps({"key": key, "sha256": _sha256(tmp_path)}), encoding="utf-8"
+            )
     return encoded
 
 

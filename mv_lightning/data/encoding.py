@@ -17,7 +17,7 @@ from mv_lightning.schema import TEXT_COLUMNS, UNLABELLED, EncodedRows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CUT_MARK = "\n[...]\n"
+TRUNCATION_MARKER = "\n[...]\n"
 """Stands where the middle of a solution was taken out."""
 _CHUNK = 1_000  # rows tokenised per call: enough for the tokenizer's threads, small enough for a moving bar
 
@@ -29,7 +29,9 @@ def verdict_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
         ValueError: A verdict is more than one token, or both are the same token.
     """
     ids = {word: _text_ids(tokenizer, [word])[0] for word in VERDICTS.values()}
-    if any(len(found) != 1 for found in ids.values()) or len({tuple(found) for found in ids.values()}) != len(ids):
+    if any(len(found) != 1 for found in ids.values()) or len(
+        {tuple(found) for found in ids.values()}
+    ) != len(ids):
         raise ValueError(
             f"the verdict needs one token of its own for each of {list(ids)}, but the tokenizer "
             f"{tokenizer.name_or_path!r} gives {ids}; choose a base model whose vocabulary has both words"
@@ -66,16 +68,18 @@ def encode_rows(
     prefix_ids = tuple(tokenizer(prompt.instruction)["input_ids"])
     if prefix_ids and prefix_ids[-1] == tokenizer.eos_token_id:
         prefix_ids = prefix_ids[:-1]
-    cue_ids, mark_ids = _text_ids(tokenizer, [prompt.cue, CUT_MARK])
+    cue_ids, mark_ids = _text_ids(tokenizer, [prompt.cue, TRUNCATION_MARKER])
     literal_ids = _text_ids(tokenizer, [literal for literal, _ in prompt.pieces])
     fields = [field for _, field in prompt.pieces]
     budget = max_length - len(prefix_ids) - len(cue_ids) - sum(map(len, literal_ids))
 
     encoded: list[np.ndarray] = []
-    cut_N, stems_N = np.zeros((2, len(rows_N)), dtype=np.int32)
+    truncated_N, question_prefix_N = np.zeros((2, len(rows_N)), dtype=np.int32)
     too_long: list[int] = []
     for start in _chunks(len(rows_N), progress):
-        texts = {name: columns[name][start : start + _CHUNK] for name in TEXT_COLUMNS if name in fields}
+        texts = {
+            name: columns[name][start : start + _CHUNK] for name in TEXT_COLUMNS if name in fields
+        }
         ids = {name: _text_ids(tokenizer, list(column)) for name, column in texts.items()}
         for offset in range(len(next(iter(ids.values())))):
             parts = {name: column[offset] for name, column in ids.items()}
@@ -85,10 +89,12 @@ def encode_rows(
                 too_long.append(start + offset)
                 continue
             if len(solution) > room:
-                parts["solution"] = _cut_middle(solution, room, mark_ids)
-                cut_N[start + offset] = len(solution) - room
+                parts["solution"] = _truncate_middle(solution, room, mark_ids)
+                truncated_N[start + offset] = len(solution) - room
             if fields[0] == "question":  # the literal text behind it is every row's, too
-                stems_N[start + offset] = sum(map(len, literal_ids[:2])) + len(parts["question"])
+                question_prefix_N[start + offset] = sum(map(len, literal_ids[:2])) + len(
+                    parts["question"]
+                )
             body = (
                 token
                 for literal, field in zip(literal_ids, fields, strict=True)
@@ -106,20 +112,24 @@ def encode_rows(
     return EncodedRows(
         ids_T=np.concatenate(encoded) if encoded else np.empty(0, dtype=np.int32),
         starts_N=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        labels_N=np.full(len(rows_N), UNLABELLED, dtype=np.int8) if labels_N is None else labels_N.astype(np.int8),
+        labels_N=np.full(len(rows_N), UNLABELLED, dtype=np.int8)
+        if labels_N is None
+        else labels_N.astype(np.int8),
         rows_N=np.asarray(rows_N, dtype=np.int64),
-        cut_N=cut_N,
-        stems_N=stems_N,
+        truncated_N=truncated_N,
+        question_prefix_N=question_prefix_N,
         prefix_ids=prefix_ids,
     )
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
     return ids
 
 
-def _cut_middle(ids: list[int], room: int, mark_ids: list[int]) -> list[int]:
+def _truncate_middle(ids: list[int], room: int, mark_ids: list[int]) -> list[int]:
     """Keep the start and the end of `ids` in `room` tokens; the end gets the odd token, and all where it is tight."""
     if room <= 2 * len(mark_ids):
         return ids[len(ids) - room :]

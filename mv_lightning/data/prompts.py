@@ -54,7 +54,9 @@ class Prompt:
     @property
     def fingerprint(self) -> str:
         """Hash of the wording: a model must be asked as it was trained, whatever the prompt is called."""
-        return hashlib.sha256("\0".join((self.instruction, self.body, self.cue)).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            "\0".join((self.instruction, self.body, self.cue)).encode()
+        ).hexdigest()[:16]
 
 
 _WITH_SOLUTION = "Question:\n{question}\n\nSolution:\n{solution}\n\nProposed answer:\n{answer}\n\n"
@@ -118,12 +120,22 @@ def load_prompt(name: str) -> Prompt:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"prompt file {name} is not valid YAML in UTF-8: {error}") from error
     keys = {"instruction", "body", "cue"}
-    if not isinstance(content, dict) or set(content) != keys or not all(isinstance(v, str) for v in content.values()):
+    if (
+        not isinstance(content, dict)
+        or set(content) != keys
+        or not all(isinstance(v, str) for v in content.values())
+    ):
         got = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"prompt file {name} must hold the text keys {sorted(keys)} and no other; got {got}")
+        raise ValueError(
+            f"prompt file {name} must hold the text keys {sorted(keys)} and no other; got {got}"
+        )
     try:
         return Prompt(name=path.stem, **content)
     except ValueError as error:
-        if "single" in str(error) or "expected" in str(error):  # string.Formatter on an unbalanced brace
-            raise ValueError(f"prompt file {name}: {error}; write a brace in the text as {{{{ or }}}}") from error
+        if "single" in str(error) or "expected" in str(
+            error
+        ):  # string.Formatter on an unbalanced brace
+            raise ValueError(
+                f"prompt file {name}: {error}; write a brace in the text as {{{{ or }}}}"
+            ) from error
         raise

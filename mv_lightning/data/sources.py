@@ -28,18 +28,20 @@ if TYPE_CHECKING:
 
 KIND_COLUMN = "error"
 """Optional column: the kind of error in a wrong solution, kept so that accuracy can be read by kind."""
-SAMPLE = "sample"
-SAMPLE_ROWS = 6_000
-SAMPLE_SEED = 3407
+SYNTHETIC = "synthetic"
+SYNTHETIC_ROWS = 6_000
+SYNTHETIC_SEED = 3407
 
 _SPLIT_NAMES = ("train", "test", "val", "dev")
 _SAVED_DATASET = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _BATCH_ROWS = 1 << 16
-_BLOCK_BYTES = 16 << 20  # the readers refuse a row longer than one block; their own default is 1 MiB
+_BLOCK_BYTES = (
+    16 << 20
+)  # the readers refuse a row longer than one block; their own default is 1 MiB
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # a surrogate without its other half
 _EXACT_FLOAT = 2.0**53  # from here on a double no longer holds every integer
 
-Pick = Callable[[Sequence[str]], list[str]]
+ColumnSelector = Callable[[Sequence[str]], list[str]]
 """The names of all columns of a file -> those to read; raises where one is missing."""
 Rows = Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Any]]
 """Dicts (a list of them, a `datasets.Dataset`), or a table by column (a dict of lists, a DataFrame)."""
@@ -55,7 +57,7 @@ class Source:
     """N rows: question, answer, solution, and `error` where the source has it; all text, no nulls."""
     labels_N: np.ndarray | None
     """bool [N], True where the answer is correct; None when the rows were loaded without labels."""
-    groups_N: np.ndarray
+    question_ids_N: np.ndarray
     """int64 [N], see `question_groups`."""
     fingerprint: str
     """Hash of the texts and labels: the same content has the same fingerprint in every file format."""
@@ -73,7 +75,7 @@ def load_source(source: str, split: str = "train", labelled: bool | None = True)
             - a folder: what `datasets.save_to_disk` wrote, or data files of one format. Files are chosen by
               the split in their names (`train.csv`, `data/test-00000-of-00002.parquet`); a folder without
               such names is all `train`;
-            - `sample` or `sample:ROWS`: generated practice rows (a folder of that name: `./sample`);
+            - `synthetic` or `synthetic:ROWS`: generated practice rows (a folder of that name: `./synthetic`);
             - anything else: a dataset's id on the Hugging Face Hub.
         split: Which split of a folder or Hub dataset. A file and a saved single dataset are one split
             themselves: it is not looked at there.
@@ -91,7 +93,9 @@ def load_source(source: str, split: str = "train", labelled: bool | None = True)
 
     tables, labels, converted = [], [], 0
     for table, where in _tables(source, split, labelled):
-        has_labels = LABEL_COLUMN in table.column_names and (labelled or not _empty(table[LABEL_COLUMN]))
+        has_labels = LABEL_COLUMN in table.column_names and (
+            labelled or not _empty(table[LABEL_COLUMN])
+        )
         if has_labels:
             labels.append(_labels(table[LABEL_COLUMN], where))
         texts, more = _texts(table, where, labels[-1] if has_labels else None)
@@ -104,24 +108,26 @@ def load_source(source: str, split: str = "train", labelled: bool | None = True)
         )
     table = pa.concat_tables(tables, promote_options="default")
     if table.num_rows == 0:
-        raise ValueError(f"{source}: no rows. Needed is at least one row under the header or in the file.")
+        raise ValueError(
+            f"{source}: no rows. Needed is at least one row under the header or in the file."
+        )
     if KIND_COLUMN in table.column_names:
         kinds = table[KIND_COLUMN].fill_null("")
         table = table.set_column(table.column_names.index(KIND_COLUMN), KIND_COLUMN, kinds)
     labels_N = np.concatenate(labels) if labels else None
-    groups_N = _groups(table["question"])
+    question_ids_N = _groups(table["question"])
     fingerprint = _fingerprint(table, labels_N)
     pa.default_memory_pool().release_unused()  # what reading and checking took: up to a tenth of the table
     return Source(
         name=source,
         table=datasets.Dataset(table, fingerprint=fingerprint),
         labels_N=labels_N,
-        groups_N=groups_N,
+        question_ids_N=question_ids_N,
         fingerprint=fingerprint,
         counts={
             "rows": table.num_rows,
-            "distinct_questions": int(groups_N.max()) + 1,
-            "duplicates": _duplicates(table, groups_N),
+            "distinct_questions": int(question_ids_N.max()) + 1,
+            "duplicates": _duplicates(table, question_ids_N),
             "converted_answers": converted,
             "empty_answers": int(np.count_nonzero(_blank(table["answer"]))),
             "empty_solutions": int(np.count_nonzero(_blank(table["solution"]))),
@@ -156,7 +162,9 @@ def text_columns(rows: Rows) -> dict[str, Sequence[str]]:
     try:
         table = pa.table(columns)
     except (pa.ArrowException, ValueError, TypeError) as reason:
-        raise ValueError(f"{where}: {reason}. Needed are texts of the same type and number in each column.") from reason
+        raise ValueError(
+            f"{where}: {reason}. Needed are texts of the same type and number in each column."
+        ) from reason
     texts, _ = _texts(table, where, None)
     return {name: texts[name].to_pylist() for name in TEXT_COLUMNS}
 
@@ -183,13 +191,15 @@ def _tables(source: str, split: str, labelled: bool | None) -> Iterator[tuple[pa
     """Every table that `source` consists of, holding the wanted columns only, and its name for messages."""
     if not source.strip():
         raise ValueError(
-            f"The name of the source is empty. Needed is a file, a folder, `{SAMPLE}:ROWS` or the id of a Hub dataset."
+            f"The name of the source is empty. Needed is a file, a folder, `{SYNTHETIC}:ROWS` or the id of a Hub dataset."
         )
     kind, _, rows = source.partition(":")
     path = Path(source).expanduser()
-    if kind == SAMPLE:
+    if kind == SYNTHETIC:
         table = _sample(source, rows, split)
-    elif path.is_dir() and not any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
+    elif path.is_dir() and not any(
+        (path / name).exists() for name in ("dataset_dict.json", "state.json")
+    ):
         for file in _split_files(path, split):
             yield _read(file, labelled), str(file)
         return
@@ -198,19 +208,27 @@ def _tables(source: str, split: str, labelled: bool | None) -> Iterator[tuple[pa
     elif path.exists():
         yield _read(path, labelled), source
         return
-    elif source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix.lower() in _READERS:
-        raise ValueError(f"{source}: no such file or folder (looked for {path.absolute()}). Correct the path.")
+    elif (
+        source.startswith((".", "/", "~"))
+        or source.count("/") > 1
+        or path.suffix.lower() in _READERS
+    ):
+        raise ValueError(
+            f"{source}: no such file or folder (looked for {path.absolute()}). Correct the path."
+        )
     else:
         table = _from_hub(source, split)
     yield table.select(_pick(table.column_names, source, labelled)), source
 
 
 def _sample(source: str, rows: str, split: str) -> pa.Table:
-    from mv_lightning.data.sample import sample_table
+    from mv_lightning.data.synthetic import synthetic_table
 
     if ":" in source and not (rows.isdecimal() and int(rows) > 0):
-        raise ValueError(f"{source}: {rows!r} is not a number of rows. Write for example `{SAMPLE}:{SAMPLE_ROWS}`.")
-    return sample_table(split, int(rows or SAMPLE_ROWS), SAMPLE_SEED)
+        raise ValueError(
+            f"{source}: {rows!r} is not a number of rows. Write for example `{SYNTHETIC}:{SYNTHETIC_ROWS}`."
+        )
+    return synthetic_table(split, int(rows or SYNTHETIC_ROWS), SYNTHETIC_SEED)
 
 
 def _saved(folder: Path, split: str) -> pa.Table:
@@ -220,10 +238,14 @@ def _saved(folder: Path, split: str) -> pa.Table:
     try:
         saved = datasets.load_from_disk(str(folder))
     except (pa.ArrowException, OSError, ValueError, LookupError) as reason:
-        raise ValueError(f"{folder}: the saved dataset cannot be read: {reason}. Save or copy it again.") from reason
+        raise ValueError(
+            f"{folder}: the saved dataset cannot be read: {reason}. Save or copy it again."
+        ) from reason
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
-            raise ValueError(f"{folder}: no split {split!r} in the saved dataset. It has {sorted(saved)}: name one.")
+            raise ValueError(
+                f"{folder}: no split {split!r} in the saved dataset. It has {sorted(saved)}: name one."
+            )
         saved = saved[split]
     return saved.with_format("arrow")[:]
 
@@ -257,7 +279,9 @@ def _split_files(folder: Path, split: str) -> list[Path]:
         return [path for name, path in files.items() if start.search(name.lower())]
 
     if not files:
-        raise ValueError(f"{folder}: no data file in this folder. Needed are {', '.join(_READERS)} files.")
+        raise ValueError(
+            f"{folder}: no data file in this folder. Needed are {', '.join(_READERS)} files."
+        )
     chosen = named(split)
     if not chosen and split == "train" and not any(map(named, _SPLIT_NAMES)):
         chosen = list(files.values())
@@ -282,7 +306,9 @@ def _read(path: Path, labelled: bool | None) -> pa.Table:
 
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}. Use {', '.join(_READERS)}.")
+        raise ValueError(
+            f"{path}: cannot read {path.suffix or 'a file without a suffix'}. Use {', '.join(_READERS)}."
+        )
     try:
         return reader(path, partial(_pick, where=str(path), labelled=labelled))
     except (pa.ArrowException, OSError) as reason:
@@ -297,17 +323,21 @@ def _pick(names: Sequence[str], where: str, labelled: bool | None) -> list[str]:
     with_label = labelled or (labelled is None and LABEL_COLUMN in names)
     needed = (*TEXT_COLUMNS, LABEL_COLUMN) if with_label else TEXT_COLUMNS
     if missing := [name for name in needed if name not in names]:
-        unlabelled = " Rows without labels can only be predicted." if missing == [LABEL_COLUMN] else ""
+        unlabelled = (
+            " Rows without labels can only be predicted." if missing == [LABEL_COLUMN] else ""
+        )
         raise ValueError(
             f"{where}: no column {', '.join(missing)}. Needed are {', '.join(needed)}; the columns are "
             f"{', '.join(names) or '(none)'}. Rename or add the columns.{unlabelled}"
         )
     if repeated := [name for name in needed if list(names).count(name) > 1]:
-        raise ValueError(f"{where}: column {', '.join(repeated)} stands there more than once. Keep one of each.")
+        raise ValueError(
+            f"{where}: column {', '.join(repeated)} stands there more than once. Keep one of each."
+        )
     return [*needed, KIND_COLUMN] if list(names).count(KIND_COLUMN) == 1 else list(needed)
 
 
-def _read_parquet(path: Path, pick: Pick) -> pa.Table:
+def _read_parquet(path: Path, pick: ColumnSelector) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -318,7 +348,7 @@ def _read_parquet(path: Path, pick: Pick) -> pa.Table:
         return pa.Table.from_batches(file.iter_batches(_BATCH_ROWS, columns=names), schema)
 
 
-def _read_arrow(path: Path, pick: Pick) -> pa.Table:
+def _read_arrow(path: Path, pick: ColumnSelector) -> pa.Table:
     import pyarrow as pa
 
     file = pa.memory_map(str(path))
@@ -329,7 +359,7 @@ def _read_arrow(path: Path, pick: Pick) -> pa.Table:
     return table.select(pick(table.column_names))
 
 
-def _read_csv(path: Path, pick: Pick) -> pa.Table:
+def _read_csv(path: Path, pick: ColumnSelector) -> pa.Table:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -341,7 +371,9 @@ def _read_csv(path: Path, pick: Pick) -> pa.Table:
     }
     # The reader is not kept: it reads ahead, and would hold the whole file beside the table.
     wanted = pick(csv.open_csv(path, **layout).schema.names)
-    as_text = csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()))
+    as_text = csv.ConvertOptions(
+        include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
+    )
     return csv.read_csv(path, convert_options=as_text, **layout)
 
 
@@ -353,7 +385,10 @@ def _refuse_stray_quotes(path: Path) -> None:
     content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
     starts = range(0, len(content), _BLOCK_BYTES)
     at_Q = np.concatenate(
-        [np.flatnonzero(content[start : start + _BLOCK_BYTES] == ord('"')) + start for start in starts]
+        [
+            np.flatnonzero(content[start : start + _BLOCK_BYTES] == ord('"')) + start
+            for start in starts
+        ]
         or [np.empty(0, np.int64)]
     )
     first = len(codecs.BOM_UTF8) if content[:3].tobytes() == codecs.BOM_UTF8 else 0
@@ -367,7 +402,9 @@ def _refuse_stray_quotes(path: Path) -> None:
     if not len(stray) and len(at_Q) % 2 == 0:
         return
     mark = int(stray[0]) if len(stray) else len(at_Q) - 1
-    line, line_before = (int((content[: at_Q[max(i, 0)]] == ord("\n")).sum()) + 1 for i in (mark, mark - 1))
+    line, line_before = (
+        int((content[: at_Q[max(i, 0)]] == ord("\n")).sum()) + 1 for i in (mark, mark - 1)
+    )
     what = (
         f"the quotation mark in line {line} begins a field that is never closed"
         if not len(stray)
@@ -391,7 +428,7 @@ def _refuse_utf16(path: Path) -> None:
             )
 
 
-def _read_jsonl(path: Path, pick: Pick) -> pa.Table:
+def _read_jsonl(path: Path, pick: ColumnSelector) -> pa.Table:
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
@@ -460,7 +497,7 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
-_READERS: dict[str, Callable[[Path, Pick], pa.Table]] = {
+_READERS: dict[str, Callable[[Path, ColumnSelector], pa.Table]] = {
     ".parquet": _read_parquet,
     ".jsonl": _read_jsonl,
     ".json": _read_jsonl,
@@ -487,19 +524,33 @@ def _texts(table: pa.Table, where: str, labels_N: np.ndarray | None) -> tuple[pa
         if name == LABEL_COLUMN or (name == KIND_COLUMN and not _is_text(column.type)):
             continue
         if name in ("question", "answer"):
-            _refuse(pc.is_null(column, nan_is_null=True), where, f"`{name}` is null", "Fill these rows or drop them")
+            _refuse(
+                pc.is_null(column, nan_is_null=True),
+                where,
+                f"`{name}` is null",
+                "Fill these rows or drop them",
+            )
         if _is_text(column.type):
             column = column.cast(pa.string())
         elif name == "answer" and (numbers := _numbers_as_text(column, where)) is not None:
             column, converted = numbers, len(column)
         else:
-            raise ValueError(f"{where}: `{name}` holds {column.type}. Needed is text: convert the column to strings.")
+            raise ValueError(
+                f"{where}: `{name}` holds {column.type}. Needed is text: convert the column to strings."
+            )
         try:
             column.validate(full=True)
         except pa.ArrowInvalid as reason:
-            raise ValueError(f"{where}: `{name}`: {reason}. Write the file again, its text as UTF-8.") from reason
+            raise ValueError(
+                f"{where}: `{name}`: {reason}. Write the file again, its text as UTF-8."
+            ) from reason
         if name == "question":
-            _refuse(_blank(column), where, "`question` is empty or only whitespace", "Fill these rows or drop them")
+            _refuse(
+                _blank(column),
+                where,
+                "`question` is empty or only whitespace",
+                "Fill these rows or drop them",
+            )
         if name == "answer" and labels_N is not None:
             what = f"`answer` is empty or only whitespace, yet `{LABEL_COLUMN}` is true,"
             _refuse(_blank(column) & labels_N, where, what, "Fill these rows or drop them")
@@ -519,7 +570,13 @@ def _numbers_as_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray | N
     if not (pa.types.is_float32(column.type) or pa.types.is_float64(column.type)):
         return None
     vague = pc.greater_equal(pc.abs(column), pa.scalar(_EXACT_FLOAT, column.type))
-    _refuse(vague, where, "`answer` is a float too large to be exact", "Write these answers as strings", column)
+    _refuse(
+        vague,
+        where,
+        "`answer` is a float too large to be exact",
+        "Write these answers as strings",
+        column,
+    )
     whole = column.cast(pa.int64(), safe=False).cast(pa.string())
     return pc.if_else(pc.equal(pc.floor(column), column), whole, column.cast(pa.string()))
 
@@ -582,13 +639,19 @@ def _blank(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _refuse(
-    bad: pa.ChunkedArray | np.ndarray, where: str, what: str, mend: str, values: pa.ChunkedArray | None = None
+    bad: pa.ChunkedArray | np.ndarray,
+    where: str,
+    what: str,
+    mend: str,
+    values: pa.ChunkedArray | None = None,
 ) -> None:
     """Raise when any row of the boolean column `bad` is True, with the first row numbers and values."""
     rows = np.flatnonzero(np.asarray(bad))
     if len(rows):
         got = "" if values is None else f" ({_few([values[int(row)].as_py() for row in rows[:6]])})"
-        raise ValueError(f"{where}: {what}{got} in {len(rows):,} rows: {_few(rows.tolist())}. {mend}.")
+        raise ValueError(
+            f"{where}: {what}{got} in {len(rows):,} rows: {_few(rows.tolist())}. {mend}."
+        )
 
 
 def _few(things: Sequence[object]) -> str:
@@ -607,8 +670,12 @@ def _groups(questions: pa.ChunkedArray) -> np.ndarray:
     # Only distinct questions are rewritten, a slice at a time: splitting needs several times their bytes.
     rewritten = pa.chunked_array(
         [
-            pc.binary_join(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(part))), " ")
-            for part in (distinct.slice(start, 1 << 16) for start in range(0, len(distinct), 1 << 16))
+            pc.binary_join(
+                pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(part))), " "
+            )
+            for part in (
+                distinct.slice(start, 1 << 16) for start in range(0, len(distinct), 1 << 16)
+            )
         ],
         type=pa.string(),
     )
@@ -616,7 +683,7 @@ def _groups(questions: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(group_of[encoded.indices.to_numpy()])
 
 
-def _duplicates(table: pa.Table, groups_N: np.ndarray) -> int:
+def _duplicates(table: pa.Table, question_ids_N: np.ndarray) -> int:
     """Rows whose three texts stand in an earlier row.
 
     Only rows that share question, answer and length of solution with another are compared: grouping all
@@ -625,7 +692,7 @@ def _duplicates(table: pa.Table, groups_N: np.ndarray) -> int:
     import pyarrow as pa
 
     answers_N = table["answer"].dictionary_encode().combine_chunks().indices.to_numpy()
-    key_N = groups_N.astype(np.uint64)
+    key_N = question_ids_N.astype(np.uint64)
     for part_N in (_byte_lengths(table["question"]), answers_N, _byte_lengths(table["solution"])):
         # A collision of this hash costs time, not exactness.
         key_N = key_N * np.uint64(0x9E3779B97F4A7C15) + part_N.astype(np.uint64)

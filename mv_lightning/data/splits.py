@@ -57,10 +57,14 @@ class SplitPlan:
                     f"{balance}=False."
                 )
         if not 0 <= self.val_fraction < 1:
-            raise ValueError(f"val_fraction={self.val_fraction}: needed is a share from 0 to below 1, such as 0.01.")
+            raise ValueError(
+                f"val_fraction={self.val_fraction}: needed is a share from 0 to below 1, such as 0.01."
+            )
         _, val, train = _sizes(self, self.rows)
         if train == 0 or (val == 0 < self.val_fraction):
-            part = f"the {self.rows // 2:,} rows of a class" if self.balance else f"{self.rows:,} rows"
+            part = (
+                f"the {self.rows // 2:,} rows of a class" if self.balance else f"{self.rows:,} rows"
+            )
             raise ValueError(
                 f"val_fraction={self.val_fraction} of {part} leaves {val} for validation and {train} for training: "
                 f"change val_fraction (0 for no validation) or raise rows."
@@ -86,7 +90,7 @@ class Splits:
         return names
 
 
-def plan_splits(labels_N: np.ndarray, groups_N: np.ndarray | None, plan: SplitPlan) -> Splits:
+def plan_splits(labels_N: np.ndarray, question_ids_N: np.ndarray | None, plan: SplitPlan) -> Splits:
     """Draw the splits of `plan`.
 
     The groups (a question's rows, or each row by itself) are put in a random order. Each split in turn takes
@@ -95,7 +99,7 @@ def plan_splits(labels_N: np.ndarray, groups_N: np.ndarray | None, plan: SplitPl
 
     Args:
         labels_N: bool [N].
-        groups_N: int64 [N], see `sources.question_groups`; not looked at unless `plan.group_by_question`.
+        question_ids_N: int64 [N], see `sources.question_groups`; not looked at unless `plan.group_by_question`.
         plan: What to draw.
 
     Returns:
@@ -105,12 +109,17 @@ def plan_splits(labels_N: np.ndarray, groups_N: np.ndarray | None, plan: SplitPl
         ValueError: The source lacks a class, or has too few rows; the message says what would fit.
     """
     if plan.group_by_question:
-        if groups_N is None:
-            raise ValueError("group_by_question needs the question groups of the rows: pass `groups_N`.")
-        _, groups_N = np.unique(groups_N, return_inverse=True)
+        if question_ids_N is None:
+            raise ValueError(
+                "group_by_question needs the question groups of the rows: pass `question_ids_N`."
+            )
+        _, question_ids_N = np.unique(question_ids_N, return_inverse=True)
     else:
-        groups_N = np.arange(len(labels_N))
-    for name, many in (("True", np.count_nonzero(labels_N)), ("False", np.count_nonzero(~labels_N))):
+        question_ids_N = np.arange(len(labels_N))
+    for name, many in (
+        ("True", np.count_nonzero(labels_N)),
+        ("False", np.count_nonzero(~labels_N)),
+    ):
         if many == 0 and (plan.balance or (plan.balance_test and plan.test_rows)):
             raise ValueError(
                 f"The source has no {name} row among its {len(labels_N):,}: balanced splits need both classes. Check "
@@ -118,38 +127,42 @@ def plan_splits(labels_N: np.ndarray, groups_N: np.ndarray | None, plan: SplitPl
             )
     rng = np.random.default_rng(plan.seed)
     shuffled_N = rng.permutation(len(labels_N))
-    rank_G = rng.permutation(int(groups_N.max(initial=-1)) + 1)
-    order_N = shuffled_N[np.argsort(rank_G[groups_N[shuffled_N]], kind="stable")]
-    drawn = _draw(order_N, labels_N, groups_N, plan, plan.rows)
+    rank_G = rng.permutation(int(question_ids_N.max(initial=-1)) + 1)
+    order_N = shuffled_N[np.argsort(rank_G[question_ids_N[shuffled_N]], kind="stable")]
+    drawn = _draw(order_N, labels_N, question_ids_N, plan, plan.rows)
     if drawn is None:
-        raise ValueError(_too_few(order_N, labels_N, groups_N, plan))
+        raise ValueError(_too_few(order_N, labels_N, question_ids_N, plan))
     test, *phases = (rng.permutation(rows_N) for rows_N in drawn)
     return Splits(train=tuple(phases[1::2]), val=tuple(phases[0::2]), test=test)
 
 
-def overlap(groups_N: np.ndarray, splits: Splits) -> dict[str, float]:
+def overlap(question_ids_N: np.ndarray, splits: Splits) -> dict[str, float]:
     """How far questions leak from training into evaluation.
 
     Args:
-        groups_N: int64 [N], see `sources.question_groups`.
+        question_ids_N: int64 [N], see `sources.question_groups`.
         splits: The drawn rows.
 
     Returns:
         For `test` and each `val_*`: the share of its rows (0 to 1) whose question also stands in the training
         rows of any phase.
     """
-    trained_G = np.zeros(int(groups_N.max(initial=-1)) + 1, dtype=bool)
+    trained_G = np.zeros(int(question_ids_N.max(initial=-1)) + 1, dtype=bool)
     for rows_N in splits.train:
-        trained_G[groups_N[rows_N]] = True
+        trained_G[question_ids_N[rows_N]] = True
     return {
-        name: float(trained_G[groups_N[rows_N]].mean()) if len(rows_N) else 0.0
+        name: float(trained_G[question_ids_N[rows_N]].mean()) if len(rows_N) else 0.0
         for name, rows_N in splits.named().items()
         if not name.startswith("train")
     }
 
 
 def manifest(
-    source_fingerprint: str, plan: SplitPlan, splits: Splits, labels_N: np.ndarray, groups_N: np.ndarray
+    source_fingerprint: str,
+    plan: SplitPlan,
+    splits: Splits,
+    labels_N: np.ndarray,
+    question_ids_N: np.ndarray,
 ) -> dict[str, Any]:
     """What identifies a draw, in values that JSON can hold.
 
@@ -158,13 +171,13 @@ def manifest(
         plan: What was asked for.
         splits: What was drawn.
         labels_N: bool [N].
-        groups_N: int64 [N], see `sources.question_groups`.
+        question_ids_N: int64 [N], see `sources.question_groups`.
 
     Returns:
         `fingerprint`, `plan`, and `splits`: for each name its `rows`, how many are `true`, the `sha256` of its
         row numbers and (not for training rows) its `overlap`.
     """
-    leaked = overlap(groups_N, splits)
+    leaked = overlap(question_ids_N, splits)
     return {
         "fingerprint": source_fingerprint,
         "plan": asdict(plan),
@@ -192,8 +205,8 @@ def write_manifest(path: Path | str, manifest_dict: Mapping[str, Any], splits: S
     fields = {**manifest_dict, "row_ids": row_ids}
     # One line per field: the head stays readable above 60,000 numbers.
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
-    with atomic_file(Path(path)) as draft:
-        draft.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    with atomic_file(Path(path)) as tmp_path:
+        tmp_path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def read_manifest(path: Path | str) -> tuple[dict[str, Any], Splits]:
@@ -211,8 +224,14 @@ def read_manifest(path: Path | str) -> tuple[dict[str, Any], Splits]:
     mend = "Delete it to have the splits drawn again, or restore it from a copy"
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        row_ids = {name: np.array(rows, dtype=np.int64) for name, rows in fields.pop("row_ids").items()}
-        wrong = [name for name, split in fields["splits"].items() if _sha256(row_ids[name]) != split["sha256"]]
+        row_ids = {
+            name: np.array(rows, dtype=np.int64) for name, rows in fields.pop("row_ids").items()
+        }
+        wrong = [
+            name
+            for name, split in fields["splits"].items()
+            if _sha256(row_ids[name]) != split["sha256"]
+        ]
         phases = range(1, fields["plan"]["phases"] + 1)
         splits = Splits(
             train=tuple(row_ids[f"train_{phase}"] for phase in phases),
@@ -222,9 +241,13 @@ def read_manifest(path: Path | str) -> tuple[dict[str, Any], Splits]:
     except FileNotFoundError as reason:
         raise ValueError(f"{path}: no split manifest there. Correct the path.") from reason
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as reason:
-        raise ValueError(f"{path}: not a split manifest, or a damaged one ({reason!r}). {mend}.") from reason
+        raise ValueError(
+            f"{path}: not a split manifest, or a damaged one ({reason!r}). {mend}."
+        ) from reason
     if wrong:
-        raise ValueError(f"{path}: the row numbers of {', '.join(wrong)} do not match their hashes. {mend}.")
+        raise ValueError(
+            f"{path}: the row numbers of {', '.join(wrong)} do not match their hashes. {mend}."
+        )
     return fields, splits
 
 
@@ -236,12 +259,19 @@ def _sizes(plan: SplitPlan, rows: int) -> tuple[int, int, int]:
 
 
 def _draw(
-    order_N: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray, plan: SplitPlan, rows: int
+    order_N: np.ndarray,
+    labels_N: np.ndarray,
+    question_ids_N: np.ndarray,
+    plan: SplitPlan,
+    rows: int,
 ) -> list[np.ndarray] | None:
     """Rows of test, val 1, train 1, val 2, ... for phases of `rows` rows; None where the source runs out."""
     test, val, train = _sizes(plan, rows)
     drawn = []
-    for size, balance in [(test, plan.balance_test), *[(val, plan.balance), (train, plan.balance)] * plan.phases]:
+    for size, balance in [
+        (test, plan.balance_test),
+        *[(val, plan.balance), (train, plan.balance)] * plan.phases,
+    ]:
         if balance:
             true_N = labels_N[order_N]
             pools = [order_N[true_N], order_N[~true_N]]
@@ -251,13 +281,15 @@ def _draw(
             return None
         taken = np.concatenate([pool[:size] for pool in pools])
         spent_G = np.zeros(len(labels_N), dtype=bool)
-        spent_G[groups_N[taken]] = True
-        order_N = order_N[~spent_G[groups_N[order_N]]]
+        spent_G[question_ids_N[taken]] = True
+        order_N = order_N[~spent_G[question_ids_N[order_N]]]
         drawn.append(taken)
     return drawn
 
 
-def _too_few(order_N: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray, plan: SplitPlan) -> str:
+def _too_few(
+    order_N: np.ndarray, labels_N: np.ndarray, question_ids_N: np.ndarray, plan: SplitPlan
+) -> str:
     """What the plan needs, what there is, and the largest phases that the same draw does fill."""
     test, val, train = _sizes(plan, plan.rows)
     phase = plan.phases * (val + train)
@@ -271,14 +303,18 @@ def _too_few(order_N: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray, pl
     fits, fails = 0, plan.rows // unit
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        if _draw(order_N, labels_N, groups_N, plan, middle * unit) is None:
+        if _draw(order_N, labels_N, question_ids_N, plan, middle * unit) is None:
             fails = middle
         else:
             fits = middle
-    advice = f"rows to at most {fits * unit:,}, phases or test_rows" if fits else "phases, test_rows, or both, and rows"
+    advice = (
+        f"rows to at most {fits * unit:,}, phases or test_rows"
+        if fits
+        else "phases, test_rows, or both, and rows"
+    )
     true = int(np.count_nonzero(labels_N))
     questions = (
-        f" on {len(np.unique(groups_N)):,} questions (group_by_question leaves some unused)"
+        f" on {len(np.unique(question_ids_N)):,} questions (group_by_question leaves some unused)"
         if plan.group_by_question
         else ""
     )

@@ -1,6 +1,6 @@
 """What can be reached without looking at the mathematics: a verifier must beat all of these.
 
-Each takes training rows and the rows to judge (M of them), and returns verdicts, bool [M].
+Each takes training rows and the rows to score (M of them), and returns verdicts, bool [M].
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def majority(train_labels_N: np.ndarray, rows: int) -> np.ndarray:
     return np.full(rows, 2 * np.count_nonzero(train_labels_N) > len(train_labels_N))
 
 
-def length_only(train_lengths_N: np.ndarray, train_labels_N: np.ndarray, lengths_M: np.ndarray) -> np.ndarray:
+def length_only(
+    train_lengths_N: np.ndarray, train_labels_N: np.ndarray, lengths_M: np.ndarray
+) -> np.ndarray:
     """Judge a row as most training rows of about its length are: the same twentieth of them.
 
     Args:
@@ -35,7 +37,9 @@ def length_only(train_lengths_N: np.ndarray, train_labels_N: np.ndarray, lengths
     parts = np.arange(1, LENGTH_PARTS + 1) / LENGTH_PARTS
     bounds = np.unique(np.quantile(train_lengths_N, parts, method="inverted_cdf"))[:-1]
     train_parts_N = np.searchsorted(bounds, train_lengths_N)
-    rows, true = (np.bincount(train_parts_N, weights, len(bounds) + 1) for weights in (None, train_labels_N))
+    rows, true = (
+        np.bincount(train_parts_N, weights, len(bounds) + 1) for weights in (None, train_labels_N)
+    )
     return (2 * true > rows)[np.searchsorted(bounds, lengths_M)]
 
 
@@ -61,7 +65,9 @@ def bag_of_words(
     if len(np.unique(train_labels_N)) < 2:
         return majority(train_labels_N, len(texts))
     # Hashing holds no vocabulary. Single characters count: they are the digits and the operators.
-    vectorizer = HashingVectorizer(n_features=2**18, token_pattern=r"\w+|[^\w\s]", alternate_sign=False)
+    vectorizer = HashingVectorizer(
+        n_features=2**18, token_pattern=r"\w+|[^\w\s]", alternate_sign=False
+    )
     classifier = SGDClassifier(loss="log_loss", alpha=1e-5, random_state=seed)
     classifier.fit(vectorizer.transform(train_texts), train_labels_N)
     return np.asarray(classifier.predict(vectorizer.transform(texts)), dtype=bool)

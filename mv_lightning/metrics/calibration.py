@@ -15,7 +15,9 @@ import numpy as np
 from mv_lightning.metrics.scores import both_classes, mean_interval
 
 _BEYOND_CHANCE = 3.841  # of chi-square with one degree of freedom, 5 % lie above
-_SUREST = 2.0**40  # largest log-odds after calibration; only rows that are all but separable ask for so much
+_SUREST = (
+    2.0**40
+)  # largest log-odds after calibration; only rows that are all but separable ask for so much
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Calibration:
     threshold: float = 0.0
     """Calibrated log-odds above it are a verdict of True."""
     prior: tuple[float, float] | None = None
-    """Shares of True among the rows trained on and the rows to judge, such as (0.5, 0.4); None where they are alike.
+    """Shares of True among the rows trained on and the rows to score, such as (0.5, 0.4); None where they are alike.
     The odds are multiplied by the ratio of the two odds (Saerens et al. 2002, Neural Computation 14(1), eq. 2.4)."""
 
     def __post_init__(self) -> None:
@@ -36,15 +38,21 @@ class Calibration:
         Raises:
             ValueError: A temperature, threshold or share that cannot be.
         """
-        if not (math.isfinite(self.temperature) and self.temperature > 0 and math.isfinite(self.threshold)):
+        if not (
+            math.isfinite(self.temperature)
+            and self.temperature > 0
+            and math.isfinite(self.threshold)
+        ):
             raise ValueError(
                 f"temperature={self.temperature}, threshold={self.threshold}: needed are a positive temperature and a "
                 "finite threshold; 1 and 0 change nothing"
             )
-        if self.prior is not None and not (len(self.prior) == 2 and all(0 < share < 1 for share in self.prior)):
+        if self.prior is not None and not (
+            len(self.prior) == 2 and all(0 < share < 1 for share in self.prior)
+        ):
             raise ValueError(
                 f"prior={self.prior}: needed are two shares of True between 0 and 1, of the rows trained on and of the "
-                "rows to judge, such as (0.5, 0.4)"
+                "rows to score, such as (0.5, 0.4)"
             )
 
     def apply(self, log_odds_N: np.ndarray) -> np.ndarray:
@@ -83,10 +91,14 @@ class Calibration:
                 f"a calibration has the keys {sorted(cls.__dataclass_fields__)}, got {sorted(values)}; calibrate again"
             )
         prior = values["prior"]
-        return cls(values["temperature"], values["threshold"], None if prior is None else tuple(prior))
+        return cls(
+            values["temperature"], values["threshold"], None if prior is None else tuple(prior)
+        )
 
 
-def fit_calibration(labels_N: np.ndarray, log_odds_N: np.ndarray, groups_N: np.ndarray | None = None) -> Calibration:
+def fit_calibration(
+    labels_N: np.ndarray, log_odds_N: np.ndarray, question_ids_N: np.ndarray | None = None
+) -> Calibration:
     """Fit temperature, then threshold, on validation rows.
 
     Each stays where it was unless moving it helps beyond chance: a few hundred rows always have a better threshold, and
@@ -95,18 +107,20 @@ def fit_calibration(labels_N: np.ndarray, log_odds_N: np.ndarray, groups_N: np.n
     Args:
         labels_N: bool [N], both classes.
         log_odds_N: float64 [N], raw.
-        groups_N: int64 [N], the question of each row; None where every row is independent of the others.
+        question_ids_N: int64 [N], the question of each row; None where every row is independent of the others.
 
     Raises:
         ValueError: See `fit_temperature`.
     """
-    scaled = Calibration(fit_temperature(labels_N, log_odds_N, groups_N))
+    scaled = Calibration(fit_temperature(labels_N, log_odds_N, question_ids_N))
     fitted = Calibration(scaled.temperature, fit_threshold(labels_N, scaled.apply(log_odds_N)))
     gain_N = 1.0 * (fitted.decide(log_odds_N) == labels_N) - (scaled.decide(log_odds_N) == labels_N)
-    return fitted if mean_interval(gain_N[:, None], groups_N)[0, 0] > 0 else scaled
+    return fitted if mean_interval(gain_N[:, None], question_ids_N)[0, 0] > 0 else scaled
 
 
-def fit_temperature(labels_N: np.ndarray, log_odds_N: np.ndarray, groups_N: np.ndarray | None = None) -> float:
+def fit_temperature(
+    labels_N: np.ndarray, log_odds_N: np.ndarray, question_ids_N: np.ndarray | None = None
+) -> float:
     """Find the temperature of least log loss, and keep to 1 where that may be chance.
 
     As Guo et al. 2017 (arXiv:1706.04599, section 4.2), but a few dozen rows always look a little too sure or too timid.
@@ -120,7 +134,7 @@ def fit_temperature(labels_N: np.ndarray, log_odds_N: np.ndarray, groups_N: np.n
     Args:
         labels_N: bool [N], both classes.
         log_odds_N: float64 [N], raw.
-        groups_N: As for `fit_calibration`.
+        question_ids_N: As for `fit_calibration`.
 
     Raises:
         ValueError: A class is missing, the arrays do not fit each other, or a log-odds is not finite.
@@ -144,7 +158,7 @@ def fit_temperature(labels_N: np.ndarray, log_odds_N: np.ndarray, groups_N: np.n
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     gain = np.mean(np.logaddexp(0, -signed_N) - np.logaddexp(0, -unit_N * high))
-    independent = len(labels_N) if groups_N is None else len(np.unique(groups_N))
+    independent = len(labels_N) if question_ids_N is None else len(np.unique(question_ids_N))
     return float(scale / high) if 2 * independent * gain > _BEYOND_CHANCE else 1.0
 
 
@@ -163,9 +177,15 @@ def fit_threshold(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:
     """
     labels_N, log_odds_N = both_classes(labels_N, log_odds_N)
     distinct_G = np.unique(log_odds_N)
-    candidates = np.r_[distinct_G[0] - 1, distinct_G[:-1] + np.diff(distinct_G) / 2, distinct_G[-1], 0.0]
+    candidates = np.r_[
+        distinct_G[0] - 1, distinct_G[:-1] + np.diff(distinct_G) / 2, distinct_G[-1], 0.0
+    ]
     # Right at a threshold: the False at or below it and the True above it.
     true, false = np.sort(log_odds_N[labels_N]), np.sort(log_odds_N[~labels_N])
-    right = np.searchsorted(false, candidates, "right") + len(true) - np.searchsorted(true, candidates, "right")
+    right = (
+        np.searchsorted(false, candidates, "right")
+        + len(true)
+        - np.searchsorted(true, candidates, "right")
+    )
     best = candidates[right == right.max()]
     return float(best[np.abs(best).argmin()])

@@ -79,7 +79,9 @@ def loss_curve(phases: Sequence[PhaseLoss]) -> Figure:
         _border(axes, (before.steps[-1] + after.steps[0]) / 2)
     for phase in phases:
         _above(axes, (phase.steps[0] + phase.steps[-1]) / 2, phase.name)
-    train, val = (np.concatenate([getattr(phase, name) for phase in phases]) for name in ("train", "val"))
+    train, val = (
+        np.concatenate([getattr(phase, name) for phase in phases]) for name in ("train", "val")
+    )
     axes.set_ylim(0, 1.1 * max(1.4 * np.quantile(train, 0.95), val.max(initial=0)))
     _legend(axes, {"training (running mean)": TRUE, "validation": FALSE})
     return figure
@@ -97,7 +99,9 @@ def roc_curve(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Figure:
     """
     false_rate, true_rate = roc(labels_N, log_odds_N)
     area = np.trapezoid(true_rate, false_rate)
-    figure, axes = _figure(f"ROC, area {area:.3f}", "False rows taken for True", "True rows found", square=True)
+    figure, axes = _figure(
+        f"ROC, area {area:.3f}", "False rows taken for True", "True rows found", square=True
+    )
     _diagonal(axes, "by chance")
     axes.plot(false_rate, true_rate, color=TRUE)
     return figure
@@ -128,8 +132,17 @@ def reliability(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Figure:
         _diagonal(above, "calibrated")
         above.plot(predicted, observed, color=TRUE, marker="o", markersize=6)
         above.set(ylabel="share that is True", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        bars = below.bar(edges[:-1], count, width=1 / RELIABILITY_BINS, align="edge", color=TRUE, edgecolor="white")
-        below.bar_label(bars, [f"{many:,}" if many else "" for many in count], fontsize=8, padding=2)
+        bars = below.bar(
+            edges[:-1],
+            count,
+            width=1 / RELIABILITY_BINS,
+            align="edge",
+            color=TRUE,
+            edgecolor="white",
+        )
+        below.bar_label(
+            bars, [f"{many:,}" if many else "" for many in count], fontsize=8, padding=2
+        )
         below.margins(y=0.25)
         below.set(xlabel="predicted probability of True", ylabel="rows")
     return figure
@@ -167,15 +180,30 @@ def accuracy_by(slices: Mapping[str, Scores], what: str) -> Figure:
     """Draw the accuracy of each slice with its interval.
 
     Args:
-        slices: What `scores.by` found.
+        slices: What `scores.score_slices` found.
         what: The meaning of the slices' names, such as "words of the solution, at most".
     """
     figure, axes = _figure("Accuracy with 95 % interval", what, "accuracy")
     for place, part in enumerate(slices.values()):
         low, high = part.intervals["accuracy"]
         value = part.values["accuracy"]
-        axes.errorbar(place, value, [[value - low], [high - value]], fmt="o", color=TRUE, capsize=5, markersize=7)
-        axes.annotate(f"{value:.3f}", (place, value), (9, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.errorbar(
+            place,
+            value,
+            [[value - low], [high - value]],
+            fmt="o",
+            color=TRUE,
+            capsize=5,
+            markersize=7,
+        )
+        axes.annotate(
+            f"{value:.3f}",
+            (place, value),
+            (9, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
     axes.axhline(0.5, color=NEUTRAL, linestyle="--", linewidth=1)
     names = [f"{name}\n({part.rows:,} rows)" for name, part in slices.items()]
     axes.set_xticks(range(len(names)), names, fontsize=9)
@@ -184,7 +212,9 @@ def accuracy_by(slices: Mapping[str, Scores], what: str) -> Figure:
     return figure
 
 
-def log_odds_histogram(labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0) -> Figure:
+def log_odds_histogram(
+    labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0
+) -> Figure:
     """Draw where the True and the False rows lie.
 
     Args:
@@ -195,7 +225,9 @@ def log_odds_histogram(labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: 
     from matplotlib.ticker import MaxNLocator
 
     labels_N, log_odds_N = checked(labels_N, log_odds_N)
-    figure, axes = _figure("Log-odds by label", "log P(True) - log P(False)", "rows", room_above=True)
+    figure, axes = _figure(
+        "Log-odds by label", "log P(True) - log P(False)", "rows", room_above=True
+    )
     edges = np.histogram_bin_edges(log_odds_N, min(40, 5 + len(log_odds_N) // 10))
     for of_label_N, colour in ((~labels_N, FALSE), (labels_N, TRUE)):
         _histogram(axes, log_odds_N[of_label_N], edges, colour)
@@ -207,7 +239,9 @@ def log_odds_histogram(labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: 
     return figure
 
 
-def length_histogram(lengths: Mapping[str, np.ndarray], unit: str, title: str, marks: Sequence[int] = ()) -> Figure:
+def length_histogram(
+    lengths: Mapping[str, np.ndarray], unit: str, title: str, marks: Sequence[int] = ()
+) -> Figure:
     """Draw the distribution of lengths, on a logarithmic axis: texts differ by factors.
 
     Args:
@@ -220,7 +254,12 @@ def length_histogram(lengths: Mapping[str, np.ndarray], unit: str, title: str, m
 
     figure, axes = _figure(title, unit, "share of rows", room_above=bool(marks))
     shown = {name: np.maximum(1, values_N) for name, values_N in lengths.items()}
-    ends = [end for values_N in shown.values() if len(values_N) for end in (values_N.min(), values_N.max() + 1)]
+    ends = [
+        end
+        for values_N in shown.values()
+        if len(values_N)
+        for end in (values_N.min(), values_N.max() + 1)
+    ]
     edges = np.unique(np.round(np.geomspace(min(ends, default=1), max(ends, default=2), 32)))
     colours = dict(zip(shown, (TRUE, FALSE, ACCENT, NEUTRAL), strict=False))
     for name, values_N in shown.items():
@@ -245,8 +284,8 @@ def save_png(figure: Figure, path: Path) -> None:
         figure: Any figure of this file.
         path: Where to.
     """
-    with atomic_file(path) as draft:
-        figure.savefig(draft, format="png")
+    with atomic_file(path) as tmp_path:
+        figure.savefig(tmp_path, format="png")
 
 
 def _style() -> AbstractContextManager[None]:
@@ -258,7 +297,9 @@ def _style() -> AbstractContextManager[None]:
     return matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE})
 
 
-def _figure(title: str, x: str, y: str, square: bool = False, room_above: bool = False) -> tuple[Figure, Axes]:
+def _figure(
+    title: str, x: str, y: str, square: bool = False, room_above: bool = False
+) -> tuple[Figure, Axes]:
     with _style():
         from matplotlib.figure import Figure
 
@@ -272,11 +313,17 @@ def _figure(title: str, x: str, y: str, square: bool = False, room_above: bool =
 
 
 def _histogram(
-    axes: Axes, values_N: np.ndarray, edges: np.ndarray, colour: str, weights_N: np.ndarray | None = None
+    axes: Axes,
+    values_N: np.ndarray,
+    edges: np.ndarray,
+    colour: str,
+    weights_N: np.ndarray | None = None,
 ) -> None:
     """A light area with a clear outline, so that two of them can overlap."""
     axes.hist(values_N, edges.tolist(), weights=weights_N, color=colour, alpha=0.5)
-    axes.hist(values_N, edges.tolist(), weights=weights_N, color=colour, histtype="step", linewidth=1.5)
+    axes.hist(
+        values_N, edges.tolist(), weights=weights_N, color=colour, histtype="step", linewidth=1.5
+    )
 
 
 def _border(axes: Axes, x: float) -> None:
@@ -285,7 +332,16 @@ def _border(axes: Axes, x: float) -> None:
 
 def _above(axes: Axes, x: float, text: str) -> None:
     """Write above the plot; figures that do so have `room_above`."""
-    axes.text(x, 1.01, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", color=NEUTRAL, fontsize=9)
+    axes.text(
+        x,
+        1.01,
+        text,
+        transform=axes.get_xaxis_transform(),
+        ha="center",
+        va="bottom",
+        color=NEUTRAL,
+        fontsize=9,
+    )
 
 
 def _diagonal(axes: Axes, text: str) -> None:

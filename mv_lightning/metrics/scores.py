@@ -59,7 +59,10 @@ class Scores:
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `write_json`; nan becomes null."""
         metrics = {
-            name: {"value": _or_null(value), "interval": [_or_null(end) for end in self.intervals[name]]}
+            name: {
+                "value": _or_null(value),
+                "interval": [_or_null(end) for end in self.intervals[name]],
+            }
             for name, value in self.values.items()
         }
         return {
@@ -77,7 +80,7 @@ def score(
     labels_N: np.ndarray,
     log_odds_N: np.ndarray,
     threshold: float = 0.0,
-    groups_N: np.ndarray | None = None,
+    question_ids_N: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Scores:
@@ -87,7 +90,7 @@ def score(
         labels_N: bool [N], True where the answer is correct.
         log_odds_N: float64 [N], log P(True) - log P(False).
         threshold: Log-odds above it are a prediction of True.
-        groups_N: int64 [N], the question of each row; None where every row is independent of the others.
+        question_ids_N: int64 [N], the question of each row; None where every row is independent of the others.
         resamples: Bootstrap resamples.
         seed: Seed of the resamples. Same arguments, same numbers.
 
@@ -97,24 +100,29 @@ def score(
     labels_N, log_odds_N = checked(labels_N, log_odds_N)
     verdicts_N = log_odds_N > threshold
     values = _values(labels_N, verdicts_N, log_odds_N)
-    units_N = _units(len(labels_N), groups_N)
+    units_N = _units(len(labels_N), question_ids_N)
     drawn = _resampled_values(labels_N, verdicts_N, log_odds_N, units_N, resamples, seed)
     cells_N = 2 * labels_N + verdicts_N
     return Scores(
         rows=len(labels_N),
         true_rows=int(labels_N.sum()),
-        resampled="rows" if groups_N is None else "questions",
+        resampled="rows" if question_ids_N is None else "questions",
         units=int(units_N.max(initial=-1)) + 1,
         values=values,
         intervals={
-            name: _interval(drawn[name]) if value == value else (math.nan,) * 2 for name, value in values.items()
+            name: _interval(drawn[name]) if value == value else (math.nan,) * 2
+            for name, value in values.items()
         },
-        confusion={name: int(np.count_nonzero(cells_N == cell)) for cell, name in enumerate(_CELL_NAMES)},
-        alarm=one_sided(verdicts_N),
+        confusion={
+            name: int(np.count_nonzero(cells_N == cell)) for cell, name in enumerate(_CELL_NAMES)
+        },
+        alarm=check_collapse(verdicts_N),
     )
 
 
-def metric_values(labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0) -> dict[str, float]:
+def metric_values(
+    labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0
+) -> dict[str, float]:
     """Compute all metrics without intervals, for a look while a run goes on.
 
     Args:
@@ -132,12 +140,12 @@ def metric_values(labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float
     return _values(labels_N, log_odds_N > threshold, log_odds_N)
 
 
-def by(
+def score_slices(
     values_N: np.ndarray,
     labels_N: np.ndarray,
     log_odds_N: np.ndarray,
     threshold: float = 0.0,
-    groups_N: np.ndarray | None = None,
+    question_ids_N: np.ndarray | None = None,
 ) -> dict[str, Scores]:
     """Score every slice of the rows: those that share a value.
 
@@ -146,14 +154,19 @@ def by(
         labels_N: As for `score`.
         log_odds_N: As for `score`.
         threshold: As for `score`.
-        groups_N: As for `score`.
+        question_ids_N: As for `score`.
 
     Returns:
         The scores of each distinct value, in ascending order of the values.
     """
     slices = {str(value): values_N == value for value in np.unique(values_N)}
     return {
-        name: score(labels_N[in_N], log_odds_N[in_N], threshold, None if groups_N is None else groups_N[in_N])
+        name: score(
+            labels_N[in_N],
+            log_odds_N[in_N],
+            threshold,
+            None if question_ids_N is None else question_ids_N[in_N],
+        )
         for name, in_N in slices.items()
     }
 
@@ -166,11 +179,13 @@ def upper_quantile(values_N: np.ndarray, parts: int = 5) -> np.ndarray:
         parts: How many parts; fewer come out where many rows share a value.
 
     Returns:
-        [N], of the type of `values_N`: equal in one part, to be given to `by`.
+        [N], of the type of `values_N`: equal in one part, to be given to `score_slices`.
     """
     if not len(values_N):
         return values_N
-    bounds = np.unique(np.quantile(values_N, np.arange(1, parts + 1) / parts, method="inverted_cdf"))
+    bounds = np.unique(
+        np.quantile(values_N, np.arange(1, parts + 1) / parts, method="inverted_cdf")
+    )
     return bounds[np.searchsorted(bounds, values_N)]
 
 
@@ -193,7 +208,10 @@ def roc(labels_N: np.ndarray, log_odds_N: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def mean_interval(
-    values_NK: np.ndarray, groups_N: np.ndarray | None = None, resamples: int = RESAMPLES, seed: int = SEED
+    values_NK: np.ndarray,
+    question_ids_N: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> np.ndarray:
     """Bound the means of columns by a bootstrap over their rows, or over the questions of these.
 
@@ -201,7 +219,7 @@ def mean_interval(
 
     Args:
         values_NK: [N, K].
-        groups_N: As for `score`.
+        question_ids_N: As for `score`.
         resamples: Bootstrap resamples.
         seed: Seed of the resamples.
 
@@ -211,12 +229,14 @@ def mean_interval(
     rows, columns = values_NK.shape
     if rows == 0:
         return np.full((columns, 2), math.nan)
-    drawn = _resamples(_units(rows, groups_N), resamples, seed)
-    means_RK = np.concatenate([weights_RN @ values_NK / weights_RN.sum(axis=1, keepdims=True) for weights_RN in drawn])
+    drawn = _resamples(_units(rows, question_ids_N), resamples, seed)
+    means_RK = np.concatenate(
+        [weights_RN @ values_NK / weights_RN.sum(axis=1, keepdims=True) for weights_RN in drawn]
+    )
     return np.quantile(means_RK, INTERVAL, axis=0).T
 
 
-def one_sided(verdicts_N: np.ndarray) -> str | None:
+def check_collapse(verdicts_N: np.ndarray) -> str | None:
     """Return the alarm when one class takes (almost) all predictions, else None.
 
     Args:
@@ -241,7 +261,11 @@ def checked(labels_N: np.ndarray, log_odds_N: np.ndarray) -> tuple[np.ndarray, n
         ValueError: They do not fit each other, or a log-odds is not finite.
     """
     labels_N, log_odds_N = np.asarray(labels_N), np.asarray(log_odds_N, dtype=np.float64)
-    if labels_N.ndim != 1 or labels_N.shape != log_odds_N.shape or (len(labels_N) and labels_N.dtype != bool):
+    if (
+        labels_N.ndim != 1
+        or labels_N.shape != log_odds_N.shape
+        or (len(labels_N) and labels_N.dtype != bool)
+    ):
         raise ValueError(
             f"labels {labels_N.dtype}{list(labels_N.shape)} and log-odds {list(log_odds_N.shape)}: needed are one bool "
             "and one number per row; leave unlabelled rows out"
@@ -269,7 +293,9 @@ def both_classes(labels_N: np.ndarray, log_odds_N: np.ndarray) -> tuple[np.ndarr
     return labels_N, log_odds_N
 
 
-def _values(labels_N: np.ndarray, verdicts_N: np.ndarray, log_odds_N: np.ndarray) -> dict[str, float]:
+def _values(
+    labels_N: np.ndarray, verdicts_N: np.ndarray, log_odds_N: np.ndarray
+) -> dict[str, float]:
     """The metrics themselves, nan where a denominator is zero (torchmetrics gives 0 or a guess there)."""
     import torch
     from torchmetrics import functional as tm
@@ -285,27 +311,42 @@ def _values(labels_N: np.ndarray, verdicts_N: np.ndarray, log_odds_N: np.ndarray
         "accuracy": (rows, lambda: binary.binary_accuracy(verdicts, truth)),
         "balanced_accuracy": (
             both,
-            lambda: (binary.binary_recall(verdicts, truth) + binary.binary_specificity(verdicts, truth)) / 2,
+            lambda: (
+                (binary.binary_recall(verdicts, truth) + binary.binary_specificity(verdicts, truth))
+                / 2
+            ),
         ),
         "precision": (said, lambda: binary.binary_precision(verdicts, truth)),
         "recall": (true, lambda: binary.binary_recall(verdicts, truth)),
         "f1": (true or said, lambda: binary.binary_f1_score(verdicts, truth)),
-        "mcc": (both and said and not verdicts_N.all(), lambda: binary.binary_matthews_corrcoef(verdicts, truth)),
+        "mcc": (
+            both and said and not verdicts_N.all(),
+            lambda: binary.binary_matthews_corrcoef(verdicts, truth),
+        ),
         "auroc": (both, lambda: binary.binary_auroc(ranks, truth)),
         "average_precision": (true, lambda: binary.binary_average_precision(ranks, truth)),
         "brier": (rows, lambda: tm.mean_squared_error(probabilities, truth.double())),
-        "ece": (rows, lambda: binary.binary_calibration_error(probabilities, truth, n_bins=ECE_BINS)),
-        "log_loss": (rows, lambda: torch.nn.functional.binary_cross_entropy_with_logits(odds, truth.double())),
+        "ece": (
+            rows,
+            lambda: binary.binary_calibration_error(probabilities, truth, n_bins=ECE_BINS),
+        ),
+        "log_loss": (
+            rows,
+            lambda: torch.nn.functional.binary_cross_entropy_with_logits(odds, truth.double()),
+        ),
     }
-    return {name: float(compute()) if defined else math.nan for name, (defined, compute) in metrics.items()}
+    return {
+        name: float(compute()) if defined else math.nan
+        for name, (defined, compute) in metrics.items()
+    }
 
 
 def _ranks(log_odds_N: np.ndarray) -> torch.Tensor:
     """Ranks as numbers from 0 to 1 for torchmetrics: probabilities would tie all log-odds beyond 37."""
     import torch
 
-    _, groups_N = np.unique(log_odds_N, return_inverse=True)
-    return torch.from_numpy(groups_N / max(1, len(groups_N)))
+    _, ranks_N = np.unique(log_odds_N, return_inverse=True)
+    return torch.from_numpy(ranks_N / max(1, len(ranks_N)))
 
 
 def _resampled_values(
@@ -319,7 +360,10 @@ def _resampled_values(
     """The same metrics of every resample, [R] each. torchmetrics takes one at a time: minutes instead of a second."""
     if not len(labels_N):
         return {}
-    parts = [_weighted(labels_N, verdicts_N, log_odds_N, w_RN) for w_RN in _resamples(units_N, resamples, seed)]
+    parts = [
+        _weighted(labels_N, verdicts_N, log_odds_N, w_RN)
+        for w_RN in _resamples(units_N, resamples, seed)
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -362,7 +406,8 @@ def _weighted(
             "recall": recall,
             "f1": 2 * tp / (2 * tp + fp + fn),
             "mcc": (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)),
-            "auroc": (negative_RG * (found_RG - positive_RG / 2)).sum(axis=1) / ((tp + fn) * (tn + fp)),
+            "auroc": (negative_RG * (found_RG - positive_RG / 2)).sum(axis=1)
+            / ((tp + fn) * (tn + fp)),
             "average_precision": (positive_RG * precision_RG).sum(axis=1) / (tp + fn),
             "brier": squares / rows,
             "ece": np.abs(sums_RK[:, 6:]).sum(axis=1) / rows,
@@ -370,11 +415,11 @@ def _weighted(
         }
 
 
-def _units(rows: int, groups_N: np.ndarray | None) -> np.ndarray:
+def _units(rows: int, question_ids_N: np.ndarray | None) -> np.ndarray:
     """What is drawn as one, int64 [N]: questions, or single rows, numbered in the order in which they first appear."""
-    if groups_N is None:
+    if question_ids_N is None:
         return np.arange(rows)
-    _, firsts_Q, inverse_N = np.unique(groups_N, return_index=True, return_inverse=True)
+    _, firsts_Q, inverse_N = np.unique(question_ids_N, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(firsts_Q))[inverse_N])
 
 

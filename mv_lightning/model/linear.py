@@ -27,19 +27,32 @@ class FusedLinear4bit(PeftLinear4bit):
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return x W^T + scale (x A^T) B^T in the dtype of autocast, or of the base outside it."""
         (name,) = self.active_adapters
-        if self.disable_adapters or self.merged or not isinstance(self.lora_dropout[name], torch.nn.Identity):
+        if (
+            self.disable_adapters
+            or self.merged
+            or not isinstance(self.lora_dropout[name], torch.nn.Identity)
+        ):
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
         base: Linear4bit = self.base_layer
         device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else base.compute_dtype
-        product: torch.Tensor = _AdaptedProduct.apply(
-            x, self.lora_A[name].weight, self.lora_B[name].weight, base.weight, self.scaling[name], dtype
+        dtype = (
+            torch.get_autocast_dtype(device)
+            if torch.is_autocast_enabled(device)
+            else base.compute_dtype
+        )
+        product: torch.Tensor = _LoraMatmul.apply(
+            x,
+            self.lora_A[name].weight,
+            self.lora_B[name].weight,
+            base.weight,
+            self.scaling[name],
+            dtype,
         )
         return product
 
 
-class _AdaptedProduct(torch.autograd.Function):
+class _LoraMatmul(torch.autograd.Function):
     """The adapter's weights are rounded to `dtype` for the products; their gradients are returned in their own."""
 
     @staticmethod
@@ -55,7 +68,7 @@ class _AdaptedProduct(torch.autograd.Function):
         ctx.packed, ctx.scale, ctx.shape, ctx.x_dtype = packed, scale, x_TI.shape, x_TI.dtype
         x_TI = x_TI.reshape(-1, x_TI.shape[-1]).to(dtype)
         low_TR = x_TI @ a_RI.to(dtype).T
-        out_TO = x_TI @ dequantised(packed, dtype).T
+        out_TO = x_TI @ dequantized(packed, dtype).T
         out_TO.addmm_(low_TR, b_OR.to(dtype).T, alpha=scale)
         # Not the rounded adapters: all layers' together would take two bytes a weight until the backward pass.
         ctx.save_for_backward(x_TI, low_TR, a_RI, b_OR)
@@ -70,14 +83,14 @@ class _AdaptedProduct(torch.autograd.Function):
         grad_low_TR = grad_TO @ (b_OR.to(dtype) * ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_TI = grad_TO @ dequantised(ctx.packed, dtype)
+            grad_TI = grad_TO @ dequantized(ctx.packed, dtype)
             grad_x = grad_TI.addmm_(grad_low_TR, a_RI.to(dtype)).view(ctx.shape).to(ctx.x_dtype)
         grad_a_RI = (grad_low_TR.T @ x_TI).to(a_RI.dtype)
         grad_b_OR = (grad_TO.T @ (low_TR * ctx.scale)).to(b_OR.dtype)
         return grad_x, grad_a_RI, grad_b_OR, None, None, None
 
 
-def dequantised(packed: Any, dtype: torch.dtype) -> torch.Tensor:
+def dequantized(packed: Any, dtype: torch.dtype) -> torch.Tensor:
     """Return a projection's weights [O, I] as numbers.
 
     Args:

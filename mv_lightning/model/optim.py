@@ -64,8 +64,13 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimSet
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.name == "adamw_torch":
         return torch.optim.AdamW(parameters, **common)
-    bitsandbytes = require_bitsandbytes(f"model.optim.name={settings.name}", "model.optim.name=adamw_torch")
-    by_name = {"adamw_8bit": bitsandbytes.optim.AdamW8bit, "paged_adamw_32bit": bitsandbytes.optim.PagedAdamW32bit}
+    bitsandbytes = require_bitsandbytes(
+        f"model.optim.name={settings.name}", "model.optim.name=adamw_torch"
+    )
+    by_name = {
+        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
+        "paged_adamw_32bit": bitsandbytes.optim.PagedAdamW32bit,
+    }
     optimizer: Optimizer = by_name[settings.name](parameters, **common)
     return optimizer
 
@@ -81,6 +86,9 @@ def build_schedule(optimizer: Optimizer, settings: OptimSettings, total_steps: i
     from transformers import get_scheduler
 
     schedule: LambdaLR = get_scheduler(
-        settings.schedule, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=total_steps
+        settings.schedule,
+        optimizer,
+        num_warmup_steps=settings.warmup_steps,
+        num_training_steps=total_steps,
     )
     return schedule

@@ -31,14 +31,21 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         Last hidden states [T, D], after the final norm.
     """
     output = model.base_model(
-        input_ids=batch.ids_T[None], position_ids=batch.positions_T[None], use_cache=False, packing=batch.packing
+        input_ids=batch.ids_T[None],
+        position_ids=batch.positions_T[None],
+        use_cache=False,
+        packing=batch.packing,
     )
     hidden_1TD: torch.Tensor = output.last_hidden_state
     return hidden_1TD[0]
 
 
 def verdict_loss(
-    hidden_TD: torch.Tensor, head: torch.nn.Module, batch: Batch, verdict_ids: tuple[int, int], prompt_weight: float = 0
+    hidden_TD: torch.Tensor,
+    head: torch.nn.Module,
+    batch: Batch,
+    verdict_ids: tuple[int, int],
+    prompt_weight: float = 0,
 ) -> torch.Tensor:
     """Cross-entropy of the right verdict over the whole vocabulary, optionally with that of the prompt's tokens.
 
@@ -83,7 +90,9 @@ def log_odds(
     return odds_B
 
 
-def _prompt_loss(hidden_TD: torch.Tensor, head: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def _prompt_loss(
+    hidden_TD: torch.Tensor, head: torch.nn.Module, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss of each row's prompt tokens [B] and their number [B].
 
     A row's tokens are those of the spans on the way to it. A shared span's loss is computed once and counts for every
@@ -98,7 +107,9 @@ def _prompt_loss(hidden_TD: torch.Tensor, head: torch.nn.Module, batch: Batch) -
     loss_T = F.pad(_token_losses(hidden_TD, head, source[1:], batch.ids_T[1:]), (1, 0))
     spans_S = torch.stack([loss.sum() for loss in loss_T.split(packing.lengths)])
     summed_B = torch.stack([spans_S[list(packing.paths[leaf])].sum() for leaf in packing.leaves])
-    return summed_B, torch.tensor([packing.ends[leaf] - 1 for leaf in packing.leaves], device=device)
+    return summed_B, torch.tensor(
+        [packing.ends[leaf] - 1 for leaf in packing.leaves], device=device
+    )
 
 
 def _token_losses(
@@ -111,6 +122,8 @@ def _token_losses(
 
     parts = [
         checkpoint(chunk, hidden_TD[positions], wanted, use_reentrant=False)
-        for positions, wanted in zip(source.split(_CHUNK_TOKENS), target.split(_CHUNK_TOKENS), strict=True)
+        for positions, wanted in zip(
+            source.split(_CHUNK_TOKENS), target.split(_CHUNK_TOKENS), strict=True
+        )
     ]
     return torch.cat(parts)

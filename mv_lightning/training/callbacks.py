@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from mv_lightning.artifacts.metrics import save_calibration
 from mv_lightning.model.adapters import flops_per_token
 from mv_lightning.schema import Batch
-from mv_lightning.training.evaluation import keep_calibration
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -24,7 +24,15 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-PEAK_TFLOPS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "L4": 121, "T4": 65}
+PEAK_TFLOPS = {
+    "H100 PCIe": 756,
+    "H100": 989,
+    "H200": 989,
+    "A100": 312,
+    "L40S": 362,
+    "L4": 121,
+    "T4": 65,
+}
 """Dense 16-bit matrix products by part of a card's name, in 10^12 operations a second (NVIDIA's data sheets)."""
 
 
@@ -65,7 +73,11 @@ class PhaseProgress(TQDMProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Loss and accuracy; Lightning would add a number for the logger's folder."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        return {
+            name: value
+            for name, value in super().get_metrics(trainer, pl_module).items()
+            if name != "v_num"
+        }
 
 
 class BestAdapter(pl.Callback):
@@ -93,7 +105,7 @@ class BestAdapter(pl.Callback):
             self._loss, self.step = loss, trainer.global_step
             if trainer.is_global_zero:
                 pl_module.save_adapter(self._folder, pl_module.card())
-                keep_calibration(self._folder, pl_module.evaluation, trainer.datamodule.train_share)
+                save_calibration(self._folder, pl_module.evaluation, trainer.datamodule.train_share)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is to be beaten."""
@@ -150,7 +162,7 @@ def probe_memory(trainer: pl.Trainer, module: pl.LightningModule) -> Batch:
     return batch
 
 
-class Vitals(pl.Callback):
+class ThroughputMonitor(pl.Callback):
     """Logs speed and memory at every optimizer step, and counts what the phase cost."""
 
     def __init__(self) -> None:
@@ -173,9 +185,16 @@ class Vitals(pl.Callback):
         """Start the clock."""
         align_steps(trainer, pl_module)
         self._since = time.perf_counter()
-        self._flops_per_token, self._peak_tflops = flops_per_token(pl_module.adapted), peak_tflops(pl_module.device)
+        self._flops_per_token, self._peak_tflops = (
+            flops_per_token(pl_module.adapted),
+            peak_tflops(pl_module.device),
+        )
         if trainer.is_global_zero:
-            known = f", speed/mfu their share of {self._peak_tflops} a second and card" if self._peak_tflops else ""
+            known = (
+                f", speed/mfu their share of {self._peak_tflops} a second and card"
+                if self._peak_tflops
+                else ""
+            )
             print(
                 f"speed/tflops counts {self._flops_per_token / 1e9:.2f} GFLOP a packed token: 4 a weight of a "
                 f"projection and 6 a weight of an adapter{known}"
@@ -189,7 +208,12 @@ class Vitals(pl.Callback):
             self._step_start = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Log the step if this was its last micro-batch."""
         if batch.rows_B[0] >= 0:  # else it stands in for rows that another process has
@@ -201,7 +225,9 @@ class Vitals(pl.Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         elapsed = time.perf_counter() - self._step_start
-        counts = torch.tensor([self._step_rows, self._step_tokens, self._step_packed], device=pl_module.device)
+        counts = torch.tensor(
+            [self._step_rows, self._step_tokens, self._step_packed], device=pl_module.device
+        )
         rows, tokens, packed = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         tflops = packed * self._flops_per_token / elapsed / 1e12
         values = {
@@ -227,7 +253,9 @@ class Vitals(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
-        self.seconds, self.rows, self.tokens = (state_dict[name] for name in ("seconds", "rows", "tokens"))
+        self.seconds, self.rows, self.tokens = (
+            state_dict[name] for name in ("seconds", "rows", "tokens")
+        )
 
     def _seconds_so_far(self) -> float:
         return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)

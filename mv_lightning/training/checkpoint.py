@@ -29,7 +29,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own way goes through the system's temporary folder, which is often small and another disk.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
         """Write `checkpoint` to `path`, whole or not at all.
 
         Raises:
@@ -37,8 +39,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         try:
-            with atomic_file(path) as draft:
-                torch.save(checkpoint, draft)
+            with atomic_file(path) as tmp_path:
+                torch.save(checkpoint, tmp_path)
         except (OSError, RuntimeError) as error:  # torch's zip writer raises the latter
             kept = checkpoints(path.parent)
             raise ValueError(
@@ -47,7 +49,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"again: it goes on from {kept[0] if kept else 'the start, there is no checkpoint yet'}"
             ) from error
 
-    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: Any = True) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: Any = True
+    ) -> dict[str, Any]:
         """Read a checkpoint; whatever is asked, a pickle from elsewhere is never trusted, see `read_checkpoint`."""
         return read_checkpoint(Path(path), map_location)
 
@@ -64,7 +68,9 @@ def read_checkpoint(path: Path, map_location: Any = "cpu", mmap: bool = False) -
         ValueError: The file is not a checkpoint, holds more than tensors and plain values, or is damaged.
     """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+        checkpoint: dict[str, Any] = torch.load(
+            path, map_location=map_location, weights_only=True, mmap=mmap
+        )
         _ = checkpoint["card"], checkpoint["settings"]
     except Exception as error:  # what a damaged or foreign file raises has no common class
         raise ValueError(
@@ -80,7 +86,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.ckpt"), reverse=True)
 
 
-def damage(path: Path) -> str | None:
+def find_corruption(path: Path) -> str | None:
     """Say what is wrong with a checkpoint file, or None: every record is read and compared with its checksum."""
     try:
         with zipfile.ZipFile(path) as file:
@@ -90,7 +96,7 @@ def damage(path: Path) -> str | None:
     return broken and f"the record {broken} does not match its checksum"
 
 
-def newest_whole(folder: Path) -> Path | None:
+def latest_valid(folder: Path) -> Path | None:
     """Return the newest checkpoint that is not damaged, with a warning for each that is; None if there is none at all.
 
     Raises:
@@ -98,16 +104,18 @@ def newest_whole(folder: Path) -> Path | None:
     """
     found = checkpoints(folder)
     for path in found:
-        wrong = damage(path)
+        wrong = find_corruption(path)
         if wrong is None:
             return path
         print(f"warning: {path} is damaged ({wrong}); the checkpoint before it is tried")
     if found:
-        raise ValueError(f"all checkpoints in {folder} are damaged; start the phase over with --fresh")
+        raise ValueError(
+            f"all checkpoints in {folder} are damaged; start the phase over with --fresh"
+        )
     return None
 
 
-def refuse_changed(path: Path, settings: Mapping[str, Any]) -> None:
+def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to resume under settings that would make another run of it.
 
     Args:
@@ -119,7 +127,9 @@ def refuse_changed(path: Path, settings: Mapping[str, Any]) -> None:
     """
     saved = read_checkpoint(path, mmap=True)["settings"]
     changed = [
-        f"{name} is {now!r}, was {saved.get(name)!r}" for name, now in settings.items() if saved.get(name) != now
+        f"{name} is {now!r}, was {saved.get(name)!r}"
+        for name, now in settings.items()
+        if saved.get(name) != now
     ]
     if changed:
         raise ValueError(
@@ -136,14 +146,16 @@ class ResumeCheckpoint(pl.Callback):
     signal has none of these. A signal to stop is therefore remembered until that point.
     """
 
-    def __init__(self, folder: Path, every_steps: int, keep: int, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, every_steps: int, keep: int, settings: Mapping[str, Any]
+    ) -> None:
         """Keep where, how often, how many, and what a resumed run must not change.
 
         Args:
             folder: Where the checkpoints go.
             every_steps: Optimizer steps between checkpoints.
             keep: Newest checkpoints that stay.
-            settings: Option names and values, see `refuse_changed`.
+            settings: Option names and values, see `check_settings`.
         """
         self._folder = folder
         self._every_steps = every_steps
@@ -160,15 +172,21 @@ class ResumeCheckpoint(pl.Callback):
         Raises:
             ValueError: The disk has no room for the checkpoints.
         """
-        for draft in self._folder.glob(".*.tmp"):  # a kill in the middle of a write
-            draft.unlink()
+        for tmp_path in self._folder.glob(".*.tmp"):  # a kill in the middle of a write
+            tmp_path.unlink()
         self._handlers = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
         size = checkpoint_bytes(pl_module)
         # The new one is written before the oldest goes, and the phase leaves two adapters beside them.
-        needed = size * (self._keep + 1) + 2 * 4 * _elements(pl_module) - sum(f.stat().st_size for f in self._found())
+        needed = (
+            size * (self._keep + 1)
+            + 2 * 4 * _elements(pl_module)
+            - sum(f.stat().st_size for f in self._found())
+        )
         free = free_bytes(self._folder)
         if trainer.is_global_zero:
-            print(f"checkpoints: about {size / 1e9:.2f} GB each in {self._folder}, every {self._every_steps} steps")
+            print(
+                f"checkpoints: about {size / 1e9:.2f} GB each in {self._folder}, every {self._every_steps} steps"
+            )
         if free < needed:
             raise ValueError(
                 f"{self._folder} has {free / 1e9:.2f} GB free, and the phase needs {needed / 1e9:.2f} GB for "
@@ -243,7 +261,11 @@ class ResumeCheckpoint(pl.Callback):
     def _asked_to_stop(self, trainer: pl.Trainer) -> bool:
         asked = self._signal is not None
         # Processes hear a signal at different times, and must stop at the same step.
-        return asked if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
+        return (
+            asked
+            if trainer.world_size == 1
+            else bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
+        )
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
         trainer.save_checkpoint(self._folder / f"step-{step:07d}.ckpt", weights_only=False)

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 
 from mv_lightning.data.batching import (
     EVAL_TOKENS,
+    MicroBatch,
     PackedRows,
-    Pick,
     TrainingOrder,
     epoch_order,
-    evaluation_picks,
-    training_picks,
+    evaluation_micro_batches,
+    training_micro_batches,
 )
 from mv_lightning.data.cache import cached
 from mv_lightning.data.encoding import encode_rows
@@ -30,9 +30,6 @@ from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS, Batch, EncodedRows
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-TOKENS = "tokens"
-"""Folder of the tokenised rows in the phase's."""
 
 
 class VerdictDataModule(pl.LightningDataModule):
@@ -53,8 +50,8 @@ class VerdictDataModule(pl.LightningDataModule):
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            source: Labelled rows: a Hub id, a file or folder (parquet, JSONL, CSV, Arrow), or `sample` for
-                generated practice data (`sample:20000` for more rows).
+            source: Labelled rows: a Hub id, a file or folder (parquet, JSONL, CSV, Arrow), or `synthetic` for
+                generated practice data (`synthetic:20000` for more rows).
             phase: Which shard this run trains on, from 1.
             splits: How the source is divided.
             prompt: `answer_only`, `explanation`, `detailed`, or a YAML file with instruction, body and cue.
@@ -84,7 +81,7 @@ class VerdictDataModule(pl.LightningDataModule):
         self.encoded: dict[str, EncodedRows] = {}
         self.kinds: dict[str, np.ndarray | None] = {}
         """str [N], the kind of error of each row of `encoded`, where the source tells."""
-        self.groups_N: np.ndarray | None = None
+        self.question_ids_N: np.ndarray | None = None
         """int64 [rows of the source], the question of each."""
         self.predict_labels_N: np.ndarray | None = None
         """bool [N], labels of the rows to predict where the source has them; None for a contest's test rows."""
@@ -112,16 +109,26 @@ class VerdictDataModule(pl.LightningDataModule):
                     self.predict_labels_N = rows.labels_N
                 elif self.trainer.is_global_zero:
                     why = "no labels" if rows.labels_N is None else "the same label in every row"
-                    print(f"{rows.name}: {why} in `{LABEL_COLUMN}`, so predict will not tell an accuracy")
+                    print(
+                        f"{rows.name}: {why} in `{LABEL_COLUMN}`, so predict will not tell an accuracy"
+                    )
             return
         needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
         if all(name in self.encoded for name in needed):
             return
         source = load_source(self.source)
         assert source.labels_N is not None
-        self.groups_N = source.groups_N
-        splits = plan_splits(source.labels_N, source.groups_N if self.plan.group_by_question else None, self.plan)
-        shards = {"train": splits.train[self.phase - 1], "val": splits.val[self.phase - 1], "test": splits.test}
+        self.question_ids_N = source.question_ids_N
+        splits = plan_splits(
+            source.labels_N,
+            source.question_ids_N if self.plan.group_by_question else None,
+            self.plan,
+        )
+        shards = {
+            "train": splits.train[self.phase - 1],
+            "val": splits.val[self.phase - 1],
+            "test": splits.test,
+        }
         for name in needed:
             self.encoded[name] = self._encode(name, source, shards[name])
         if stage == "fit":
@@ -140,16 +147,32 @@ class VerdictDataModule(pl.LightningDataModule):
         if self._manifest is not None and self.trainer.is_global_zero:
             # Not before: until here a run may be refused, and must leave the manifest of the one before alone.
             write_manifest(Path(self.trainer.default_root_dir) / "manifest.json", *self._manifest)
-        return self._loader("train", TrainingOrder(lambda epoch: self._training_picks(epoch), position=self._position))
+        return self._loader(
+            "train",
+            TrainingOrder(
+                lambda epoch: self._training_micro_batches(epoch), position=self._position
+            ),
+        )
 
     def longest_training_batch(self) -> Batch:
         """The largest micro-batch that this process will train on, known before as the order of rows is."""
         assert self.trainer is not None
         rows = self.encoded["train"]
-        picks = [pick for epoch in range(max(1, self.trainer.max_epochs or 1)) for pick in self._training_picks(epoch)]
+        micro_batches = [
+            micro_batch
+            for epoch in range(max(1, self.trainer.max_epochs or 1))
+            for micro_batch in self._training_micro_batches(epoch)
+        ]
         if self.trainer.max_steps >= 0:
-            picks = picks[: self.trainer.max_steps * self.trainer.accumulate_grad_batches]
-        return PackedRows(rows)[max(picks, key=lambda pick: rows.lengths_N[list(pick.indices)].sum())]
+            micro_batches = micro_batches[
+                : self.trainer.max_steps * self.trainer.accumulate_grad_batches
+            ]
+        return PackedRows(rows)[
+            max(
+                micro_batches,
+                key=lambda micro_batch: rows.lengths_N[list(micro_batch.indices)].sum(),
+            )
+        ]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The phase's validation rows, longest first."""
@@ -173,7 +196,7 @@ class VerdictDataModule(pl.LightningDataModule):
     def optimizer_steps(self) -> int:
         """Optimizer steps of one epoch, the trainer's limit on batches respected."""
         assert self.trainer is not None
-        batches, limit = len(self._training_picks(0)), self.trainer.limit_train_batches
+        batches, limit = len(self._training_micro_batches(0)), self.trainer.limit_train_batches
         if limit is not None:
             batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return -(-batches // self.trainer.accumulate_grad_batches)
@@ -204,12 +227,14 @@ class VerdictDataModule(pl.LightningDataModule):
     def _encode(self, name: str, source: Source, rows_N: np.ndarray) -> EncodedRows:
         assert self.trainer is not None
         chosen = source.table.select(rows_N)
-        self.kinds[name] = np.array(chosen[KIND_COLUMN][:]) if KIND_COLUMN in chosen.column_names else None
+        self.kinds[name] = (
+            np.array(chosen[KIND_COLUMN][:]) if KIND_COLUMN in chosen.column_names else None
+        )
         labels_N = None if source.labels_N is None else source.labels_N[rows_N]
         title = f"Tokenising {name}" if self.trainer.is_global_zero else None
         module = self.trainer.lightning_module
         encoded = cached(
-            Path(self.trainer.default_root_dir) / TOKENS / name,
+            Path(self.trainer.default_root_dir) / "tokens" / name,
             {
                 "rows": [source.fingerprint, hashlib.sha256(rows_N.tobytes()).hexdigest()],
                 "prompt": self.prompt.fingerprint,
@@ -227,7 +252,7 @@ class VerdictDataModule(pl.LightningDataModule):
             ),
             write=self.trainer.is_global_zero,
         )
-        cut = int((encoded.cut_N > 0).sum())
+        cut = int((encoded.truncated_N > 0).sum())
         if cut and self.trainer.is_global_zero:
             print(
                 f"{name}: {cut} of {len(encoded)} rows ({cut / len(encoded):.1%}) were longer than "
@@ -240,8 +265,13 @@ class VerdictDataModule(pl.LightningDataModule):
         assert self.trainer is not None and source.labels_N is not None
         if not self.trainer.is_global_zero:
             return
-        self._manifest = manifest(source.fingerprint, self.plan, splits, source.labels_N, source.groups_N), splits
-        counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in source.counts.items())
+        self._manifest = (
+            manifest(source.fingerprint, self.plan, splits, source.labels_N, source.question_ids_N),
+            splits,
+        )
+        counts = ", ".join(
+            f"{name.replace('_', ' ')} {count:,}" for name, count in source.counts.items()
+        )
         print(f"{source.name}: {counts}")
         train = self.encoded["train"]
         mean = train.lengths_N.mean() + len(train.prefix_ids)
@@ -251,13 +281,18 @@ class VerdictDataModule(pl.LightningDataModule):
             f"{len(self.encoded['val']):,} validation rows"
         )
 
-    def _training_picks(self, epoch: int) -> list[Pick]:
+    def _training_micro_batches(self, epoch: int) -> list[MicroBatch]:
         trainer = self.trainer
         assert trainer is not None
         rows = len(self.encoded["train"])
         order = epoch_order(rows, self.plan.seed, self.phase, epoch)
-        return training_picks(
-            rows, self.batch_size, trainer.accumulate_grad_batches, order, trainer.global_rank, trainer.world_size
+        return training_micro_batches(
+            rows,
+            self.batch_size,
+            trainer.accumulate_grad_batches,
+            order,
+            trainer.global_rank,
+            trainer.world_size,
         )
 
     def _position(self) -> tuple[int, int]:
@@ -268,18 +303,25 @@ class VerdictDataModule(pl.LightningDataModule):
         """
         assert self.trainer is not None
         loop = self.trainer.fit_loop
-        return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed
+        return (
+            loop.epoch_progress.current.processed,
+            loop.epoch_loop.batch_progress.current.processed,
+        )
 
     def _evaluation_loader(self, name: str, done_N: np.ndarray | None = None) -> DataLoader[Batch]:
         trainer = self.trainer
         assert trainer is not None
-        picks = evaluation_picks(self.encoded[name], self.eval_tokens, trainer.global_rank, trainer.world_size, done_N)
-        return self._loader(name, picks)
+        micro_batches = evaluation_micro_batches(
+            self.encoded[name], self.eval_tokens, trainer.global_rank, trainer.world_size, done_N
+        )
+        return self._loader(name, micro_batches)
 
-    def _loader(self, name: str, picks: TrainingOrder | list[Pick]) -> DataLoader[Batch]:
+    def _loader(
+        self, name: str, micro_batches: TrainingOrder | list[MicroBatch]
+    ) -> DataLoader[Batch]:
         return DataLoader(
             PackedRows(self.encoded[name]),
-            sampler=picks,
+            sampler=micro_batches,
             batch_size=None,
             collate_fn=_as_is,
             num_workers=self.num_workers,

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from mv_lightning.data.encoding import verdict_token_ids
-from mv_lightning.metrics.scores import metric_values, one_sided
+from mv_lightning.metrics.scores import check_collapse, metric_values
 from mv_lightning.model import adapters, base, generate, optim, verdict
-from mv_lightning.schema import UNLABELLED, Batch, Evaluation
+from mv_lightning.schema import UNLABELLED, Batch, EvalOutputs
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -62,7 +62,7 @@ class VerdictModule(pl.LightningModule):
         """Optimizer steps of the phases before this one."""
         # The checkpoint holds adapters only; on_load_checkpoint compares their names itself.
         self.strict_loading = False
-        self.evaluation: Evaluation | None = None
+        self.evaluation: EvalOutputs | None = None
         """The last evaluation, of all processes' rows."""
         self.evaluated_step = -1
         """Optimizer step of the last evaluation."""
@@ -100,9 +100,11 @@ class VerdictModule(pl.LightningModule):
         if self.adapted is not None:
             return
         _ = self.verdict_ids  # an unusable vocabulary must show before gigabytes are read
-        card = adapters.read_card(Path(self.init_from)) if self.init_from else None
+        card = adapters.read_metadata(Path(self.init_from)) if self.init_from else None
         model = base.load_base(
-            self.base_settings, base.compute_dtype(self.trainer.precision), self.trainer.strategy.root_device
+            self.base_settings,
+            base.compute_dtype(self.trainer.precision),
+            self.trainer.strategy.root_device,
         )
         self._base_fingerprint = base.fingerprint(model)
         # Adapters are drawn from a generator state of their own, so that they do not depend on how the base was made.
@@ -110,17 +112,21 @@ class VerdictModule(pl.LightningModule):
             torch.manual_seed(_initial_seed())
             # Weights that are loaded below need no initialisation.
             loftq = self.lora_settings.loftq and card is None and not self.resumes
-            self.adapted = adapters.attach(model, dataclasses.replace(self.lora_settings, loftq=loftq))
+            self.adapted = adapters.attach(
+                model, dataclasses.replace(self.lora_settings, loftq=loftq)
+            )
         if card is not None:
             assert self.init_from is not None
-            adapters.refuse_other(card, self.card(), f"the adapter in {self.init_from}")
+            adapters.check_compatible(card, self.card(), f"the adapter in {self.init_from}")
             adapters.load(self.adapted, Path(self.init_from))
             self.steps_before = card["steps"]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimizer over the adapters, and a schedule over the steps of this phase."""
         assert self.adapted is not None
-        optimizer = optim.build_optimizer(adapters.trained_parameters(self.adapted).values(), self.optim_settings)
+        optimizer = optim.build_optimizer(
+            adapters.trained_parameters(self.adapted).values(), self.optim_settings
+        )
         steps = self.trainer.max_steps
         if steps < 0:
             # trainer.estimated_stepping_batches would build the loaders now, before a resumed position is known.
@@ -142,26 +148,40 @@ class VerdictModule(pl.LightningModule):
                 "or look at these rows. The last checkpoint is from before this step."
             )
         with torch.no_grad():
-            right_B = (verdict.log_odds(hidden_TD, self.causal_model.lm_head, batch, self.verdict_ids) > 0) == (
-                batch.labels_B == 1
+            right_B = (
+                verdict.log_odds(hidden_TD, self.causal_model.lm_head, batch, self.verdict_ids) > 0
+            ) == (batch.labels_B == 1)
+            sums = (
+                torch.stack([loss_B.sum(), (right_B & (batch.labels_B != UNLABELLED)).sum()])
+                / batch.step_rows
             )
-            sums = torch.stack([loss_B.sum(), (right_B & (batch.labels_B != UNLABELLED)).sum()]) / batch.step_rows
             self._step_sums = sums if self._step_sums is None else self._step_sums + sums
-        return loss_B.sum() / batch.step_rows * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return (
+            loss_B.sum()
+            / batch.step_rows
+            * self.trainer.accumulate_grad_batches
+            * self.trainer.world_size
+        )
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the last hidden states [T, D] and the loss of each row [B] of a micro-batch to be trained on."""
-        base.choose_checkpointing(self.causal_model, self.base_settings.gradient_checkpointing, len(batch.ids_T))
+        base.choose_checkpointing(
+            self.causal_model, self.base_settings.gradient_checkpointing, len(batch.ids_T)
+        )
         hidden_TD = verdict.hidden_states(self.causal_model, batch)
         head = self.causal_model.lm_head
-        return hidden_TD, verdict.verdict_loss(hidden_TD, head, batch, self.verdict_ids, self.prompt_loss_weight)
+        return hidden_TD, verdict.verdict_loss(
+            hidden_TD, head, batch, self.verdict_ids, self.prompt_loss_weight
+        )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the whole step: the mean over its rows, not over the last micro-batch."""
         assert self.adapted is not None and self._step_sums is not None
         loss, accuracy = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
         self._step_sums = None
-        gradients = [p.grad for p in adapters.trained_parameters(self.adapted).values() if p.grad is not None]
+        gradients = [
+            p.grad for p in adapters.trained_parameters(self.adapted).values() if p.grad is not None
+        ]
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/acc", accuracy, prog_bar=True)
         self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
@@ -183,7 +203,9 @@ class VerdictModule(pl.LightningModule):
         """Log the metrics over all rows and processes."""
         self._log_evaluation("test")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    def predict_step(
+        self, batch: Batch, batch_idx: int
+    ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         """Return the rows' numbers [B], log-odds [B], and in the mode `generate` the texts that these stand for."""
         if self.predict_mode == "generate":
             new_BW = generate.generate(self.causal_model, batch, self.tokenizer.eos_token_id)
@@ -196,7 +218,9 @@ class VerdictModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the adapters and say what they belong to; the base is never saved."""
         trained = {f"adapted.{name}" for name in adapters.trained_parameters(self._adapted())}
-        checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["state_dict"] = {
+            name: w for name, w in checkpoint["state_dict"].items() if name in trained
+        }
         checkpoint["card"] = self.card()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -205,7 +229,7 @@ class VerdictModule(pl.LightningModule):
         Raises:
             ValueError: Another base, rank, prompt, or other weights than the model's adapters.
         """
-        adapters.refuse_other(checkpoint["card"], self.card(), "the checkpoint")
+        adapters.check_compatible(checkpoint["card"], self.card(), "the checkpoint")
         wanted = {f"adapted.{name}" for name in adapters.trained_parameters(self._adapted())}
         adapters.check_keys(set(checkpoint["state_dict"]), wanted, "the checkpoint")
         self.steps_before = checkpoint["card"]["steps"] - checkpoint["global_step"]
@@ -219,7 +243,10 @@ class VerdictModule(pl.LightningModule):
                 "quantization": self.base_settings.quantization,
                 "fingerprint": self._base_fingerprint,
             },
-            "tokenizer": {"name": self.base_settings.name, "fingerprint": self.tokenizer_fingerprint},
+            "tokenizer": {
+                "name": self.base_settings.name,
+                "fingerprint": self.tokenizer_fingerprint,
+            },
             "lora": dataclasses.asdict(self.lora_settings),
             "prompt": {**dataclasses.asdict(data.prompt), "fingerprint": data.prompt.fingerprint},
             "max_length": data.max_length,
@@ -253,18 +280,23 @@ class VerdictModule(pl.LightningModule):
         columns_4N = np.concatenate(parts, axis=1)
         rows_N, labels_N, odds_N, losses_N = columns_4N[:, columns_4N[0].argsort()]
         rows_N = rows_N.astype(np.int64)
-        groups_N = self.trainer.datamodule.groups_N[rows_N]
-        self.evaluation = Evaluation(rows_N, labels_N == 1, odds_N, losses_N, groups_N)
+        question_ids_N = self.trainer.datamodule.question_ids_N[rows_N]
+        self.evaluation = EvalOutputs(rows_N, labels_N == 1, odds_N, losses_N, question_ids_N)
         self.evaluated_step = self.trainer.global_step
         scores = metric_values(self.evaluation.labels_N, odds_N)
         values = {"loss": losses_N.mean(), "acc": scores.pop("accuracy"), **scores}
-        alarm = one_sided(odds_N > 0)
+        alarm = check_collapse(odds_N > 0)
         if alarm and not self.trainer.sanity_checking and self.trainer.is_global_zero:
             print(f"\nwarning: {alarm}")
         for name, value in values.items():
             shown = name in ("loss", "acc", "auroc")
             # A logger has the curve of the training; the commands that evaluate leave files.
-            self.log(f"{stage}/{name}", float(value), prog_bar=shown, logger=self.trainer.state.fn == "fit")
+            self.log(
+                f"{stage}/{name}",
+                float(value),
+                prog_bar=shown,
+                logger=self.trainer.state.fn == "fit",
+            )
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

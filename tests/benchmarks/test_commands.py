@@ -10,11 +10,17 @@ import pytest
 import benchmarks
 
 FOLDER = Path(benchmarks.__file__).parent
-COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if "ArgumentParser" in path.read_text(encoding="utf-8"))
+COMMANDS = sorted(
+    path.stem
+    for path in FOLDER.glob("*.py")
+    if "ArgumentParser" in path.read_text(encoding="utf-8")
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
         importlib.import_module(f"benchmarks.{name}").main()

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mv_lightning.data.batching import (
+    MicroBatch,
     PackedRows,
-    Pick,
     TrainingOrder,
     epoch_order,
-    evaluation_picks,
+    evaluation_micro_batches,
     pack,
-    training_picks,
+    training_micro_batches,
 )
 from mv_lightning.schema import EncodedRows
 
@@ -27,72 +27,111 @@ ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 300)), min_size=1, m
 
 def rows_of(rows: list[tuple[int, int]]) -> EncodedRows:
     """Rows whose question `q` is `4 * q` tokens of its own number."""
-    ids = [np.concatenate([np.full(4 * question, question), np.full(own, 7)]) for question, own in rows]
+    ids = [
+        np.concatenate([np.full(4 * question, question), np.full(own, 7)]) for question, own in rows
+    ]
     return EncodedRows(
         ids_T=np.concatenate(ids).astype(np.int32),
         starts_N=np.cumsum([0, *map(len, ids)]),
         labels_N=np.zeros(len(rows), dtype=np.int8),
         rows_N=np.arange(len(rows)),
-        cut_N=np.zeros(len(rows), dtype=np.int32),
-        stems_N=np.array([4 * question for question, _ in rows], dtype=np.int32),
+        truncated_N=np.zeros(len(rows), dtype=np.int32),
+        question_prefix_N=np.array([4 * question for question, _ in rows], dtype=np.int32),
         prefix_ids=tuple(range(10)),
     )
 
 
 @settings(deadline=None)
 @given(rows=SIZES, batch=st.integers(1, 9), accumulate=st.integers(1, 5), world=st.integers(1, 4))
-def test_an_epoch_has_every_row_once_over_all_processes(rows: int, batch: int, accumulate: int, world: int) -> None:
+def test_an_epoch_has_every_row_once_over_all_processes(
+    rows: int, batch: int, accumulate: int, world: int
+) -> None:
     order = epoch_order(rows, seed=1, phase=1, epoch=0)
-    per_rank = [training_picks(rows, batch, accumulate, order, rank, world) for rank in range(world)]
-    seen = [i for picks in per_rank for pick in picks if pick.counts for i in pick.indices]
+    per_rank = [
+        training_micro_batches(rows, batch, accumulate, order, rank, world) for rank in range(world)
+    ]
+    seen = [
+        i
+        for micro_batches in per_rank
+        for micro_batch in micro_batches
+        if not micro_batch.is_dummy
+        for i in micro_batch.indices
+    ]
     assert sorted(seen) == list(range(rows))
-    assert len({len(picks) for picks in per_rank}) == 1, "processes must stay in step"
-    assert all(1 <= len(pick.indices) <= batch for picks in per_rank for pick in picks)
+    assert len({len(micro_batches) for micro_batches in per_rank}) == 1, (
+        "processes must stay in step"
+    )
+    assert all(
+        1 <= len(micro_batch.indices) <= batch
+        for micro_batches in per_rank
+        for micro_batch in micro_batches
+    )
     step = batch * accumulate * world
-    for picks in per_rank:
-        for index, pick in enumerate(picks):
+    for micro_batches in per_rank:
+        for index, micro_batch in enumerate(micro_batches):
             start = index // accumulate * step
-            assert pick.step_rows == min(step, rows - start)
-            assert set(pick.indices) <= set(order[start : start + step].tolist())
+            assert micro_batch.step_rows == min(step, rows - start)
+            assert set(micro_batch.indices) <= set(order[start : start + step].tolist())
 
 
 @settings(deadline=None)
 @given(rows=ROWS, tokens=st.integers(1, 900), world=st.integers(1, 3))
-def test_evaluation_sees_every_row_once_within_the_budget(rows: list[tuple[int, int]], tokens: int, world: int) -> None:
+def test_evaluation_sees_every_row_once_within_the_budget(
+    rows: list[tuple[int, int]], tokens: int, world: int
+) -> None:
     encoded = rows_of(rows)
-    per_rank = [evaluation_picks(encoded, tokens, rank, world) for rank in range(world)]
-    seen = [i for picks in per_rank for pick in picks if pick.counts for i in pick.indices]
+    per_rank = [evaluation_micro_batches(encoded, tokens, rank, world) for rank in range(world)]
+    seen = [
+        i
+        for micro_batches in per_rank
+        for micro_batch in micro_batches
+        if not micro_batch.is_dummy
+        for i in micro_batch.indices
+    ]
     assert sorted(seen) == list(range(len(rows)))
-    assert len({len(picks) for picks in per_rank}) == 1
-    for pick in (p for picks in per_rank for p in picks):
-        batch = pack(encoded, np.array(pick.indices), 1)
-        assert len(batch.ids_T) <= tokens or len(pick.indices) == 1
+    assert len({len(micro_batches) for micro_batches in per_rank}) == 1
+    for micro_batch in (p for micro_batches in per_rank for p in micro_batches):
+        batch = pack(encoded, np.array(micro_batch.indices), 1)
+        assert len(batch.ids_T) <= tokens or len(micro_batch.indices) == 1
     if world == 1:
-        questions = [encoded.groups_N[i] for i in seen]
+        questions = [encoded.prefix_groups_N[i] for i in seen]
         runs = [question for question, _ in itertools.groupby(questions)]
         assert len(runs) == len(set(runs)), "a question's rows stand together"
-        longest = [max(encoded.lengths_N[encoded.groups_N == question]) for question in runs]
+        longest = [max(encoded.lengths_N[encoded.prefix_groups_N == question]) for question in runs]
         assert longest == sorted(longest, reverse=True)
 
 
 @settings(deadline=None)
-@given(rows=ROWS, world=st.integers(1, 3), stopped=st.integers(0, 60), others=st.sets(st.integers(0, 59)))
+@given(
+    rows=ROWS,
+    world=st.integers(1, 3),
+    stopped=st.integers(0, 60),
+    others=st.sets(st.integers(0, 59)),
+)
 def test_an_evaluation_goes_on_with_the_batches_it_would_have_made(
     rows: list[tuple[int, int]], world: int, stopped: int, others: set[int]
 ) -> None:
     encoded = rows_of(rows)
-    whole = evaluation_picks(encoded, 400)
+    whole = evaluation_micro_batches(encoded, 400)
     done = np.zeros(len(rows), dtype=bool)
-    done[[i for pick in whole[:stopped] for i in pick.indices]] = True
-    left = [pick for pick in evaluation_picks(encoded, 400, done_N=done) if pick.counts]
+    done[[i for micro_batch in whole[:stopped] for i in micro_batch.indices]] = True
+    left = [
+        micro_batch
+        for micro_batch in evaluation_micro_batches(encoded, 400, done_N=done)
+        if not micro_batch.is_dummy
+    ]
     assert left == whole[stopped:]
     # Rows in no order, as after a change of the token budget: each of the others once, over all processes.
     done[[i for i in others if i < len(rows)]] = True
-    per_rank = [evaluation_picks(encoded, 300, rank, world, done) for rank in range(world)]
-    assert sorted(i for picks in per_rank for pick in picks if pick.counts for i in pick.indices) == (
-        np.flatnonzero(~done).tolist()
-    )
-    assert len({len(picks) for picks in per_rank}) == 1 and per_rank[0]
+    per_rank = [evaluation_micro_batches(encoded, 300, rank, world, done) for rank in range(world)]
+    assert sorted(
+        i
+        for micro_batches in per_rank
+        for micro_batch in micro_batches
+        if not micro_batch.is_dummy
+        for i in micro_batch.indices
+    ) == (np.flatnonzero(~done).tolist())
+    assert len({len(micro_batches) for micro_batches in per_rank}) == 1 and per_rank[0]
 
 
 def test_the_order_is_a_pure_function() -> None:
@@ -104,11 +143,11 @@ def test_the_order_is_a_pure_function() -> None:
 
 @given(done=st.integers(0, 10))
 def test_starting_in_the_middle_yields_the_rest(done: int) -> None:
-    def picks(epoch: int) -> list[Pick]:
-        return training_picks(10, 1, 1, epoch_order(10, 0, 1, epoch))
+    def micro_batches(epoch: int) -> list[MicroBatch]:
+        return training_micro_batches(10, 1, 1, epoch_order(10, 0, 1, epoch))
 
-    order = TrainingOrder(picks, position=lambda: (2, done))
-    assert list(order) == picks(2)[done:] and len(order) == 10
+    order = TrainingOrder(micro_batches, position=lambda: (2, done))
+    assert list(order) == micro_batches(2)[done:] and len(order) == 10
 
 
 def test_packing_lays_rows_end_to_end_behind_one_prefix(encoded: EncodedRows) -> None:
@@ -117,9 +156,16 @@ def test_packing_lays_rows_end_to_end_behind_one_prefix(encoded: EncodedRows) ->
     rows = [encoded.row(i).tolist() for i in (4, 1)]
     assert batch.ids_T.tolist() == prefix + rows[0] + rows[1]
     p = len(prefix)
-    assert batch.positions_T.tolist() == [*range(p), *range(p, p + len(rows[0])), *range(p, p + len(rows[1]))]
+    assert batch.positions_T.tolist() == [
+        *range(p),
+        *range(p, p + len(rows[0])),
+        *range(p, p + len(rows[1])),
+    ]
     assert batch.verdict_B.tolist() == [p + len(rows[0]) - 1, p + len(rows[0]) + len(rows[1]) - 1]
-    assert batch.rows_B.tolist() == [4, 1] and batch.labels_B.tolist() == encoded.labels_N[[4, 1]].tolist()
+    assert (
+        batch.rows_B.tolist() == [4, 1]
+        and batch.labels_B.tolist() == encoded.labels_N[[4, 1]].tolist()
+    )
     assert batch.tokens == sum(p + len(row) for row in rows)
 
 
@@ -133,18 +179,23 @@ def test_every_row_can_be_read_back_from_its_path(rows: list[tuple[int, int]], s
     assert len(batch.packing.leaves) == len(rows)
     for index, leaf in zip(order, batch.packing.leaves, strict=True):
         path = batch.packing.paths[leaf]
-        assert torch.cat([spans[step] for step in path]).tolist() == [*encoded.prefix_ids, *encoded.row(index)]
-        assert torch.cat([positions[step] for step in path]).tolist() == list(range(10 + encoded.lengths_N[index]))
+        assert torch.cat([spans[step] for step in path]).tolist() == [
+            *encoded.prefix_ids,
+            *encoded.row(index),
+        ]
+        assert torch.cat([positions[step] for step in path]).tolist() == list(
+            range(10 + encoded.lengths_N[index])
+        )
     ends = np.cumsum(batch.packing.lengths)[list(batch.packing.leaves)] - 1
     assert batch.verdict_B.tolist() == ends.tolist()
     assert batch.tokens == 10 * len(rows) + encoded.lengths_N.sum()
 
 
 def test_neighbours_of_one_question_share_it(siblings: EncodedRows) -> None:
-    picks = evaluation_picks(siblings, 10_000)
-    (batch,) = (pack(siblings, np.array(pick.indices), 8) for pick in picks)
-    assert siblings.groups_N.tolist() == [0, 0, 0, 0, 1, 2, 2, 2]
-    saved = 3 * siblings.stems_N[0] + 2 * siblings.stems_N[5]
+    micro_batches = evaluation_micro_batches(siblings, 10_000)
+    (batch,) = (pack(siblings, np.array(micro_batch.indices), 8) for micro_batch in micro_batches)
+    assert siblings.question_ids_N.tolist() == [0, 0, 0, 0, 1, 2, 2, 2]
+    saved = 3 * siblings.question_prefix_N[0] + 2 * siblings.question_prefix_N[5]
     assert len(batch.ids_T) == len(siblings.prefix_ids) + siblings.lengths_N.sum() - saved
     apart = pack(siblings, np.array([0, 4, 1, 5, 2]), 5)
     assert len(apart.packing.lengths) == 1 + 2 * 5
@@ -160,6 +211,6 @@ def test_the_spans_of_a_row_do_not_depend_on_its_company(siblings: EncodedRows) 
 
 
 def test_a_stand_in_is_masked(encoded: EncodedRows) -> None:
-    batch = PackedRows(encoded)[Pick((0,), 4, counts=False)]
+    batch = PackedRows(encoded)[MicroBatch((0,), 4, is_dummy=True)]
     assert batch.labels_B.tolist() == [-1] and batch.rows_B.tolist() == [-1]
     assert encoded.labels_N[0] in (0, 1)

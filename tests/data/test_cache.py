@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mv_lightning.data.batching import evaluation_picks, pack
+from mv_lightning.data.batching import evaluation_micro_batches, pack
 from mv_lightning.data.cache import KEY, cached
 from mv_lightning.schema import EncodedRows
 
@@ -22,15 +22,22 @@ def never() -> EncodedRows:
 def test_the_second_time_reads_what_the_first_wrote(tmp_path: Path, siblings: EncodedRows) -> None:
     first = cached(tmp_path / "tokens", {"rows": 1}, lambda: siblings)
     second = cached(tmp_path / "tokens", {"rows": 1}, never)
-    assert first is siblings and isinstance(second.ids_T, np.memmap) and second.prefix_ids == siblings.prefix_ids
+    assert (
+        first is siblings
+        and isinstance(second.ids_T, np.memmap)
+        and second.prefix_ids == siblings.prefix_ids
+    )
     for name in FIELDS[:-1]:
         assert getattr(second, name).dtype == getattr(siblings, name).dtype
         assert np.array_equal(getattr(second, name), getattr(siblings, name))
-    picks = evaluation_picks(second, 400)
-    assert picks == evaluation_picks(siblings, 400)
+    picks = evaluation_micro_batches(second, 400)
+    assert picks == evaluation_micro_batches(siblings, 400)
     for pick in picks:
         batches = [pack(rows, np.array(pick.indices), 8) for rows in (second, siblings)]
-        assert batches[0].ids_T.tolist() == batches[1].ids_T.tolist() and batches[0].packing == batches[1].packing
+        assert (
+            batches[0].ids_T.tolist() == batches[1].ids_T.tolist()
+            and batches[0].packing == batches[1].packing
+        )
 
 
 def test_another_key_is_tokenised_and_kept_in_its_place(
@@ -50,7 +57,9 @@ def test_damage_is_noticed(tmp_path: Path, siblings: EncodedRows, name: str, dam
     if damage == "gone":
         file.unlink()
     else:
-        file.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+        file.write_bytes(
+            content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1])
+        )
     assert cached(tmp_path / "tokens", {}, lambda: siblings) is siblings
     assert len(cached(tmp_path / "tokens", {}, never)) == len(siblings)
 

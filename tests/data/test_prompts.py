@@ -17,7 +17,9 @@ def test_the_three_variants_are_distinct_ways_of_asking() -> None:
 
 def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text('instruction: "Judge.\\n"\nbody: "{question} = {answer}? {{}}\\n"\ncue: "So:"\n')
+    file.write_text(
+        'instruction: "Judge.\\n"\nbody: "{question} = {answer}? {{}}\\n"\ncue: "So:"\n'
+    )
     prompt = load_prompt(str(file))
     assert prompt.name == "mine"
     assert prompt.pieces[:2] == [("", "question"), (" = ", "answer")]
@@ -37,14 +39,18 @@ def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
         ("a: [", "not valid YAML"),
     ],
 )
-def test_what_is_wrong_with_a_prompt_file_is_said(tmp_path: Path, content: str, message: str) -> None:
+def test_what_is_wrong_with_a_prompt_file_is_said(
+    tmp_path: Path, content: str, message: str
+) -> None:
     (tmp_path / "p.yaml").write_text(content)
     with pytest.raises(ValueError, match=message):
         load_prompt(str(tmp_path / "p.yaml"))
 
 
 def test_no_such_prompt() -> None:
-    with pytest.raises(ValueError, match="neither one of answer_only, explanation, detailed nor a file"):
+    with pytest.raises(
+        ValueError, match="neither one of answer_only, explanation, detailed nor a file"
+    ):
         load_prompt("detialed")
 
 

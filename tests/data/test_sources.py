@@ -23,7 +23,12 @@ from mv_lightning.data.sources import Source, load_source, question_groups
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ROWS: list[dict[str, Any]] = [
-    {"question": "2 + 5?", "answer": "007", "solution": 'Two, "plus"\nfive,\nis 7', "is_correct": True},
+    {
+        "question": "2 + 5?",
+        "answer": "007",
+        "solution": 'Two, "plus"\nfive,\nis 7',
+        "is_correct": True,
+    },
     {"question": "10^3?", "answer": "1e3", "solution": "", "is_correct": True},
     {"question": "When?", "answer": "2024-01-31", "solution": "2024-01-31", "is_correct": False},
     {"question": " wHEN? ", "answer": "null", "solution": "NA — ⅓", "is_correct": False},
@@ -101,7 +106,7 @@ def test_every_format_gives_the_same_source(name: str, tmp_path: Path) -> None:
     assert source.labels_N is not None
     assert source.labels_N.dtype == bool
     assert source.labels_N.tolist() == [True, True, False, False, False]
-    assert source.groups_N.tolist() == [0, 1, 2, 2, 1]
+    assert source.question_ids_N.tolist() == [0, 1, 2, 2, 1]
     assert source.name == str(tmp_path / name)
     assert source.counts == {
         "rows": 5,
@@ -130,7 +135,9 @@ def test_rows_to_predict_need_no_labels(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"question": "2 + 6?"}, {"answer": "7"}, {"solution": "x"}, {"is_correct": False}], ids=str
+    "change",
+    [{"question": "2 + 6?"}, {"answer": "7"}, {"solution": "x"}, {"is_correct": False}],
+    ids=str,
 )
 def test_the_fingerprint_sees_every_column(change: dict[str, Any], tmp_path: Path) -> None:
     before = load(tmp_path / "rows.parquet", ROWS).fingerprint
@@ -139,14 +146,20 @@ def test_the_fingerprint_sees_every_column(change: dict[str, Any], tmp_path: Pat
 
 
 def test_the_fingerprint_sees_where_a_text_ends(tmp_path: Path) -> None:
-    one = load(tmp_path / "rows.parquet", [dict(ROWS[0], question="ab"), dict(ROWS[0], question="c")])
-    other = load(tmp_path / "rows.parquet", [dict(ROWS[0], question="a"), dict(ROWS[0], question="bc")])
+    one = load(
+        tmp_path / "rows.parquet", [dict(ROWS[0], question="ab"), dict(ROWS[0], question="c")]
+    )
+    other = load(
+        tmp_path / "rows.parquet", [dict(ROWS[0], question="a"), dict(ROWS[0], question="bc")]
+    )
     assert one.fingerprint != other.fingerprint
 
 
 @settings(max_examples=50, deadline=None)
 @given(
-    rows=st.lists(st.tuples(*[st.sampled_from(["1", "2", "11", " "])] * 3), min_size=1, max_size=12),
+    rows=st.lists(
+        st.tuples(*[st.sampled_from(["1", "2", "11", " "])] * 3), min_size=1, max_size=12
+    ),
     size=st.integers(1, 5),
 )
 def test_counts_and_fingerprint_do_not_depend_on_chunks(
@@ -165,19 +178,21 @@ def test_counts_and_fingerprint_do_not_depend_on_chunks(
     assert sources[0].fingerprint == sources[1].fingerprint
     assert sources[0].counts == sources[1].counts
     assert sources[0].counts["duplicates"] == len(rows) - len(set(rows))
-    assert np.array_equal(sources[0].groups_N, sources[1].groups_N)
+    assert np.array_equal(sources[0].question_ids_N, sources[1].question_ids_N)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text("aAbÉé \t\n\u00a0", max_size=6), max_size=20))
 def test_question_groups_are_those_of_plain_python(questions: list[str]) -> None:
     table = datasets.Dataset(pa.table({"question": pa.array(questions, pa.string())}))
-    groups_N = question_groups(table)
+    question_ids_N = question_groups(table)
     plain = [" ".join(question.lower().split()) for question in questions]
-    assert groups_N.dtype == np.int64
-    assert groups_N.shape == (len(questions),)
-    assert sorted(set(groups_N.tolist())) == list(range(len(set(plain))))
-    assert [[a == b for b in plain] for a in plain] == (groups_N[:, None] == groups_N).tolist()
+    assert question_ids_N.dtype == np.int64
+    assert question_ids_N.shape == (len(questions),)
+    assert sorted(set(question_ids_N.tolist())) == list(range(len(set(plain))))
+    assert [[a == b for b in plain] for a in plain] == (
+        question_ids_N[:, None] == question_ids_N
+    ).tolist()
     picked = table.select(range(len(questions))[::-1])
     assert len(set(question_groups(picked).tolist())) == len(set(plain))
 
@@ -213,31 +228,50 @@ def test_usual_spellings_of_labels_are_read(name: str, values: list[Any], tmp_pa
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])
 def test_other_labels_are_refused(name: str, values: list[Any], rows: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"`is_correct`.*{rows}.*true/false, yes/no or 1/0"):
-        load(tmp_path / name, [dict(row, is_correct=value) for row, value in zip(ROWS, values, strict=True)])
+        load(
+            tmp_path / name,
+            [dict(row, is_correct=value) for row, value in zip(ROWS, values, strict=True)],
+        )
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_labels_are_read_where_there_are_any(name: str, tmp_path: Path) -> None:
-    assert load(tmp_path / name, ROWS, labelled=None).fingerprint == load_source(str(tmp_path / name)).fingerprint
+    assert (
+        load(tmp_path / name, ROWS, labelled=None).fingerprint
+        == load_source(str(tmp_path / name)).fingerprint
+    )
     (tmp_path / "without").mkdir()
-    without = load(tmp_path / "without" / name, [{key: row[key] for key in COLUMNS[:3]} for row in ROWS], labelled=None)
+    without = load(
+        tmp_path / "without" / name,
+        [{key: row[key] for key in COLUMNS[:3]} for row in ROWS],
+        labelled=None,
+    )
     assert without.labels_N is None
     (tmp_path / "empty").mkdir()
-    empty = load(tmp_path / "empty" / name, [dict(row, is_correct=None) for row in ROWS], labelled=None)
+    empty = load(
+        tmp_path / "empty" / name, [dict(row, is_correct=None) for row in ROWS], labelled=None
+    )
     assert empty.labels_N is None and empty.fingerprint == without.fingerprint
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "rows.CSV"])
 @pytest.mark.parametrize("value", [None, "maybe"])
 def test_labels_in_some_rows_only_are_refused(name: str, value: str | None, tmp_path: Path) -> None:
-    rows = [dict(row, is_correct=str(row["is_correct"])) for row in ROWS[:4]] + [dict(ROWS[4], is_correct=value)]
-    with pytest.raises(ValueError, match=r"`is_correct`.* in 1 rows: 4\. .*can only be predicted, from a file without"):
+    rows = [dict(row, is_correct=str(row["is_correct"])) for row in ROWS[:4]] + [
+        dict(ROWS[4], is_correct=value)
+    ]
+    with pytest.raises(
+        ValueError,
+        match=r"`is_correct`.* in 1 rows: 4\. .*can only be predicted, from a file without",
+    ):
         load(tmp_path / name, rows, labelled=None)
 
 
 def test_labels_in_some_files_only_are_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "test-0.jsonl", ROWS[:2])
-    write_jsonl(tmp_path / "test-1.jsonl", [{key: row[key] for key in COLUMNS[:3]} for row in ROWS[2:]])
+    write_jsonl(
+        tmp_path / "test-1.jsonl", [{key: row[key] for key in COLUMNS[:3]} for row in ROWS[2:]]
+    )
     with pytest.raises(ValueError, match="1 of 2 files have labels"):
         load_source(str(tmp_path), split="test", labelled=None)
 
@@ -260,7 +294,10 @@ def test_text_of_every_layout_is_read(column: pa.DataType, tmp_path: Path) -> No
     [
         (pa.array([4, -4, 0, 10**18, 3]), ["4", "-4", "0", str(10**18), "3"]),
         (pa.array([4.0, -0.5, 1e15, 0.1, -0.0]), ["4", "-0.5", "1000000000000000", "0.1", "0"]),
-        (pa.array([4.0, 0.1, 16777216.0, 2.5, -1.0], pa.float32()), ["4", "0.1", "16777216", "2.5", "-1"]),
+        (
+            pa.array([4.0, 0.1, 16777216.0, 2.5, -1.0], pa.float32()),
+            ["4", "0.1", "16777216", "2.5", "-1"],
+        ),
         (
             pa.array(["4.00", "2.50", "0.10", "-1.00", "10.00"]).cast(pa.decimal128(9, 2)),
             ["4", "2.50", "0.10", "-1", "10"],
@@ -268,7 +305,9 @@ def test_text_of_every_layout_is_read(column: pa.DataType, tmp_path: Path) -> No
     ],
     ids=lambda value: str(value[0]),
 )
-def test_answers_that_are_numbers_become_text(numbers: pa.Array, texts: list[str], tmp_path: Path) -> None:
+def test_answers_that_are_numbers_become_text(
+    numbers: pa.Array, texts: list[str], tmp_path: Path
+) -> None:
     table = pa.Table.from_pylist(ROWS)
     pq.write_table(table.set_column(1, "answer", numbers), tmp_path / "rows.parquet")
     source = load_source(str(tmp_path / "rows.parquet"))
@@ -276,16 +315,23 @@ def test_answers_that_are_numbers_become_text(numbers: pa.Array, texts: list[str
     assert source.counts["converted_answers"] == 5
 
 
-@pytest.mark.parametrize("answers", [[4, 5, 6, 7, 8], [4, 5, 6.5, 7, 8], [4.0, 5, 6.5, 7, 8]], ids=str)
+@pytest.mark.parametrize(
+    "answers", [[4, 5, 6, 7, 8], [4, 5, 6.5, 7, 8], [4.0, 5, 6.5, 7, 8]], ids=str
+)
 def test_numbers_in_jsonl_become_text(answers: list[float], tmp_path: Path) -> None:
     rows = [dict(row, answer=answer) for row, answer in zip(ROWS, answers, strict=True)]
-    assert load(tmp_path / "rows.jsonl", rows).table["answer"][:] == [f"{answer:g}" for answer in answers]
+    assert load(tmp_path / "rows.jsonl", rows).table["answer"][:] == [
+        f"{answer:g}" for answer in answers
+    ]
 
 
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        (pa.array([2.0**53, 1.0, 1.0, 1.0, 1.0]), "too large to be exact .9007199254740992.0.*1 rows: 0.*as strings"),
+        (
+            pa.array([2.0**53, 1.0, 1.0, 1.0, 1.0]),
+            "too large to be exact .9007199254740992.0.*1 rows: 0.*as strings",
+        ),
         (pa.array([1.0, float("inf"), 1.0, 1.0, 1.0]), "too large to be exact .inf.*1 rows: 1"),
         (pa.array([1.0, float("nan"), None, 1.0, 1.0]), "`answer` is null in 2 rows: 1, 2"),
         (pa.array([True] * 5), "`answer` holds bool"),
@@ -310,11 +356,19 @@ def test_other_answers_are_refused(answers: pa.Array, message: str, tmp_path: Pa
         ({"answer": None}, "`answer` is null in 1 rows: 2. Fill"),
         ({"question": ""}, "`question` is empty or only whitespace in 1 rows: 2. Fill"),
         ({"question": " \n\t\u00a0"}, "`question` is empty or only whitespace in 1 rows: 2. Fill"),
-        ({"answer": "", "is_correct": True}, "`answer` is empty.*`is_correct` is true, in 1 rows: 2. Fill"),
-        ({"answer": " ", "is_correct": True}, "`answer` is empty.*`is_correct` is true, in 1 rows: 2. Fill"),
+        (
+            {"answer": "", "is_correct": True},
+            "`answer` is empty.*`is_correct` is true, in 1 rows: 2. Fill",
+        ),
+        (
+            {"answer": " ", "is_correct": True},
+            "`answer` is empty.*`is_correct` is true, in 1 rows: 2. Fill",
+        ),
     ],
 )
-def test_gaps_are_refused_with_their_rows(name: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_gaps_are_refused_with_their_rows(
+    name: str, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         load(tmp_path / name, changed(2, **change))
 
@@ -327,7 +381,10 @@ def test_many_bad_rows_are_counted_and_the_first_are_shown(tmp_path: Path) -> No
 
 def test_an_answer_that_a_wrong_solution_never_gave_is_counted(tmp_path: Path) -> None:
     assert load(tmp_path / "rows.CSV", changed(2, answer="")).counts["empty_answers"] == 1
-    assert load(tmp_path / "rows.CSV", changed(0, answer=" "), labelled=False).counts["empty_answers"] == 1
+    assert (
+        load(tmp_path / "rows.CSV", changed(0, answer=" "), labelled=False).counts["empty_answers"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])
@@ -343,8 +400,12 @@ def test_a_null_solution_is_an_empty_one(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_missing_column_is_named(name: str, column: str, tmp_path: Path) -> None:
-    rows = [{("x_" if key == column else "") + key: value for key, value in row.items()} for row in ROWS]
-    with pytest.raises(ValueError, match=f"no column {column}. Needed are question, .*columns are .*x_{column}"):
+    rows = [
+        {("x_" if key == column else "") + key: value for key, value in row.items()} for row in ROWS
+    ]
+    with pytest.raises(
+        ValueError, match=f"no column {column}. Needed are question, .*columns are .*x_{column}"
+    ):
         load(tmp_path / name, rows)
 
 
@@ -365,9 +426,15 @@ def test_the_kind_of_error_is_kept(name: str, tmp_path: Path) -> None:
 
 
 def test_kinds_of_error_have_no_nulls_and_are_text(tmp_path: Path) -> None:
-    source = load(tmp_path / "rows.parquet", [dict(row, error="slip" if row is ROWS[2] else None) for row in ROWS])
+    source = load(
+        tmp_path / "rows.parquet",
+        [dict(row, error="slip" if row is ROWS[2] else None) for row in ROWS],
+    )
     assert source.table["error"][:] == ["", "", "slip", "", ""]
-    assert load(tmp_path / "rows.parquet", [dict(row, error=0.5) for row in ROWS]).table.num_columns == 3
+    assert (
+        load(tmp_path / "rows.parquet", [dict(row, error=0.5) for row in ROWS]).table.num_columns
+        == 3
+    )
     (tmp_path / "mixed").mkdir()
     write_jsonl(tmp_path / "mixed" / "train-0.jsonl", ROWS[:2])
     write_jsonl(tmp_path / "mixed" / "train-1.jsonl", [dict(ROWS[2], error="slip")])
@@ -376,12 +443,16 @@ def test_kinds_of_error_have_no_nulls_and_are_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "rows.CSV", "rows.arrow", "saved"])
 def test_other_columns_are_left_out(name: str, tmp_path: Path) -> None:
-    source = load(tmp_path / name, [dict(row, id=number, note="x") for number, row in enumerate(ROWS)])
+    source = load(
+        tmp_path / name, [dict(row, id=number, note="x") for number, row in enumerate(ROWS)]
+    )
     assert source.table.column_names == COLUMNS[:3]
 
 
 def test_odd_values_in_other_columns_do_no_harm(tmp_path: Path) -> None:
-    rows = [dict(row, note=note) for row, note in zip(ROWS, [1, "x", [2], None, {"y": 1}], strict=True)]
+    rows = [
+        dict(row, note=note) for row, note in zip(ROWS, [1, "x", [2], None, {"y": 1}], strict=True)
+    ]
     assert load(tmp_path / "rows.jsonl", rows).counts["rows"] == 5
 
 
@@ -461,7 +532,9 @@ def test_utf16_is_refused_and_a_byte_order_mark_of_utf8_is_not(name: str, tmp_pa
 
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(st.tuples(*[st.text('ab,"\r\n é', max_size=5)] * 3), min_size=1, max_size=6))
-def test_whatever_csv_writes_is_read_back(rows: list[tuple[str, str, str]], tmp_path_factory: Any) -> None:
+def test_whatever_csv_writes_is_read_back(
+    rows: list[tuple[str, str, str]], tmp_path_factory: Any
+) -> None:
     path = tmp_path_factory.mktemp("csv") / "rows.CSV"
     wanted = [{"question": f"?{q}", "answer": a, "solution": s} for q, a, s in rows]
     write_csv(path, wanted)
@@ -470,14 +543,19 @@ def test_whatever_csv_writes_is_read_back(rows: list[tuple[str, str, str]], tmp_
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "rows.CSV", "rows.arrow"])
 def test_control_characters_and_templates_are_kept(name: str, tmp_path: Path) -> None:
-    text = "".join(map(chr, range(32))) + "\x7f\x85\u2028\ufeff\U0010ffff {} {{ }} {question} %s <|eot|>"
+    text = (
+        "".join(map(chr, range(32)))
+        + "\x7f\x85\u2028\ufeff\U0010ffff {} {{ }} {question} %s <|eot|>"
+    )
     assert load(tmp_path / name, changed(0, question=text)).table["question"][0] == text
 
 
 @pytest.mark.parametrize("text", ["", "a;b;c\n1;2;3\n"])
 def test_csv_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"cannot be read as csv|no column question.*the columns are a;b;c"):
+    with pytest.raises(
+        ValueError, match=r"cannot be read as csv|no column question.*the columns are a;b;c"
+    ):
         load_source(str(tmp_path / "rows.csv"))
 
 
@@ -494,8 +572,14 @@ def test_csv_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
             json.dumps(dict(ROWS[0], answer=7)).encode(),
             "line 4: `answer` is of type number, in earlier lines of type str",
         ),
-        (json.dumps(dict(ROWS[0], is_correct="yes")).encode(), "line 4: `is_correct` is of type str"),
-        (json.dumps(dict(ROWS[0], solution="\ud83d")).encode(), r"line 4: `solution` holds half a character"),
+        (
+            json.dumps(dict(ROWS[0], is_correct="yes")).encode(),
+            "line 4: `is_correct` is of type str",
+        ),
+        (
+            json.dumps(dict(ROWS[0], solution="\ud83d")).encode(),
+            r"line 4: `solution` holds half a character",
+        ),
         (json.dumps({"question": "q"}).encode(), "`is_correct` is null in 1 rows: 2"),
     ],
 )
@@ -535,7 +619,9 @@ def test_a_folder_gives_the_split_asked_for(tmp_path: Path) -> None:
     (tmp_path / ".cache" / "train.csv").write_text("damaged")
     assert load_source(str(tmp_path)).counts["rows"] == 5
     assert load_source(str(tmp_path), split="test").counts["rows"] == 2
-    with pytest.raises(ValueError, match=r"no file is named after the split 'val'.*'test\.csv', 'train\.csv'"):
+    with pytest.raises(
+        ValueError, match=r"no file is named after the split 'val'.*'test\.csv', 'train\.csv'"
+    ):
         load_source(str(tmp_path), split="val")
 
 
@@ -570,7 +656,9 @@ def test_saved_datasets_with_splits_and_with_indices_are_read(tmp_path: Path) ->
         load_source(str(tmp_path / "saved"))
 
 
-@pytest.mark.parametrize("name", ["no.parquet", "./no", "~/no/such", "/no/such", "one/two/three", "some/rows.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["no.parquet", "./no", "~/no/such", "/no/such", "one/two/three", "some/rows.jsonl"]
+)
 def test_a_path_that_does_not_exist_is_no_hub_id(name: str) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         load_source(name)
@@ -585,13 +673,13 @@ def test_names_that_mean_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def test_sample_rows_are_generated() -> None:
-    source = load_source("sample:40")
+    source = load_source("synthetic:40")
     assert source.labels_N is not None
     assert (len(source.labels_N), source.labels_N.sum()) == (40, 20)
     assert source.table.column_names == ["question", "answer", "solution", "error"]
-    assert load_source("sample:40").fingerprint == source.fingerprint
-    assert load_source("sample:40", split="test").fingerprint != source.fingerprint
-    for name in ("sample:", "sample:many", "sample:0", "sample:-2"):
+    assert load_source("synthetic:40").fingerprint == source.fingerprint
+    assert load_source("synthetic:40", split="test").fingerprint != source.fingerprint
+    for name in ("sample:", "sample:many", "synthetic:0", "sample:-2"):
         with pytest.raises(ValueError, match="is not a number of rows"):
             load_source(name)
 
@@ -624,11 +712,16 @@ def test_the_hub_out_of_reach_is_one_message_and_files_leave_no_cache(tmp_path: 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real solutions: {SHARED} is absent")
 @pytest.mark.parametrize(
     ("name", "rows", "true", "empty"),
-    [("gsm8k_solutions", 3_712, 0.385, 8), ("mathcoder_solutions/labelled.parquet", 6_273, 0.400, 0)],
+    [
+        ("gsm8k_solutions", 3_712, 0.385, 8),
+        ("mathcoder_solutions/labelled.parquet", 6_273, 0.400, 0),
+    ],
 )
 def test_real_solutions_are_read(name: str, rows: int, true: float, empty: int) -> None:
     source = load_source(str(SHARED / name))
     assert source.labels_N is not None
     assert source.labels_N.mean() == pytest.approx(true, abs=0.0005)
     assert (source.counts["rows"], source.counts["empty_answers"]) == (rows, empty)
-    assert source.counts["distinct_questions"] == len(np.unique(question_groups(source.table))) < rows
+    assert (
+        source.counts["distinct_questions"] == len(np.unique(question_groups(source.table))) < rows
+    )

@@ -13,19 +13,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mv_lightning.data.splits import SplitPlan, manifest, overlap, plan_splits, read_manifest, write_manifest
+from mv_lightning.data.splits import (
+    SplitPlan,
+    manifest,
+    overlap,
+    plan_splits,
+    read_manifest,
+    write_manifest,
+)
 
 SMALL = SplitPlan(phases=2, rows=40, val_fraction=0.1, test_rows=20)
 
 
-def source(rows: int, questions: int, seed: int = 0, true_share: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
+def source(
+    rows: int, questions: int, seed: int = 0, true_share: float = 0.4
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels and groups of a source in which questions repeat and wrong answers outnumber right ones."""
     rng = np.random.default_rng(seed)
     return rng.random(rows) < true_share, rng.integers(0, questions, rows)
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[name], other[name]) for name in one
+    )
 
 
 @st.composite
@@ -45,8 +56,8 @@ def plans(draw: st.DrawFn) -> SplitPlan:
 @settings(max_examples=150, deadline=None)
 @given(plan=plans(), seed=st.integers(0, 1000), questions=st.sampled_from([300, 1500]))
 def test_every_plan_is_kept_to(plan: SplitPlan, seed: int, questions: int) -> None:
-    labels_N, groups_N = source(4_000, questions, seed)
-    splits = plan_splits(labels_N, groups_N, plan)
+    labels_N, question_ids_N = source(4_000, questions, seed)
+    splits = plan_splits(labels_N, question_ids_N, plan)
     rows = splits.named()
 
     drawn = np.concatenate(list(rows.values()))
@@ -58,7 +69,11 @@ def test_every_plan_is_kept_to(plan: SplitPlan, seed: int, questions: int) -> No
     assert len(splits.test) == plan.test_rows
     assert len(splits.val) == len(splits.train) == plan.phases
     half = plan.rows // 2
-    val_rows = 2 * round(half * plan.val_fraction) if plan.balance else round(plan.rows * plan.val_fraction)
+    val_rows = (
+        2 * round(half * plan.val_fraction)
+        if plan.balance
+        else round(plan.rows * plan.val_fraction)
+    )
     for val_N, train_N in zip(splits.val, splits.train, strict=True):
         assert (len(val_N), len(train_N)) == (val_rows, plan.rows - val_rows)
         if plan.balance:
@@ -68,21 +83,26 @@ def test_every_plan_is_kept_to(plan: SplitPlan, seed: int, questions: int) -> No
         assert 2 * labels_N[splits.test].sum() == len(splits.test)
 
     if plan.group_by_question:
-        questions_of = [set(groups_N[rows_N]) for rows_N in rows.values()]
+        questions_of = [set(question_ids_N[rows_N]) for rows_N in rows.values()]
         assert sum(map(len, questions_of)) == len(set.union(*questions_of))
-        assert set(overlap(groups_N, splits).values()) == {0.0}
+        assert set(overlap(question_ids_N, splits).values()) == {0.0}
 
-    assert same(rows, plan_splits(labels_N.copy(), groups_N.copy(), plan).named())
-    assert not same(rows, plan_splits(labels_N, groups_N, replace(plan, seed=plan.seed + 1)).named())
+    assert same(rows, plan_splits(labels_N.copy(), question_ids_N.copy(), plan).named())
+    assert not same(
+        rows, plan_splits(labels_N, question_ids_N, replace(plan, seed=plan.seed + 1)).named()
+    )
 
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_rows_drawn_before_do_not_depend_on_later_phases(grouped: bool) -> None:
-    labels_N, groups_N = source(2_000, 500)
+    labels_N, question_ids_N = source(2_000, 500)
     plan = replace(SMALL, group_by_question=grouped)
-    two, three = (plan_splits(labels_N, groups_N, replace(plan, phases=phases)).named() for phases in (2, 3))
+    two, three = (
+        plan_splits(labels_N, question_ids_N, replace(plan, phases=phases)).named()
+        for phases in (2, 3)
+    )
     assert same(two, {name: three[name] for name in two})
-    longer = plan_splits(labels_N, groups_N, replace(plan, rows=60))
+    longer = plan_splits(labels_N, question_ids_N, replace(plan, rows=60))
     assert np.array_equal(longer.test, two["test"])
 
 
@@ -94,19 +114,19 @@ def test_single_rows_are_used_to_the_last() -> None:
 
 
 def test_groups_as_wide_as_their_split_are_used_to_the_last() -> None:
-    labels_N, groups_N = np.arange(100) % 2 == 0, np.arange(100) // 20
+    labels_N, question_ids_N = np.arange(100) % 2 == 0, np.arange(100) // 20
     plan = SplitPlan(phases=2, rows=40, val_fraction=0.5, test_rows=20, group_by_question=True)
-    drawn = np.concatenate(list(plan_splits(labels_N, groups_N, plan).named().values()))
+    drawn = np.concatenate(list(plan_splits(labels_N, question_ids_N, plan).named().values()))
     assert sorted(drawn) == list(range(100))
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_group_ids_are_only_names(seed: int) -> None:
-    labels_N, groups_N = source(1_000, 200, seed)
+    labels_N, question_ids_N = source(1_000, 200, seed)
     plan = replace(SMALL, group_by_question=True)
-    renamed = plan_splits(labels_N, groups_N * 7 - 500, plan)
-    assert same(renamed.named(), plan_splits(labels_N, groups_N, plan).named())
+    renamed = plan_splits(labels_N, question_ids_N * 7 - 500, plan)
+    assert same(renamed.named(), plan_splits(labels_N, question_ids_N, plan).named())
 
 
 def test_unbalanced_splits_keep_the_mix_of_the_source() -> None:
@@ -118,11 +138,11 @@ def test_unbalanced_splits_keep_the_mix_of_the_source() -> None:
 
 
 def test_the_order_of_a_split_is_shuffled() -> None:
-    labels_N, groups_N = source(4_000, 400)
+    labels_N, question_ids_N = source(4_000, 400)
     plan = SplitPlan(phases=1, rows=1_000, test_rows=0, group_by_question=True)
-    train_N = plan_splits(labels_N, groups_N, plan).train[0]
+    train_N = plan_splits(labels_N, question_ids_N, plan).train[0]
     assert 0.4 < labels_N[train_N[: len(train_N) // 2]].mean() < 0.6
-    neighbours = np.mean(groups_N[train_N][1:] == groups_N[train_N][:-1])
+    neighbours = np.mean(question_ids_N[train_N][1:] == question_ids_N[train_N][:-1])
     assert neighbours < 0.05  # a question's ten rows side by side would give 0.8
 
 
@@ -135,17 +155,19 @@ def test_the_defaults_are_the_reports_sizes() -> None:
 
 
 def test_overlap_is_the_share_of_rows_whose_question_is_trained_on() -> None:
-    labels_N, groups_N = source(2_000, 150)
-    splits = plan_splits(labels_N, groups_N, SMALL)
-    trained = {int(groups_N[row]) for rows_N in splits.train for row in rows_N}
-    shares = overlap(groups_N, splits)
+    labels_N, question_ids_N = source(2_000, 150)
+    splits = plan_splits(labels_N, question_ids_N, SMALL)
+    trained = {int(question_ids_N[row]) for rows_N in splits.train for row in rows_N}
+    shares = overlap(question_ids_N, splits)
     assert set(shares) == {"test", "val_1", "val_2"}
     for name, share in shares.items():
         rows_N = splits.named()[name]
-        assert share == pytest.approx(sum(int(groups_N[row]) in trained for row in rows_N) / len(rows_N))
+        assert share == pytest.approx(
+            sum(int(question_ids_N[row]) in trained for row in rows_N) / len(rows_N)
+        )
     assert 0 < shares["test"] < 1
-    none = plan_splits(labels_N, groups_N, replace(SMALL, test_rows=0, val_fraction=0.0))
-    assert set(overlap(groups_N, none).values()) == {0.0}
+    none = plan_splits(labels_N, question_ids_N, replace(SMALL, test_rows=0, val_fraction=0.0))
+    assert set(overlap(question_ids_N, none).values()) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -179,17 +201,17 @@ def test_odd_sizes_are_fine_where_nothing_is_balanced() -> None:
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("balance", [False, True])
 def test_too_few_rows_are_refused_with_the_largest_that_fit(grouped: bool, balance: bool) -> None:
-    labels_N, groups_N = source(1_000, 150)
+    labels_N, question_ids_N = source(1_000, 150)
     plan = replace(SMALL, rows=2_000, val_fraction=0.1, balance=balance, group_by_question=grouped)
     with pytest.raises(ValueError, match="Lower rows to at most") as caught:
-        plan_splits(labels_N, groups_N, plan)
+        plan_splits(labels_N, question_ids_N, plan)
     message = str(caught.value)
     true = int(labels_N.sum())
     assert f"{true} True and {1_000 - true} False" in message
     largest = int(message.split("Lower rows to at most ")[1].split(",")[0].replace(",", ""))
-    plan_splits(labels_N, groups_N, replace(plan, rows=largest))
+    plan_splits(labels_N, question_ids_N, replace(plan, rows=largest))
     with pytest.raises(ValueError, match="Lower rows"):
-        plan_splits(labels_N, groups_N, replace(plan, rows=largest + 2))
+        plan_splits(labels_N, question_ids_N, replace(plan, rows=largest + 2))
     if balance and not grouped:
         assert largest == 2 * ((true - 10) // 2)
         assert "need 2,010 True and 2,010 False" in message
@@ -212,7 +234,7 @@ def test_a_missing_class_is_named(value: bool) -> None:
 
 
 def test_grouping_without_groups_is_refused() -> None:
-    with pytest.raises(ValueError, match="groups_N"):
+    with pytest.raises(ValueError, match="question_ids_N"):
         plan_splits(source(500, 10)[0], None, replace(SMALL, group_by_question=True))
 
 
@@ -222,9 +244,9 @@ def test_an_empty_source_is_refused() -> None:
 
 
 def test_the_manifest_comes_back_as_written(tmp_path: Path) -> None:
-    labels_N, groups_N = source(2_000, 150)
-    splits = plan_splits(labels_N, groups_N, SMALL)
-    written = manifest("abc", SMALL, splits, labels_N, groups_N)
+    labels_N, question_ids_N = source(2_000, 150)
+    splits = plan_splits(labels_N, question_ids_N, SMALL)
+    written = manifest("abc", SMALL, splits, labels_N, question_ids_N)
     path = tmp_path / "run" / "splits.json"
     write_manifest(path, written, splits)
     read, again = read_manifest(path)
@@ -236,37 +258,44 @@ def test_the_manifest_comes_back_as_written(tmp_path: Path) -> None:
     assert read["splits"]["val_1"] | {"sha256": ""} == {
         "rows": 4,
         "true": 2,
-        "overlap": overlap(groups_N, splits)["val_1"],
+        "overlap": overlap(question_ids_N, splits)["val_1"],
         "sha256": "",
     }
-    assert manifest("abc", SMALL, plan_splits(labels_N, groups_N, SMALL), labels_N, groups_N) == written
-    other = plan_splits(labels_N, groups_N, replace(SMALL, seed=1))
-    assert manifest("abc", SMALL, other, labels_N, groups_N) != written
+    assert (
+        manifest(
+            "abc", SMALL, plan_splits(labels_N, question_ids_N, SMALL), labels_N, question_ids_N
+        )
+        == written
+    )
+    other = plan_splits(labels_N, question_ids_N, replace(SMALL, seed=1))
+    assert manifest("abc", SMALL, other, labels_N, question_ids_N) != written
 
 
-def test_a_failed_write_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    labels_N, groups_N = source(2_000, 150)
-    splits = plan_splits(labels_N, groups_N, SMALL)
+def test_a_failed_write_leaves_the_old_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels_N, question_ids_N = source(2_000, 150)
+    splits = plan_splits(labels_N, question_ids_N, SMALL)
     path = tmp_path / "splits.json"
-    write_manifest(path, manifest("old", SMALL, splits, labels_N, groups_N), splits)
+    write_manifest(path, manifest("old", SMALL, splits, labels_N, question_ids_N), splits)
 
     def full_disk(_: int) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
-        write_manifest(path, manifest("new", SMALL, splits, labels_N, groups_N), splits)
+        write_manifest(path, manifest("new", SMALL, splits, labels_N, question_ids_N), splits)
     assert read_manifest(path)[0]["fingerprint"] == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_damaged_manifests_are_refused(tmp_path: Path) -> None:
-    labels_N, groups_N = source(2_000, 150)
-    splits = plan_splits(labels_N, groups_N, SMALL)
+    labels_N, question_ids_N = source(2_000, 150)
+    splits = plan_splits(labels_N, question_ids_N, SMALL)
     path = tmp_path / "splits.json"
     with pytest.raises(ValueError, match="no split manifest"):
         read_manifest(path)
-    write_manifest(path, manifest("abc", SMALL, splits, labels_N, groups_N), splits)
+    write_manifest(path, manifest("abc", SMALL, splits, labels_N, question_ids_N), splits)
     text = path.read_text()
 
     fields = json.loads(text)

@@ -28,7 +28,10 @@ def test_bag_of_words_sees_words_but_not_their_order() -> None:
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)
     labels_N = rng.random(2_000) < 0.5
-    word = [f"{a} {'good' if label else 'bad'}" for a, label in zip(rng.integers(0, 9, 2_000), labels_N, strict=True)]
+    word = [
+        f"{a} {'good' if label else 'bad'}"
+        for a, label in zip(rng.integers(0, 9, 2_000), labels_N, strict=True)
+    ]
     order = ["a b" if label else "b a" for label in labels_N]
     for texts, least, most in ((word, 0.99, 1.0), (order, 0.4, 0.6)):
         said_M = bag_of_words(texts[:1_000], labels_N[:1_000], texts[1_000:], seed=0)
@@ -51,4 +54,9 @@ def test_lookup_says_true_to_the_usual_true_answer_of_the_question() -> None:
         answers=["4 ", "5", "6", "4"],
     )
     assert covered_M.tolist() == [True, True, False, False]
-    assert verdicts_M.tolist() == [True, False, True, True]  # unknown questions: most training rows are True
+    assert verdicts_M.tolist() == [
+        True,
+        False,
+        True,
+        True,
+    ]  # unknown questions: most training rows are True

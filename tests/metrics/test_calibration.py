@@ -9,11 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mv_lightning.metrics.calibration import Calibration, fit_calibration, fit_temperature, fit_threshold
+from mv_lightning.metrics.calibration import (
+    Calibration,
+    fit_calibration,
+    fit_temperature,
+    fit_threshold,
+)
 from mv_lightning.metrics.scores import metric_values
 
 SHARE = st.floats(0.01, 0.99)
-CALIBRATIONS = st.builds(Calibration, st.floats(0.01, 100), st.floats(-10, 10), st.none() | st.tuples(SHARE, SHARE))
+CALIBRATIONS = st.builds(
+    Calibration, st.floats(0.01, 100), st.floats(-10, 10), st.none() | st.tuples(SHARE, SHARE)
+)
 ODDS = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=2, max_size=30)
 
 
@@ -32,7 +39,9 @@ def test_the_ranking_never_changes(calibration: Calibration, odds: list[float]) 
 
 
 @given(odds=ODDS, seed=st.integers(0, 1000))
-def test_every_fit_keeps_the_ranking_and_does_not_raise_the_loss(odds: list[float], seed: int) -> None:
+def test_every_fit_keeps_the_ranking_and_does_not_raise_the_loss(
+    odds: list[float], seed: int
+) -> None:
     log_odds_N = np.array(odds)
     labels_N = np.random.default_rng(seed).random(len(odds)) < 0.5
     labels_N[:2] = [True, False]
@@ -43,7 +52,9 @@ def test_every_fit_keeps_the_ranking_and_does_not_raise_the_loss(odds: list[floa
         return float(np.logaddexp(0, np.where(labels_N, -odds_N, odds_N)).mean())
 
     assert loss(calibration.apply(log_odds_N)) <= loss(log_odds_N) * (1 + 1e-6) + 1e-9
-    assert (calibration.decide(log_odds_N) == labels_N).sum() >= ((log_odds_N > 0) == labels_N).sum()
+    assert (calibration.decide(log_odds_N) == labels_N).sum() >= (
+        (log_odds_N > 0) == labels_N
+    ).sum()
     right = ((log_odds_N > fit_threshold(labels_N, log_odds_N)) == labels_N).sum()
     assert right >= max(((log_odds_N > 0) == labels_N).sum(), labels_N.sum(), (~labels_N).sum())
 
@@ -51,8 +62,12 @@ def test_every_fit_keeps_the_ranking_and_does_not_raise_the_loss(odds: list[floa
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
 def test_a_known_temperature_is_found(temperature: float) -> None:
     labels_N, log_odds_N = honest(20_000, 1)
-    assert fit_temperature(labels_N, log_odds_N * temperature) == pytest.approx(temperature, rel=0.05)
-    calibrated = Calibration(fit_temperature(labels_N, log_odds_N * temperature)).apply(log_odds_N * temperature)
+    assert fit_temperature(labels_N, log_odds_N * temperature) == pytest.approx(
+        temperature, rel=0.05
+    )
+    calibrated = Calibration(fit_temperature(labels_N, log_odds_N * temperature)).apply(
+        log_odds_N * temperature
+    )
     assert metric_values(labels_N, calibrated)["ece"] < 0.015
 
 
@@ -84,7 +99,10 @@ def test_all_but_separable_rows_give_a_usable_temperature() -> None:
 def test_the_temperature_moves_only_beyond_chance() -> None:
     """Forty rows of a calibrated model nearly always keep it at 1, of one four times too sure seldom."""
     drawn = [honest(40, seed) for seed in range(100)]
-    moved = [sum(fit_temperature(labels_N, factor * odds_N) != 1 for labels_N, odds_N in drawn) for factor in (1, 4)]
+    moved = [
+        sum(fit_temperature(labels_N, factor * odds_N) != 1 for labels_N, odds_N in drawn)
+        for factor in (1, 4)
+    ]
     assert moved[0] <= 12 and moved[1] >= 90
 
 
@@ -95,7 +113,9 @@ def test_copies_of_rows_move_nothing_that_one_of_each_does_not() -> None:
     moved = 0
     for labels_N, odds_N in drawn:
         copies = np.repeat(labels_N, 8), np.repeat(odds_N, 8)
-        assert fit_calibration(*copies, questions_N).temperature == pytest.approx(fit_temperature(labels_N, odds_N))
+        assert fit_calibration(*copies, questions_N).temperature == pytest.approx(
+            fit_temperature(labels_N, odds_N)
+        )
         moved += fit_temperature(*copies) != 1
     assert moved > 15
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mv_lightning.metrics import plots
-from mv_lightning.metrics.scores import by, score, upper_quantile
+from mv_lightning.metrics.scores import score, score_slices, upper_quantile
 
 pytest.importorskip("matplotlib")
 RNG = np.random.default_rng(0)
@@ -33,10 +33,16 @@ def texts(axes: object) -> set[str]:
         lambda: plots.roc_curve(LABELS_N, ODDS_N),
         lambda: plots.reliability(LABELS_N, ODDS_N),
         lambda: plots.confusion_matrix(score(LABELS_N, ODDS_N)),
-        lambda: plots.accuracy_by(by(upper_quantile(LENGTHS_N), LABELS_N, ODDS_N), "words"),
+        lambda: plots.accuracy_by(
+            score_slices(upper_quantile(LENGTHS_N), LABELS_N, ODDS_N), "words"
+        ),
         lambda: plots.log_odds_histogram(LABELS_N, ODDS_N),
-        lambda: plots.length_histogram({"question": LENGTHS_N, "solution": LENGTHS_N * 3}, "words", "Lengths", (512,)),
-        lambda: plots.length_histogram({"none": LENGTHS_N[:0], "zero": LENGTHS_N * 0}, "words", "Lengths"),
+        lambda: plots.length_histogram(
+            {"question": LENGTHS_N, "solution": LENGTHS_N * 3}, "words", "Lengths", (512,)
+        ),
+        lambda: plots.length_histogram(
+            {"none": LENGTHS_N[:0], "zero": LENGTHS_N * 0}, "words", "Lengths"
+        ),
     ],
 )
 def test_the_same_figure_gives_the_same_png(figure: object, tmp_path: Path) -> None:
@@ -71,12 +77,17 @@ def test_the_reliability_diagram_counts_every_row() -> None:
 def test_the_confusion_matrix_shows_its_cells() -> None:
     scores = score(LABELS_N, ODDS_N)
     (axes,) = plots.confusion_matrix(scores).axes
-    assert [int(text.get_text().split("\n")[0]) for text in axes.texts] == list(scores.confusion.values())
+    assert [int(text.get_text().split("\n")[0]) for text in axes.texts] == list(
+        scores.confusion.values()
+    )
 
 
 def test_a_slice_without_rows_of_a_class_is_drawn() -> None:
-    (axes,) = plots.accuracy_by(by(LABELS_N, LABELS_N, ODDS_N), "label").axes
-    assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == ["False", "True"]
+    (axes,) = plots.accuracy_by(score_slices(LABELS_N, LABELS_N, ODDS_N), "label").axes
+    assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == [
+        "False",
+        "True",
+    ]
 
 
 def test_users_settings_do_not_mix_in() -> None:

@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mv_lightning.metrics import scores
-from mv_lightning.metrics.scores import by, mean_interval, metric_values, score, upper_quantile
+from mv_lightning.metrics.scores import (
+    mean_interval,
+    metric_values,
+    score,
+    score_slices,
+    upper_quantile,
+)
 
 
 def rows(many: int, seed: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +48,9 @@ def test_values_are_scikit_learns(ties: bool, threshold: float) -> None:
         "log_loss": sk.log_loss(labels_N, probabilities_N),
     }
     assert {name: found.values[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    assert list(found.confusion.values()) == sk.confusion_matrix(labels_N, verdicts_N).ravel().tolist()
+    assert (
+        list(found.confusion.values()) == sk.confusion_matrix(labels_N, verdicts_N).ravel().tolist()
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,7 +72,12 @@ def test_a_case_by_hand() -> None:
     found = score(np.array([True, True, False, False]), np.array([2.0, -1.0, 1.0, -3.0]))
     assert found.values["accuracy"] == found.values["precision"] == found.values["recall"] == 0.5
     assert found.values["auroc"] == pytest.approx(0.75) and found.values["mcc"] == pytest.approx(0)
-    assert found.confusion == {"true_negative": 1, "false_positive": 1, "false_negative": 1, "true_positive": 1}
+    assert found.confusion == {
+        "true_negative": 1,
+        "false_positive": 1,
+        "false_negative": 1,
+        "true_positive": 1,
+    }
 
 
 def test_ece_is_zero_where_every_probability_is_its_frequency() -> None:
@@ -90,7 +103,9 @@ ONLY_FALSE = {"balanced_accuracy", "precision", "recall", "f1", "mcc", "auroc", 
         ([True, False], [1.0, 2.0], {"mcc"}),
     ],
 )
-def test_what_is_undefined_is_null(labels: list[bool], log_odds: list[float], undefined: set[str]) -> None:
+def test_what_is_undefined_is_null(
+    labels: list[bool], log_odds: list[float], undefined: set[str]
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = score(np.array(labels, dtype=bool), np.array(log_odds))
@@ -106,7 +121,9 @@ def test_the_interval_of_accuracy_is_the_binomial_one() -> None:
     found = score(labels_N, log_odds_N)
     accuracy = found.values["accuracy"]
     half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / 1_000)
-    assert found.intervals["accuracy"] == pytest.approx((accuracy - half, accuracy + half), abs=0.004)
+    assert found.intervals["accuracy"] == pytest.approx(
+        (accuracy - half, accuracy + half), abs=0.004
+    )
 
 
 def test_the_same_seed_gives_the_same_intervals() -> None:
@@ -120,11 +137,16 @@ def test_questions_of_one_row_are_rows(seed: int) -> None:
     """Whatever their numbers are: the plain bootstrap, draw for draw."""
     labels_N, log_odds_N = rows(150, 7)
     questions_N = np.random.default_rng(seed).permutation(1_000)[:150]
-    plain, grouped = (score(labels_N, log_odds_N, groups_N=groups, seed=seed) for groups in (None, questions_N))
+    plain, grouped = (
+        score(labels_N, log_odds_N, question_ids_N=groups, seed=seed)
+        for groups in (None, questions_N)
+    )
     assert grouped.intervals == plain.intervals and grouped.units == plain.units == 150
     assert (plain.resampled, grouped.resampled) == ("rows", "questions")
     values_NK = np.column_stack([labels_N, log_odds_N])
-    assert np.array_equal(mean_interval(values_NK, questions_N, seed=seed), mean_interval(values_NK, seed=seed))
+    assert np.array_equal(
+        mean_interval(values_NK, questions_N, seed=seed), mean_interval(values_NK, seed=seed)
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -134,15 +156,26 @@ def test_a_row_told_several_times_is_told_once(times: int, seed: int, ties: bool
     labels_N, log_odds_N = rows(120, seed, ties)
     once = score(labels_N, log_odds_N)
     copies = [np.repeat(values_N, times) for values_N in (labels_N, log_odds_N)]
-    several = score(*copies, groups_N=np.repeat(np.arange(120)[::-1], times))
+    several = score(*copies, question_ids_N=np.repeat(np.arange(120)[::-1], times))
     naive = score(*copies)
-    for name in ("accuracy", "balanced_accuracy", "auroc", "average_precision", "f1", "mcc", "ece", "log_loss"):
+    for name in (
+        "accuracy",
+        "balanced_accuracy",
+        "auroc",
+        "average_precision",
+        "f1",
+        "mcc",
+        "ece",
+        "log_loss",
+    ):
         assert several.intervals[name] == pytest.approx(once.intervals[name], abs=1e-9)
         low, high = several.intervals[name]
         assert high - low > 1.2 * (naive.intervals[name][1] - naive.intervals[name][0])
     assert several.units == 120
     bounds = [mean_interval(values_N[:, None]) for values_N in (log_odds_N, copies[1])]
-    assert mean_interval(copies[1][:, None], np.repeat(np.arange(120), times)) == pytest.approx(bounds[0])
+    assert mean_interval(copies[1][:, None], np.repeat(np.arange(120), times)) == pytest.approx(
+        bounds[0]
+    )
     assert np.diff(bounds[1]) < np.diff(bounds[0])
 
 
@@ -164,20 +197,31 @@ def test_slices_hold_every_row_once() -> None:
     labels_N, log_odds_N = rows(200, 5)
     lengths_N = np.random.default_rng(0).integers(1, 300, 200)
     parts_N = upper_quantile(lengths_N, 4)
-    sliced = by(parts_N, labels_N, log_odds_N)
-    assert list(map(int, sliced)) == sorted(map(int, sliced)) and int(list(sliced)[-1]) == lengths_N.max()
-    assert sum(part.rows for part in sliced.values()) == 200 and all(45 <= part.rows <= 55 for part in sliced.values())
+    sliced = score_slices(parts_N, labels_N, log_odds_N)
+    assert (
+        list(map(int, sliced)) == sorted(map(int, sliced))
+        and int(list(sliced)[-1]) == lengths_N.max()
+    )
+    assert sum(part.rows for part in sliced.values()) == 200 and all(
+        45 <= part.rows <= 55 for part in sliced.values()
+    )
     weighted = sum(part.rows * part.values["accuracy"] for part in sliced.values()) / 200
     assert weighted == pytest.approx(score(labels_N, log_odds_N).values["accuracy"])
-    grouped = by(np.array(["b", "a"] * 100), labels_N, log_odds_N, groups_N=np.arange(200) // 4)
-    assert {name: part.units for name, part in grouped.items()} == {"a": 50, "b": 50} and list(grouped) == ["a", "b"]
+    grouped = score_slices(
+        np.array(["b", "a"] * 100), labels_N, log_odds_N, question_ids_N=np.arange(200) // 4
+    )
+    assert {name: part.units for name, part in grouped.items()} == {"a": 50, "b": 50} and list(
+        grouped
+    ) == ["a", "b"]
 
 
 @given(values=st.lists(st.integers(0, 50), max_size=60), parts=st.integers(1, 6))
 def test_a_quantile_part_ends_at_its_name(values: list[int], parts: int) -> None:
     values_N = np.array(values, dtype=int)
     upper_N = upper_quantile(values_N, parts)
-    assert (upper_N >= values_N).all() and set(upper_N) <= set(values) and len(set(upper_N)) <= parts
+    assert (
+        (upper_N >= values_N).all() and set(upper_N) <= set(values) and len(set(upper_N)) <= parts
+    )
 
 
 def test_the_alarm_rings_when_one_class_takes_nearly_all() -> None:

@@ -8,11 +8,13 @@ import torch
 
 from mv_lightning.data.batching import pack
 from mv_lightning.model import adapters, attention, verdict
-from mv_lightning.model.attention import _spans_by_products, _spans_by_sdpa, packed_attention
+from mv_lightning.model.attention import _spans_by_matmul, _spans_by_sdpa, packed_attention
 from mv_lightning.schema import EncodedRows, Packing
 
 
-def padded_hidden(adapted: torch.nn.Module, encoded: EncodedRows, indices: list[int]) -> torch.Tensor:
+def padded_hidden(
+    adapted: torch.nn.Module, encoded: EncodedRows, indices: list[int]
+) -> torch.Tensor:
     """The reference: transformers' own attention over one padded row per line, prefix repeated in each. [B, D]."""
     model = adapted.get_base_model()
     rows = [torch.tensor([*encoded.prefix_ids, *encoded.row(index)]) for index in indices]
@@ -21,7 +23,9 @@ def padded_hidden(adapted: torch.nn.Module, encoded: EncodedRows, indices: list[
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        hidden = model.base_model(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden = model.base_model(
+            input_ids=padded, attention_mask=mask, use_cache=False
+        ).last_hidden_state
     finally:
         model.set_attn_implementation(before)
     return hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
@@ -29,11 +33,19 @@ def padded_hidden(adapted: torch.nn.Module, encoded: EncodedRows, indices: list[
 
 @pytest.mark.parametrize(
     ("rows", "indices", "questions"),
-    [("encoded", [3, 0, 7, 12], 4), ("siblings", [0, 1, 2, 4, 5, 6, 7], 3), ("siblings", [4, 0, 5, 1], 4)],
+    [
+        ("encoded", [3, 0, 7, 12], 4),
+        ("siblings", [0, 1, 2, 4, 5, 6, 7], 3),
+        ("siblings", [4, 0, 5, 1], 4),
+    ],
     ids=["own questions", "siblings together", "siblings apart"],
 )
 def test_packed_equals_padded_in_values_and_gradients(
-    tiny: torch.nn.Module, request: pytest.FixtureRequest, rows: str, indices: list[int], questions: int
+    tiny: torch.nn.Module,
+    request: pytest.FixtureRequest,
+    rows: str,
+    indices: list[int],
+    questions: int,
 ) -> None:
     encoded: EncodedRows = request.getfixturevalue(rows)
     batch = pack(encoded, np.array(indices), step_rows=len(indices))
@@ -70,9 +82,11 @@ def test_the_ways_of_attending_agree(block: int, monkeypatch: pytest.MonkeyPatch
     """Plain products for a CPU, PyTorch's kernels for a GPU without the varlen call; spans cut to blocks or not."""
     monkeypatch.setattr(attention, "BLOCK", block)
     packing, results = Packing((5, 3, 4, 5, 1), (-1, 0, 0, 2, 2)), []
-    for attend in (_spans_by_products, _spans_by_sdpa):
+    for attend in (_spans_by_matmul, _spans_by_sdpa):
         rng = torch.Generator().manual_seed(0)
-        q, k, v = (torch.randn(1, heads, 18, 8, generator=rng).requires_grad_() for heads in (6, 2, 2))
+        q, k, v = (
+            torch.randn(1, heads, 18, 8, generator=rng).requires_grad_() for heads in (6, 2, 2)
+        )
         out = attend(q, k, v, packing, 0.3)
         out.square().sum().backward()
         results.append((out, q.grad, k.grad, v.grad))
@@ -81,13 +95,17 @@ def test_the_ways_of_attending_agree(block: int, monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-4)
 
 
-def test_gradient_checkpointing_changes_nothing(tiny: torch.nn.Module, encoded: EncodedRows) -> None:
+def test_gradient_checkpointing_changes_nothing(
+    tiny: torch.nn.Module, encoded: EncodedRows
+) -> None:
     batch = pack(encoded, np.array([1, 4]), 2)
     model, gradients = tiny.get_base_model(), []
     for enabled in (False, True):
         tiny.zero_grad()
         if enabled:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
         verdict.hidden_states(model, batch)[batch.verdict_B].square().mean().backward()
         gradients.append([p.grad.clone() for p in adapters.trained_parameters(tiny).values()])
     torch.testing.assert_close(gradients[1], gradients[0])

@@ -24,7 +24,9 @@ def test_projections_are_nf4_with_double_quantisation(tiny: torch.nn.Module) -> 
     assert all(module.training for module in tiny.modules())
 
 
-def test_training_after_an_evaluation_pass_keeps_all_gradients(tiny: torch.nn.Module, encoded: EncodedRows) -> None:
+def test_training_after_an_evaluation_pass_keeps_all_gradients(
+    tiny: torch.nn.Module, encoded: EncodedRows
+) -> None:
     batch, model = pack(encoded, torch.arange(2).numpy(), 2), tiny.get_base_model()
     tiny.eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
@@ -32,20 +34,27 @@ def test_training_after_an_evaluation_pass_keeps_all_gradients(tiny: torch.nn.Mo
     tiny.train()
     with torch.autocast("cpu", torch.bfloat16):
         verdict.hidden_states(model, batch)[batch.verdict_B].float().square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in adapters.trained_parameters(tiny).values())
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0
+        for p in adapters.trained_parameters(tiny).values()
+    )
 
 
 def test_fingerprint_tells_models_apart(tiny_folder: Path, tmp_path: Path) -> None:
     from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM.from_pretrained(tiny_folder)
-    quantised = base.load_base(base.BaseSettings(name=str(tiny_folder)), torch.float32, torch.device("cpu"))
+    quantised = base.load_base(
+        base.BaseSettings(name=str(tiny_folder)), torch.float32, torch.device("cpu")
+    )
     assert base.fingerprint(quantised) == base.fingerprint(model)
     model.model.norm.weight.data[3] += 0.01
     assert base.fingerprint(quantised) != base.fingerprint(model)
 
 
-def test_random_weights_need_only_the_config(tiny_folder: Path, tmp_path: Path, encoded: EncodedRows) -> None:
+def test_random_weights_need_only_the_config(
+    tiny_folder: Path, tmp_path: Path, encoded: EncodedRows
+) -> None:
     shutil.copytree(tiny_folder, tmp_path / "b")
     (tmp_path / "b" / "model.safetensors").unlink()
     settings = base.BaseSettings(name=str(tmp_path / "b"), weights="random")
@@ -61,7 +70,9 @@ def test_another_architecture_is_refused(tiny_folder: Path, tmp_path: Path) -> N
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     (tmp_path / "b" / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     with pytest.raises(ValueError, match="'gpt2'"):
-        base.load_base(base.BaseSettings(name=str(tmp_path / "b")), torch.float32, torch.device("cpu"))
+        base.load_base(
+            base.BaseSettings(name=str(tmp_path / "b")), torch.float32, torch.device("cpu")
+        )
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere"])

@@ -8,7 +8,13 @@ import torch
 
 from mv_lightning.data.batching import pack
 from mv_lightning.model import attention, verdict
-from mv_lightning.model.generate import MALFORMED, MAX_NEW_TOKENS, find_verdict, generate, verdict_odds
+from mv_lightning.model.generate import (
+    MALFORMED,
+    MAX_NEW_TOKENS,
+    find_verdict,
+    generate,
+    verdict_odds,
+)
 from mv_lightning.schema import EncodedRows
 
 
@@ -17,7 +23,9 @@ def writing(tiny: torch.nn.Module) -> torch.nn.Module:
     return tiny.eval().get_base_model()
 
 
-def test_the_first_token_is_the_likeliest_of_the_packed_pass(writing: torch.nn.Module, encoded: EncodedRows) -> None:
+def test_the_first_token_is_the_likeliest_of_the_packed_pass(
+    writing: torch.nn.Module, encoded: EncodedRows
+) -> None:
     batch = pack(encoded, np.arange(6), 6)
     with torch.no_grad():
         new_BW = generate(writing, batch, pad_id=1)
@@ -27,16 +35,23 @@ def test_the_first_token_is_the_likeliest_of_the_packed_pass(writing: torch.nn.M
     assert torch.equal(new_BW[:, 0], likeliest_B)
 
 
-def test_rows_of_one_question_are_written_whole(writing: torch.nn.Module, siblings: EncodedRows) -> None:
+def test_rows_of_one_question_are_written_whole(
+    writing: torch.nn.Module, siblings: EncodedRows
+) -> None:
     together = generate(writing, pack(siblings, np.arange(8), 8), pad_id=1)
     for place in range(8):
         alone = generate(writing, pack(siblings, np.array([place]), 1), pad_id=1)[0]
         assert torch.equal(together[place, : len(alone)], alone)
 
 
-def test_a_text_does_not_depend_on_its_batch(writing: torch.nn.Module, encoded: EncodedRows) -> None:
+def test_a_text_does_not_depend_on_its_batch(
+    writing: torch.nn.Module, encoded: EncodedRows
+) -> None:
     """Rows of very different lengths, so that most of them are padded."""
-    together = [generate(writing, pack(encoded, order, 16), pad_id=1) for order in (np.arange(16), np.arange(16)[::-1])]
+    together = [
+        generate(writing, pack(encoded, order, 16), pad_id=1)
+        for order in (np.arange(16), np.arange(16)[::-1])
+    ]
     assert torch.equal(together[0], together[1].flip(0))
     for place in (0, 7, 15):
         alone = generate(writing, pack(encoded, np.array([place]), 1), pad_id=1)[0]

@@ -15,12 +15,16 @@ def layers(model: torch.nn.Module) -> list[FusedLinear4bit]:
 
 
 @pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 2e-2)])
-def test_values_and_gradients_are_those_of_peft(tiny: torch.nn.Module, autocast: bool, tolerance: float) -> None:
+def test_values_and_gradients_are_those_of_peft(
+    tiny: torch.nn.Module, autocast: bool, tolerance: float
+) -> None:
     assert len(layers(tiny)) == 2 * 7
     for layer in layers(tiny)[:7]:
         results = []
         for forward in (FusedLinear4bit.forward, PeftLinear4bit.forward):
-            x = torch.randn(3, 5, layer.in_features, generator=torch.Generator().manual_seed(2)).requires_grad_()
+            x = torch.randn(
+                3, 5, layer.in_features, generator=torch.Generator().manual_seed(2)
+            ).requires_grad_()
             layer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 out = forward(layer, x)

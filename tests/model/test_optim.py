@@ -37,7 +37,9 @@ def test_the_state_is_really_8_bit() -> None:
 @pytest.mark.parametrize(("kind", "middle"), [("linear", 0.5), ("cosine", 0.5)])
 def test_schedule(kind: str, middle: float) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = build_schedule(optimizer, OptimSettings(schedule=kind, warmup_steps=10), total_steps=110)
+    schedule = build_schedule(
+        optimizer, OptimSettings(schedule=kind, warmup_steps=10), total_steps=110
+    )
     rates = []
     for _ in range(111):
         rates.append(optimizer.param_groups[0]["lr"])

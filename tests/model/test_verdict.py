@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mv_lightning.data.batching import PackedRows, Pick, pack, training_picks
+from mv_lightning.data.batching import MicroBatch, PackedRows, pack, training_micro_batches
 from mv_lightning.model import adapters, verdict
 from mv_lightning.schema import EncodedRows
 
@@ -21,7 +21,9 @@ def test_log_odds_are_the_difference_of_log_probabilities(
         log_probabilities = F.log_softmax(model.lm_head(hidden[batch.verdict_B]), dim=-1)
         odds = verdict.log_odds(hidden, model.lm_head, batch, verdict_ids)
     false, true = verdict_ids
-    torch.testing.assert_close(odds, log_probabilities[:, true] - log_probabilities[:, false], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        odds, log_probabilities[:, true] - log_probabilities[:, false], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_prompt_weight_one_is_plain_fine_tuning(
@@ -45,9 +47,11 @@ def test_prompt_weight_one_is_plain_fine_tuning(
 def test_unlabelled_rows_have_no_loss(
     tiny: torch.nn.Module, encoded: EncodedRows, verdict_ids: tuple[int, int]
 ) -> None:
-    batch = PackedRows(encoded)[Pick((2,), step_rows=4, counts=False)]
+    batch = PackedRows(encoded)[MicroBatch((2,), step_rows=4, is_dummy=True)]
     hidden = verdict.hidden_states(tiny.get_base_model(), batch)
-    assert verdict.verdict_loss(hidden, tiny.get_base_model().lm_head, batch, verdict_ids).tolist() == [0.0]
+    assert verdict.verdict_loss(
+        hidden, tiny.get_base_model().lm_head, batch, verdict_ids
+    ).tolist() == [0.0]
 
 
 def test_two_by_four_equals_eight_by_one(
@@ -58,14 +62,22 @@ def test_two_by_four_equals_eight_by_one(
     order = np.random.default_rng(0).permutation(13)
     gradients = {}
     for batch_size, accumulate in ((2, 4), (8, 1)):
-        picks = training_picks(13, batch_size, accumulate, order)
+        micro_batches = training_micro_batches(13, batch_size, accumulate, order)
         for step, rows in enumerate((8, 5)):
             tiny.zero_grad()
-            for pick in (p for p in picks if set(p.indices) <= set(order[8 * step : 8 * step + 8].tolist())):
-                assert pick.step_rows == rows
-                batch = data[pick]
-                loss = verdict.verdict_loss(verdict.hidden_states(model, batch), model.lm_head, batch, verdict_ids)
+            for micro_batch in (
+                p
+                for p in micro_batches
+                if set(p.indices) <= set(order[8 * step : 8 * step + 8].tolist())
+            ):
+                assert micro_batch.step_rows == rows
+                batch = data[micro_batch]
+                loss = verdict.verdict_loss(
+                    verdict.hidden_states(model, batch), model.lm_head, batch, verdict_ids
+                )
                 (loss.sum() / batch.step_rows).backward()
-            gradients[batch_size, step] = [p.grad.clone() for p in adapters.trained_parameters(tiny).values()]
+            gradients[batch_size, step] = [
+                p.grad.clone() for p in adapters.trained_parameters(tiny).values()
+            ]
     for step in range(2):
         torch.testing.assert_close(gradients[2, step], gradients[8, step], atol=1e-6, rtol=1e-4)

@@ -8,20 +8,29 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
+from mv_lightning.commands.verify_resume import compare_phases
 from mv_lightning.schema import Batch
-from mv_lightning.tasks.verify_resume import compare_phases
+from mv_lightning.testing import tiny_options
 from mv_lightning.training.callbacks import MemoryProbe, probe_memory
 from mv_lightning.training.module import VerdictModule
-from mv_lightning.training.phase import PhaseFolder
 from tests.conftest import ROOT
-from tests.tiny import tiny_options
 
 OPTIONS = ("--model.lora.dropout", "0.1", "--trainer.max_epochs", "2")
 
 
 def fit(base: Path, run: Path, *options: str) -> PhaseFolder:
-    main(["fit", "--config", str(ROOT / "configs/phase1.yaml"), *tiny_options(base, run), *OPTIONS, *options])
+    main(
+        [
+            "fit",
+            "--config",
+            str(ROOT / "configs/phase1.yaml"),
+            *tiny_options(base, run),
+            *OPTIONS,
+            *options,
+        ]
+    )
     return PhaseFolder(run, 1)
 
 
@@ -46,7 +55,11 @@ def test_the_longest_batch_is_probed_and_nothing_changes(
 
     monkeypatch.setattr(MemoryProbe, "on_train_start", probe)
     monkeypatch.setattr(VerdictModule, "losses", count)
-    assert {part: found for part, found in compare_phases(straight, fit(tiny_folder, tmp_path)).items() if found} == {}
+    assert {
+        part: found
+        for part, found in compare_phases(straight, fit(tiny_folder, tmp_path)).items()
+        if found
+    } == {}
     probed, again, *trained = seen
     assert torch.equal(probed.ids_T, again.ids_T) and len(trained) == 2 * 12
     assert len(probed.ids_T) == max(len(batch.ids_T) for batch in trained)
@@ -60,7 +73,9 @@ def test_some_layers_of_some_batches_computed_again_change_nothing(
 
     def count(module: VerdictModule, batch: Batch, batch_idx: int) -> torch.Tensor:
         loss = step(module, batch, batch_idx)
-        again.append(sum(layer.gradient_checkpointing for layer in module.causal_model.base_model.layers))
+        again.append(
+            sum(layer.gradient_checkpointing for layer in module.causal_model.base_model.layers)
+        )
         return loss
 
     monkeypatch.setattr(VerdictModule, "training_step", count)
@@ -70,15 +85,24 @@ def test_some_layers_of_some_batches_computed_again_change_nothing(
 
 
 def test_a_memory_that_is_too_small_is_told(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def full(module: VerdictModule, batch: Batch) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
 
-    monkeypatch.setattr(MemoryProbe, "on_train_start", lambda self, trainer, module: probe_memory(trainer, module))
+    monkeypatch.setattr(
+        MemoryProbe, "on_train_start", lambda self, trainer, module: probe_memory(trainer, module)
+    )
     monkeypatch.setattr(VerdictModule, "losses", full)
     with pytest.raises(SystemExit) as end:
         fit(tiny_folder, tmp_path)
     told = capsys.readouterr().err
-    assert end.value.code == 2 and "2 rows" in told and "Tried to allocate 20.00 MiB. Set model.base" in told
+    assert (
+        end.value.code == 2
+        and "2 rows" in told
+        and "Tried to allocate 20.00 MiB. Set model.base" in told
+    )
     assert not (tmp_path / "phase1" / "checkpoints").exists()

@@ -15,13 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
-from mv_lightning.tasks.verify_resume import compare_phases, logged
-from mv_lightning.training.checkpoint import ResumeCheckpoint, checkpoint_bytes, checkpoints, damage, newest_whole
+from mv_lightning.commands.verify_resume import compare_phases, logged
+from mv_lightning.testing import tiny_options
+from mv_lightning.training.checkpoint import (
+    ResumeCheckpoint,
+    checkpoint_bytes,
+    checkpoints,
+    find_corruption,
+    latest_valid,
+)
 from mv_lightning.training.module import VerdictModule
-from mv_lightning.training.phase import PhaseFolder
 from tests.conftest import ROOT
-from tests.tiny import tiny_options
 
 STEP = VerdictModule.training_step
 
@@ -78,18 +84,31 @@ def interrupted(broken_off: Path, tmp_path: Path) -> Path:
 
 def assert_same(one: PhaseFolder, other: PhaseFolder) -> None:
     assert {name: found for name, found in compare_phases(one, other).items() if found} == {}
-    left, right = (load_file(folder.adapter / "adapter_model.safetensors") for folder in (one, other))
-    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-    left_summary, right_summary = (json.loads(folder.summary.read_text()) for folder in (one, other))
+    left, right = (
+        load_file(folder.adapter / "adapter_model.safetensors") for folder in (one, other)
+    )
+    assert left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
+    left_summary, right_summary = (
+        json.loads(folder.summary.read_text()) for folder in (one, other)
+    )
     for name in ("steps", "rows", "tokens", "val_loss", "val_acc", "best_step"):
         assert left_summary[name] == right_summary[name], name
 
 
 @pytest.mark.parametrize(
-    ("workers", "accumulate", "dropout"), [(0, 1, "0"), (2, 4, "0.2"), (0, 4, "0")], ids=["plain", "workers", "window"]
+    ("workers", "accumulate", "dropout"),
+    [(0, 1, "0"), (2, 4, "0.2"), (0, 4, "0")],
+    ids=["plain", "workers", "window"],
 )
 def test_killed_in_two_epochs(
-    workers: int, accumulate: int, dropout: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int,
+    accumulate: int,
+    dropout: str,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Gradients are clipped (the default); kills fall inside a window, and in an epoch that was itself resumed."""
     options = (
@@ -115,20 +134,28 @@ def test_a_signal_stops_at_the_end_of_the_step(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = signal.getsignal(number)
-    monkeypatch.setattr(VerdictModule, "training_step", at(0, 4, lambda: os.kill(os.getpid(), number)))
+    monkeypatch.setattr(
+        VerdictModule, "training_step", at(0, 4, lambda: os.kill(os.getpid(), number))
+    )
     with pytest.raises(SystemExit) as end:
         fit(tiny_folder, tmp_path)
     assert end.value.code == 128 + number and signal.getsignal(number) == before
     told = capsys.readouterr().out
     # Micro-batch 4 belongs to the third step, after which no checkpoint was due.
-    assert "stopped at step 3; the same command goes on from" in told and "step-0000003.ckpt" in told
+    assert (
+        "stopped at step 3; the same command goes on from" in told and "step-0000003.ckpt" in told
+    )
     monkeypatch.setattr(VerdictModule, "training_step", STEP)
     assert_same(straight, fit(tiny_folder, tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["cut short", "one byte changed"])
 def test_a_damaged_checkpoint_is_passed_over(
-    kind: str, interrupted: Path, straight: PhaseFolder, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    interrupted: Path,
+    straight: PhaseFolder,
+    tiny_folder: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     newest = checkpoints(PhaseFolder(interrupted, 1).checkpoints)[0]
     content = bytearray(newest.read_bytes())
@@ -139,7 +166,11 @@ def test_a_damaged_checkpoint_is_passed_over(
     newest.write_bytes(content)
     folder = fit(tiny_folder, interrupted)
     told = capsys.readouterr().out
-    assert "step-0000004.ckpt is damaged" in told and "going on from" in told and "step-0000002.ckpt" in told
+    assert (
+        "step-0000004.ckpt is damaged" in told
+        and "going on from" in told
+        and "step-0000002.ckpt" in told
+    )
     assert_same(straight, folder)
 
 
@@ -152,7 +183,9 @@ def test_nothing_but_damaged_checkpoints(
         fit(tiny_folder, interrupted)
     assert end.value.code == 2 and "start the phase over with --fresh" in capsys.readouterr().err
     fit(tiny_folder, interrupted, "--fresh")
-    assert (interrupted / "phase1.1" / "checkpoints").is_dir() and (interrupted / "phase1" / "summary.json").is_file()
+    assert (interrupted / "phase1.1" / "checkpoints").is_dir() and (
+        interrupted / "phase1" / "summary.json"
+    ).is_file()
 
 
 @pytest.mark.parametrize(
@@ -165,13 +198,20 @@ def test_nothing_but_damaged_checkpoints(
         (["--trainer.accumulate_grad_batches", "1"], "trainer.accumulate_grad_batches is 1, was 2"),
         (["--seed_everything", "1"], "seed_everything is 1, was 3407"),
         (["--trainer.max_steps", "9"], "trainer.max_steps is 9, was 50"),
-        (["--data.splits.seed", "1", "--data.max_length", "900"], "data.max_length is 900, was 2048; data.splits.seed"),
+        (
+            ["--data.splits.seed", "1", "--data.max_length", "900"],
+            "data.max_length is 900, was 2048; data.splits.seed",
+        ),
         (["--data.prompt", "answer_only"], "belongs to another prompt: 'detailed'"),
-        (["--data.source", "sample:122"], "the rows of data.source was"),
+        (["--data.source", "synthetic:122"], "the rows of data.source was"),
     ],
 )
 def test_changed_settings_are_refused_by_name(
-    options: list[str], message: str, broken_off: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    message: str,
+    broken_off: Path,
+    tiny_folder: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in broken_off.rglob("*.ckpt")}
     with pytest.raises(SystemExit) as end:
@@ -182,7 +222,11 @@ def test_changed_settings_are_refused_by_name(
 
 @pytest.mark.parametrize("other", ["base", "tokenizer"])
 def test_another_base_or_tokenizer_is_refused(
-    other: str, broken_off: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    other: str,
+    broken_off: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "other")
     if other == "base":
@@ -198,7 +242,10 @@ def test_another_base_or_tokenizer_is_refused(
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(SystemExit) as end:
         fit(folder, broken_off)
-    assert end.value.code == 2 and f"the checkpoint belongs to another {other}: " in capsys.readouterr().err
+    assert (
+        end.value.code == 2
+        and f"the checkpoint belongs to another {other}: " in capsys.readouterr().err
+    )
 
 
 def test_settings_that_do_not_matter_may_change(
@@ -206,7 +253,14 @@ def test_settings_that_do_not_matter_may_change(
 ) -> None:
     """The base's folder has moved, memory is short, and checkpoints are wanted more often."""
     moved = shutil.copytree(tiny_folder, tmp_path / "moved")
-    options = ("--model.base.gradient_checkpointing", "false", "--data.num_workers", "1", "--run.save_every", "1")
+    options = (
+        "--model.base.gradient_checkpointing",
+        "false",
+        "--data.num_workers",
+        "1",
+        "--run.save_every",
+        "1",
+    )
     assert_same(straight, fit(moved, interrupted, *options))
 
 
@@ -222,8 +276,13 @@ def test_a_kill_before_the_summary_costs_no_training(
     assert_same(straight, folder)
 
 
-def test_the_newest_few_and_the_best_stay(straight: PhaseFolder, tiny_folder: Path, tmp_path: Path) -> None:
-    assert [path.stem for path in checkpoints(straight.checkpoints)] == ["step-0000006", "step-0000004"]
+def test_the_newest_few_and_the_best_stay(
+    straight: PhaseFolder, tiny_folder: Path, tmp_path: Path
+) -> None:
+    assert [path.stem for path in checkpoints(straight.checkpoints)] == [
+        "step-0000006",
+        "step-0000004",
+    ]
     folder = fit(tiny_folder, tmp_path, "--run.keep", "1", "--run.eval_every", "1")
     assert [path.stem for path in checkpoints(folder.checkpoints)] == ["step-0000006"]
     summary = json.loads(folder.summary.read_text())
@@ -231,14 +290,20 @@ def test_the_newest_few_and_the_best_stay(straight: PhaseFolder, tiny_folder: Pa
     assert len(losses) == 6
     best = min(losses, key=losses.__getitem__)
     # The curves count steps from 0.
-    assert json.loads((folder.best / "verifier.json").read_text())["steps"] == summary["best_step"] == int(best) + 1
+    assert (
+        json.loads((folder.best / "verifier.json").read_text())["steps"]
+        == summary["best_step"]
+        == int(best) + 1
+    )
 
 
 def test_a_checkpoint_has_the_size_that_was_told(
     straight: PhaseFolder, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int] = []
-    monkeypatch.setattr(VerdictModule, "on_train_end", lambda module: told.append(checkpoint_bytes(module)))
+    monkeypatch.setattr(
+        VerdictModule, "on_train_end", lambda module: told.append(checkpoint_bytes(module))
+    )
     folder = fit(tiny_folder, tmp_path)
     for path in checkpoints(folder.checkpoints):
         assert told[0] < path.stat().st_size < 1.3 * told[0] + 100_000
@@ -247,7 +312,10 @@ def test_a_checkpoint_has_the_size_that_was_told(
 
 
 def test_a_disk_without_room_is_told_before_training(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     monkeypatch.setattr(VerdictModule, "training_step", at(0, 0, die))
@@ -279,12 +347,12 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(
         fit(tiny_folder, interrupted, "--run.eval_every", "100")
     told = capsys.readouterr().err
     assert end.value.code == 2 and "could not be written" in told and "goes on from" in told
-    assert checkpoints(folder.checkpoints) == before and damage(before[0]) is None
+    assert checkpoints(folder.checkpoints) == before and find_corruption(before[0]) is None
     assert not list(interrupted.rglob("*.tmp"))
 
 
 def test_no_checkpoints_is_a_fresh_start(tmp_path: Path) -> None:
-    assert newest_whole(tmp_path / "nothing") is None
+    assert latest_valid(tmp_path / "nothing") is None
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
@@ -295,7 +363,10 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
 
 
 def test_a_loss_that_is_no_number_names_its_rows(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def poisoned(module: VerdictModule, batch: object, batch_idx: int) -> torch.Tensor:
         if batch_idx == 6:
@@ -308,4 +379,7 @@ def test_a_loss_that_is_no_number_names_its_rows(
     with pytest.raises(SystemExit) as end:
         fit(tiny_folder, tmp_path)
     told = capsys.readouterr().err
-    assert end.value.code == 2 and f"the loss is not finite at step 3, source rows {poisoned.rows}" in told
+    assert (
+        end.value.code == 2
+        and f"the loss is not finite at step 3, source rows {poisoned.rows}" in told
+    )

@@ -1,0 +1,1 @@
+"""What a run leaves: where each file lies, and how it is read and written."""

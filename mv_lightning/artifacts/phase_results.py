@@ -1,0 +1,117 @@
+"""What a finished phase left, read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mv_lightning.artifacts.layout import PhaseFolder, RunFolder, phase_folder
+from mv_lightning.data.sources import Source, load_source
+from mv_lightning.data.splits import Splits, read_manifest
+
+STAGES = {"val": "validation", "test": "held-out test"}
+"""What the names of evaluation stages mean."""
+
+
+@dataclass(frozen=True)
+class PhaseResults:
+    """A finished phase."""
+
+    folder: PhaseFolder
+    summary: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    """As nested as in the configuration."""
+    manifest: Mapping[str, Any]
+    splits: Splits
+    metrics: Mapping[str, Any]
+    """By stage (`val`, `test`); empty for a phase that was not evaluated."""
+
+    @property
+    def name(self) -> str:
+        """As people say it."""
+        return f"phase {self.folder.phase}"
+
+
+def read_phase(path: Path) -> PhaseResults:
+    """Read what a finished phase left.
+
+    Args:
+        path: Its folder, `RUN/phaseN`.
+
+    Raises:
+        ValueError: There is no finished phase, or a file of it is missing or damaged.
+    """
+    folder = phase_folder(path)
+    if folder is None or not folder.summary.is_file():
+        raise ValueError(
+            f"{path} is not the folder of a finished phase; needed is RUN/phaseN with a summary.json, which fit leaves"
+        )
+    import yaml
+
+    try:
+        settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+        metrics = (
+            json.loads(folder.metrics.read_text(encoding="utf-8"))
+            if folder.metrics.is_file()
+            else {}
+        )
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not whole: {error}; copy the run's folder again") from error
+    manifest, splits = read_manifest(folder.manifest)
+    return PhaseResults(folder, summary, settings, manifest, splits, metrics)
+
+
+def read_run(run: Path) -> list[PhaseResults]:
+    """Read all finished phases of a run, in order.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        ValueError: No phase is finished, or a file of one is missing or damaged.
+    """
+    phases = RunFolder(run).finished_phases()
+    if not phases:
+        raise ValueError(
+            f"no finished phase in {run}; needed is the folder of a run (run.dir), see fit"
+        )
+    return [read_phase(phase.path) for phase in phases]
+
+
+def load_rows(phase: PhaseResults) -> Source:
+    """Load the source that a phase was trained from.
+
+    Args:
+        phase: Names the source, and knows its fingerprint.
+
+    Raises:
+        ValueError: The source cannot be read here, or its rows are others now.
+    """
+    name = phase.settings["data"]["source"]
+    source = load_source(name)
+    if source.fingerprint != phase.manifest["fingerprint"]:
+        raise ValueError(
+            f"{name} has other rows than {phase.name} was trained from (fingerprint {source.fingerprint[:16]}, then "
+            f"{phase.manifest['fingerprint'][:16]}); put the file of that time back"
+        )
+    return source
+
+
+def curve(folder: PhaseFolder, tag: str) -> Iterator[tuple[int, float]]:
+    """Yield (step, value) of a curve in the order in which they were logged; a repeated step comes twice.
+
+    Args:
+        folder: A phase.
+        tag: Name of the curve in TensorBoard.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for file in sorted(folder.tensorboard.glob("events.*")):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0, "images": 1})
+        events.Reload()
+        if tag in events.Tags()["scalars"]:
+            yield from ((event.step, event.value) for event in events.Scalars(tag))

@@ -1,1 +1,0 @@
-"""One verb that a user types, one file."""

@@ -1,0 +1,298 @@
+"""An ensemble is the average of its members, and its gain is measured in pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
+from mv_lightning.artifacts.metrics import EvalReport, save_report
+from mv_lightning.artifacts.predictions import read_log_odds
+from mv_lightning.atomic import write_json
+from mv_lightning.cli import main
+from mv_lightning.data.sources import load_source
+from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.metrics.scores import score
+from mv_lightning.schema import EvalOutputs
+from mv_lightning.training.prediction_writer import (
+    write_predictions,
+)
+
+ROWS = 400
+SOURCE = f"synthetic:{ROWS}"
+NOISES = (2.0, 2.5, 9.0)
+
+
+@pytest.fixture(scope="module")
+def labels_N() -> np.ndarray:
+    labels = load_source(SOURCE, split="test").labels_N
+    assert labels is not None
+    return labels
+
+
+@pytest.fixture
+def files(labels_N: np.ndarray, tmp_path: Path) -> dict[str, list[str]]:
+    """Three members with errors of their own, the last one useless, on the rows to score and on validation rows."""
+    rng = np.random.default_rng(0)
+    made: dict[str, list[str]] = {"rows": [], "val": []}
+    for place, noise in enumerate(NOISES):
+        for name, paths in made.items():
+            odds_N = np.where(labels_N, 1.0, -1.0) + noise * rng.normal(size=ROWS)
+            write_predictions(
+                RunFolder(tmp_path / f"{name}{place}"), dict(enumerate(odds_N.tolist())), ROWS
+            )
+            paths.append(str(tmp_path / f"{name}{place}" / "probabilities.csv"))
+    return made
+
+
+def summary(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "ensemble.json").read_text())
+    return found
+
+
+def test_the_mean_of_the_log_odds_is_written(files: dict[str, list[str]], tmp_path: Path) -> None:
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "out")])
+    mean_N = np.mean([read_log_odds(Path(file)) for file in files["rows"]], axis=0)
+    assert read_log_odds(tmp_path / "out" / "probabilities.csv") == pytest.approx(mean_N)
+    verdicts = [
+        line.split(",")[1] == "True"
+        for line in (tmp_path / "out" / "submission.csv").read_text().splitlines()[1:]
+    ]
+    assert verdicts == (mean_N > 0).tolist()
+    assert "gain" not in summary(tmp_path / "out")
+
+
+def test_weights_and_temperatures_come_from_validation(
+    files: dict[str, list[str]],
+    labels_N: np.ndarray,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fitted = ["--fit-weights", *files["val"], "--val-labels", SOURCE]
+    for out in ("a", "b"):
+        main(
+            ["ensemble", *files["rows"], "--out", str(tmp_path / out), "--labels", SOURCE, *fitted]
+        )
+    told = summary(tmp_path / "a")
+    first, _, noise = told["members"]
+    assert sum(one["weight"] for one in told["members"]) == pytest.approx(1)
+    # They err independently: as sure together as the sum of them. The useless one is silenced by its temperature.
+    assert noise["temperature"] > 5 * first["temperature"] > 5 and told["temperature"] < 0.5
+    mixed_N = read_log_odds(tmp_path / "a" / "probabilities.csv")
+    right_N, best_N = (
+        (odds_N > 0) == labels_N
+        for odds_N in (mixed_N, read_log_odds(Path(files["rows"][told["best"]])))
+    )
+    assert (
+        told["gain"] == pytest.approx(right_N.mean() - best_N.mean(), abs=1e-12)
+        and told["gain"] > 0
+    )
+    assert told["gain_interval"][0] < told["gain"] < told["gain_interval"][1]
+    assert told["ensemble"]["metrics"]["accuracy"]["value"] == pytest.approx(right_N.mean())
+    assert f"{100 * told['gain']:+.2f} points" in capsys.readouterr().out
+    for file in ("ensemble.json", "probabilities.csv", "submission.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def leave_phase(folder: Path, labels_N: np.ndarray, calibration: Calibration) -> str:
+    """Write what a phase leaves of rows whose calibrated log-odds `folder` has."""
+    raw_N = calibration.temperature * read_log_odds(folder / "probabilities.csv")
+    rows_N = np.arange(len(labels_N)) + 7
+    evaluation = EvalOutputs(rows_N, labels_N, raw_N, losses_N=np.zeros(len(labels_N)))
+    phase = PhaseFolder(folder, 1)
+    save_report(
+        phase,
+        "val",
+        EvalReport(evaluation, score(labels_N, raw_N, resamples=2), slices={"tokens": {}}),
+    )
+    return str(phase.evaluated_rows("val"))
+
+
+def leave_calibration(folder: Path, calibration: Calibration, **other: object) -> None:
+    write_json(folder / "prediction.json", {"calibration": calibration.to_json(), **other})
+
+
+def test_the_validation_rows_of_phases_need_no_labels_beside_them(
+    files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
+) -> None:
+    """Phases leave raw log-odds, `predict` calibrated ones: the weights are those of a common scale."""
+    phases = []
+    for place, temperature in enumerate((0.5, 4.0, 1.0)):
+        phases.append(leave_phase(tmp_path / f"val{place}", labels_N, Calibration(temperature)))
+        leave_calibration(tmp_path / f"rows{place}", Calibration(temperature))
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "a"), "--fit-weights", *phases])
+    calibrated = ["--fit-weights", *files["val"], "--val-labels", SOURCE]
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "b"), *calibrated])
+    one, other = (
+        read_log_odds(tmp_path / "a" / "probabilities.csv"),
+        read_log_odds(tmp_path / "b" / "probabilities.csv"),
+    )
+    assert one == pytest.approx(other, rel=1e-6)
+
+
+def test_phases_of_other_rows_or_scales_are_refused(
+    files: dict[str, list[str]],
+    labels_N: np.ndarray,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folders = [tmp_path / "val0", tmp_path / "val1"]
+    phases = [leave_phase(folder, labels_N, Calibration()) for folder in folders]
+    command = [
+        "ensemble",
+        *files["rows"][:2],
+        "--out",
+        str(tmp_path / "out"),
+        "--fit-weights",
+        *phases,
+    ]
+
+    def refused() -> str:
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        assert end.value.code == 2 and not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    assert "prediction.json does not tell how probabilities.csv was calibrated" in refused()
+    leave_calibration(tmp_path / "rows0", Calibration())
+    leave_calibration(tmp_path / "rows1", Calibration(prior=(0.5, 0.4)))
+    assert "was predicted with run.true_share" in refused()
+    leave_calibration(tmp_path / "rows1", Calibration(), predict_mode="generate")
+    assert "was predicted with model.predict_mode=generate" in refused()
+    leave_calibration(tmp_path / "rows1", Calibration(), predict_mode="verdict")
+    leave_phase(folders[1], ~labels_N, Calibration())
+    assert "has other rows or labels than" in refused()
+
+
+def test_the_gain_is_over_the_member_that_validated_best(
+    files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
+) -> None:
+    """Not over the one that luck favours on the rows to score, which nobody could have named before."""
+    files["val"].reverse()  # the useless member has the best validation rows
+    fitted = ["--fit-weights", *files["val"], "--val-labels", SOURCE]
+    for out, options in (("fitted", fitted), ("plain", [])):
+        main(
+            ["ensemble", *files["rows"], "--out", str(tmp_path / out), "--labels", SOURCE, *options]
+        )
+    assert (summary(tmp_path / "fitted")["best"], summary(tmp_path / "fitted")["best_on"]) == (
+        2,
+        "validation rows",
+    )
+    assert (
+        summary(tmp_path / "plain")["best"] != 2
+        and summary(tmp_path / "plain")["best_on"] == "these rows"
+    )
+
+
+@pytest.mark.parametrize("true", [0, 9, ROWS - 9, ROWS])
+def test_too_few_validation_rows_of_a_class_are_refused(
+    true: int, files: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phases = [
+        leave_phase(tmp_path / f"val{place}", np.arange(ROWS) < true, Calibration())
+        for place in range(2)
+    ]
+    for place in range(2):
+        leave_calibration(tmp_path / f"rows{place}", Calibration())
+    with pytest.raises(SystemExit) as end:
+        main(
+            [
+                "ensemble",
+                *files["rows"][:2],
+                "--out",
+                str(tmp_path / "out"),
+                "--fit-weights",
+                *phases,
+            ]
+        )
+    said = capsys.readouterr().err
+    assert (
+        end.value.code == 2
+        and f"{true} True and {ROWS - true} False validation rows: needed are at least" in said
+    )
+    assert "leave out --fit-weights" in said and not (tmp_path / "out").exists()
+
+
+def test_questions_that_repeat_widen_the_interval_of_the_gain(
+    files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
+) -> None:
+    """The same rows in pairs of one question each: what was 800 rows is 400 questions."""
+    columns = load_source(SOURCE, split="test").table
+    with (tmp_path / "rows.jsonl").open("w") as lines:
+        for row, label in zip(columns, labels_N.tolist(), strict=True):
+            texts = {name: row[name] for name in ("question", "answer", "solution")}
+            lines.write(2 * (json.dumps({**texts, "is_correct": label}) + "\n"))
+    twice = []
+    for place, file in enumerate(files["rows"]):
+        odds_N = np.repeat(read_log_odds(Path(file)), 2)
+        write_predictions(
+            RunFolder(tmp_path / f"twice{place}"), dict(enumerate(odds_N.tolist())), 2 * ROWS
+        )
+        twice.append(str(tmp_path / f"twice{place}" / "probabilities.csv"))
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "once"), "--labels", SOURCE])
+    main(
+        [
+            "ensemble",
+            *twice,
+            "--out",
+            str(tmp_path / "out"),
+            "--labels",
+            str(tmp_path / "rows.jsonl"),
+        ]
+    )
+    once, both = summary(tmp_path / "once"), summary(tmp_path / "out")
+    assert both["gain_interval"] == pytest.approx(once["gain_interval"], abs=1e-12)
+    assert (
+        both["ensemble"]["units"] == once["ensemble"]["units"]
+        and both["ensemble"]["resampled"] == "questions"
+    )
+
+
+def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> None:
+    main(
+        [
+            "ensemble",
+            files["rows"][0],
+            files["rows"][0],
+            "--out",
+            str(tmp_path / "out"),
+            "--labels",
+            SOURCE,
+        ]
+    )
+    assert summary(tmp_path / "out")["gain"] == 0 and summary(tmp_path / "out")[
+        "gain_interval"
+    ] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["short.csv"], "has the IDs 0 to 1"),
+        (["--labels", "synthetic:20"], "name the source that they were made from"),
+        (["--val-labels", SOURCE], "--val-labels names the rows of --fit-weights"),
+        (["--fit-weights", "short.csv"], "needs one per member"),
+        (
+            ["--fit-weights", "short.csv", "short.csv"],
+            "needed is the val.csv or test.csv of a phase",
+        ),
+        (["--fit-weights", "none.csv", "none.csv"], "none.csv does not hold evaluated rows"),
+    ],
+)
+def test_a_mistake_ends_with_one_message(
+    options: list[str],
+    message: str,
+    files: dict[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short.csv").write_text("ID,log_odds\n0,1\n1,2\n")
+    with pytest.raises(SystemExit) as end:
+        main(["ensemble", *files["rows"][:2], *options, "--out", "out"])
+    assert end.value.code == 2 and message in capsys.readouterr().err and not Path("out").exists()

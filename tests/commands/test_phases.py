@@ -1,0 +1,132 @@
+"""`phases` skips what is finished, goes on with what was interrupted, and starts nothing after a failure."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mv_lightning.artifacts.layout import PhaseFolder
+from mv_lightning.cli import main
+from mv_lightning.model.adapters import WEIGHTS
+from mv_lightning.testing import tiny_options
+from mv_lightning.training.checkpoint import checkpoints
+from tests.conftest import ROOT
+
+NOWHERE = "model: {init_from: nowhere}"
+
+
+def phase_files(folder: Path, **settings: str) -> Path:
+    """Write phase files beside the real prediction file; each is given by its name and its settings in YAML."""
+    folder.mkdir()
+    shutil.copy(ROOT / "configs" / "predict.yaml", folder)
+    for name, text in settings.items():
+        (folder / f"{name}.yaml").write_text(
+            f"data: {{phase: {name.removeprefix('phase')}}}\n{text}\n"
+        )
+    return folder
+
+
+def started(printed: str) -> list[str]:
+    """The configuration of every command that was started, in order."""
+    return [
+        Path(line.split()[6]).stem for line in printed.splitlines() if line.startswith("$ python")
+    ]
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch):
+    """Here and in the commands that are started: their sums are then the same to the last bit."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_it_carries_on_where_it_stopped(
+    tiny_folder: Path, tmp_path: Path, one_thread: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    files = phase_files(
+        tmp_path / "files", phase1="", phase2="model: {init_from: previous}", phase3=NOWHERE
+    )
+    options = tiny_options(tiny_folder, run)
+    for name in ("phase1", "phase2"):
+        main(["fit", "--config", str(files / f"{name}.yaml"), *options])
+    first, second, third = (PhaseFolder(run, number) for number in (1, 2, 3))
+    wanted = (second.adapter / WEIGHTS).read_bytes()
+    written = first.summary.stat().st_mtime_ns
+    # Phase 2 as a kill before its end leaves it.
+    second.summary.unlink()
+    shutil.rmtree(second.adapter)
+    checkpoints(second.checkpoints)[0].unlink()
+    left = checkpoints(second.checkpoints)[0]
+    capfd.readouterr()
+
+    with pytest.raises(SystemExit) as end:
+        main(["phases", "--folder", str(files), *options])
+    printed, said = capfd.readouterr()
+    assert end.value.code == 2 and "nowhere" in said
+    assert started(printed) == ["phase1", "phase2", "phase3"]  # and no prediction
+    assert f"{first.path} is finished" in printed and first.summary.stat().st_mtime_ns == written
+    assert f"{second.path} was interrupted: going on from {left}" in printed
+    assert (second.adapter / WEIGHTS).read_bytes() == wanted and second.summary.is_file()
+    assert not third.summary.exists() and "val AUROC" not in printed
+
+
+def test_phases_are_numbered_not_spelt(
+    tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = phase_files(tmp_path / "files", phase10=NOWHERE, phase9=NOWHERE)
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "phases",
+                "--folder",
+                str(files),
+                *tiny_options(tiny_folder, tmp_path),
+                "--data.splits.phases",
+                "10",
+            ]
+        )
+    assert started(capfd.readouterr().out) == ["phase9"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("phase2", "model: {lora: {rank: 8}}", "rank"),
+        ("phase2", "run: {eval_every: often}", "eval_every"),
+        ("predict", "data: {max_lenght: 1}", "max_lenght"),
+    ],
+)
+def test_every_file_is_read_before_anything_is_trained(
+    name: str,
+    text: str,
+    message: str,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    files = phase_files(tmp_path / "files", phase1="", phase2="")
+    (files / f"{name}.yaml").write_text(text)
+    with pytest.raises(SystemExit) as end:
+        main(["phases", "--folder", str(files), *tiny_options(tiny_folder, tmp_path / "run")])
+    printed, said = capfd.readouterr()
+    assert (
+        end.value.code == 2
+        and message in said
+        and not started(printed)
+        and not (tmp_path / "run").exists()
+    )
+
+
+def test_a_folder_without_phases_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["phases", "--folder", str(tmp_path)])
+    assert (
+        end.value.code == 2 and f"no phase*.yaml in {tmp_path}; run from" in capfd.readouterr().err
+    )

@@ -1,0 +1,306 @@
+"""The practice data: right and wrong by construction, and told apart by nothing but the reasoning."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+
+pytest.importorskip("reasoning_gym")
+
+from mv_lightning.data import sample
+from mv_lightning.data.synthetic import COLUMNS, CORRECT, ERRORS, synthetic_table
+
+Row = dict[str, Any]
+
+EQUATION = re.compile(r"(\S+(?: [-+*/] \S+)+) = (\S+)")
+
+
+@cache
+def rows_of(split: str, rows: int, seed: int = 0) -> list[Row]:
+    table: list[Row] = synthetic_table(split, rows, seed).to_pylist()
+    return table
+
+
+def practised() -> list[Row]:
+    return rows_of("train", 3000)
+
+
+def unseen() -> list[Row]:
+    return rows_of("test", 1000)
+
+
+def of_kind(*kinds: str) -> list[Row]:
+    return [row for row in practised() if row["error"] in kinds]
+
+
+def equations(solution: str) -> list[tuple[str, int]]:
+    """The left and the right sides, read without the generator's own parser."""
+    plain = re.sub(r"[$€£]", "", solution)
+    return [(left, int(re.match(r"\d+", right)[0])) for left, right in EQUATION.findall(plain)]  # type: ignore[index]
+
+
+def value(left: str) -> float:
+    assert re.fullmatch(r"[\d +*/-]+", left), left
+    return float(eval(left))
+
+
+def broken(solution: str) -> int:
+    return sum(not math.isclose(value(left), right) for left, right in equations(solution))
+
+
+def concluded(solution: str) -> str:
+    return re.search(r"\nThe answer is (\d+)\.$", solution)[1]  # type: ignore[index]
+
+
+def numbers(text: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", text)]
+
+
+def test_schema() -> None:
+    table = synthetic_table("train", 16, 0)
+    assert tuple(table.column_names) == COLUMNS
+    assert [str(kind) for kind in table.schema.types] == [
+        "string",
+        "string",
+        "string",
+        "bool",
+        "string",
+    ]
+
+
+@pytest.mark.parametrize("rows", [2, 6, 16, 250])
+def test_exactly_half_is_correct(rows: int) -> None:
+    labels = synthetic_table("train", rows, 5)["is_correct"].to_pylist()
+    assert len(labels) == rows
+    assert sum(labels) == rows // 2
+
+
+def test_kinds_have_equal_shares() -> None:
+    counts = Counter(row["error"] for row in practised())
+    assert counts == {CORRECT: 1500, **dict.fromkeys(ERRORS, 375)}
+    assert all((row["error"] == CORRECT) == row["is_correct"] for row in practised())
+
+
+def test_equations_hold_but_for_one_slip() -> None:
+    assert all(len(equations(row["solution"])) >= 2 for row in practised())
+    assert {
+        broken(row["solution"]) for row in of_kind(CORRECT, "operation", "quantity", "answer")
+    } == {0}
+    assert {broken(row["solution"]) for row in of_kind("slip")} == {1}
+
+
+def test_solutions_arrive_at_their_answers() -> None:
+    for row in practised():
+        assert equations(row["solution"])[-1][1] == int(concluded(row["solution"]))
+        assert (concluded(row["solution"]) == row["answer"]) == (row["error"] != "answer")
+
+
+def test_steps_take_known_numbers() -> None:
+    """An error is carried through: what a step uses stands in the question or is the result of a step."""
+    for row in practised():
+        known = set(numbers(row["question"]))
+        for left, result in equations(row["solution"]):
+            assert known.issuperset(numbers(left)), row
+            known.add(result)
+        assert known.issuperset(numbers(row["solution"])), row
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_wrong_answers_are_wrong(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the answers that the library gives, taken on its way into the generator."""
+    truth: dict[str, str] = {}
+    parse = sample._parse
+
+    def listen(question: str, source: str) -> sample._Worked | None:
+        truth[question] = source.rpartition("#### ")[2]
+        return parse(question, source)
+
+    monkeypatch.setattr(sample, "_parse", listen)
+    for row in synthetic_table(split, 400, 2).to_pylist():
+        assert (row["answer"] == truth[row["question"]]) == row["is_correct"], row
+
+
+def test_answers_stay_plausible() -> None:
+    for row in (*practised(), *unseen()):
+        assert sample.SMALLEST <= int(row["answer"]) <= sample.LARGEST
+        assert max(numbers(row["question"] + row["solution"])) <= sample.LARGEST
+        assert len(f"{row['question']} {row['solution']}".split()) <= 150
+
+
+def test_same_arguments_same_table() -> None:
+    """In another process as well, where strings hash differently."""
+    code = "from mv_lightning.data.synthetic import synthetic_table as s; import json; print(json.dumps(s({}).to_pylist()))"
+    command = [sys.executable, "-W", "ignore", "-c", code.format("'test', 40, 7")]
+    output = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(output.stdout) == synthetic_table("test", 40, 7).to_pylist()
+    assert output.stderr == ""
+
+
+def test_seeds_and_splits_differ() -> None:
+    first, second = (rows_of("train", 200, seed) for seed in (0, 1))
+    assert len({row["question"] for row in first} & {row["question"] for row in second}) < 100
+    assert first != rows_of("test", 200, 0)
+
+
+def test_no_question_twice_nor_in_both_splits() -> None:
+    seen = {"train": set[str](), "test": set[str]()}
+    for split, rows in (
+        ("train", practised()),
+        ("test", unseen()),
+        ("train", rows_of("train", 1000, 1)),
+    ):
+        questions = {row["question"] for row in rows}
+        assert len(questions) == len(rows)
+        seen[split] |= questions
+    assert not seen["train"] & seen["test"]
+    # Nor the same numbers with another name.
+    tuples = [{tuple(numbers(question)) for question in questions} for questions in seen.values()]
+    assert not tuples[0] & tuples[1]
+
+
+# What a reader without arithmetic could go by. Half of the rows are correct, so 0.5 is chance; the standard
+# error of an accuracy on 1,000 rows is 0.016.
+CHANCE = 0.56
+TEXTS = ("question", "answer", "solution")
+
+
+def lengths(row: Row) -> list[float]:
+    return [size for text in TEXTS for size in (len(row[text]), len(row[text].split()))]
+
+
+def answer_only(row: Row) -> list[float]:
+    answer = int(row["answer"])
+    digits = [float(answer % 10 == digit) for digit in range(10)]
+    return [answer, math.log(answer), len(row["answer"]), answer % 2, answer % 5 == 0, *digits]
+
+
+def together(row: Row) -> str:
+    return " ".join(row[text] for text in TEXTS)
+
+
+def by_column(row: Row) -> str:
+    return " ".join(f"{text}_{word}" for text in TEXTS for word in row[text].split())
+
+
+@pytest.mark.parametrize("features", [lengths, answer_only])
+def test_sizes_do_not_tell(features: Callable[[Row], list[float]]) -> None:
+    pytest.importorskip("sklearn")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    model.fit([features(row) for row in practised()], [row["is_correct"] for row in practised()])
+    accuracy = model.score(
+        [features(row) for row in unseen()], [row["is_correct"] for row in unseen()]
+    )
+    assert 1 - CHANCE <= accuracy <= CHANCE
+
+
+@pytest.mark.parametrize("text", [together, by_column])
+@pytest.mark.parametrize("token", [r"\w+", r"\S+"], ids=["words", "words and signs"])
+def test_words_do_not_tell(text: Callable[[Row], str], token: str) -> None:
+    pytest.importorskip("sklearn")
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(CountVectorizer(token_pattern=token), LogisticRegression(max_iter=2000))
+    model.fit([text(row) for row in practised()], [row["is_correct"] for row in practised()])
+    accuracy = model.score([text(row) for row in unseen()], [row["is_correct"] for row in unseen()])
+    assert 1 - CHANCE <= accuracy <= CHANCE
+
+
+def test_twins_are_drawn_alike() -> None:
+    """Correct and wrong rows ask the same questions: the words of a question say nothing about the label."""
+    pytest.importorskip("sklearn")
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=2000))
+    model.fit([row["question"] for row in practised()], [row["is_correct"] for row in practised()])
+    accuracy = model.score(
+        [row["question"] for row in unseen()], [row["is_correct"] for row in unseen()]
+    )
+    assert 1 - CHANCE <= accuracy <= CHANCE
+
+
+def test_a_solution_is_taken_apart_and_written_again() -> None:
+    question = "Ann has 5 bags of 12 pears and eats 9. How many are left?"
+    source = "She had 60 pears because 5 bags x 12 pears/bag = 60 pears.\nSo 60 pears - 9 = 51 are left.\n#### 51"
+    worked = sample._parse(question, source)
+    assert worked is not None
+    solution = (
+        "She had 60 pears because 5 * 12 = 60 pears.\nSo 60 - 9 = 51 are left.\nThe answer is 51."
+    )
+    assert worked.write(worked.steps) == (solution, "51")
+    carried = {worked.write(steps) for steps in worked.wrong("operation", "-+")}
+    assert carried == {(solution.replace("- 9", "+ 9").replace("51", "69"), "69")}
+    slipped = {worked.write(steps)[0] for steps in worked.wrong("slip", "up")}
+    assert (
+        "She had 70 pears because 5 * 12 = 70 pears.\nSo 70 - 9 = 61 are left.\nThe answer is 61."
+        in slipped
+    )
+
+
+@pytest.mark.parametrize(
+    ("question", "source"),
+    [
+        ("Has 5 and 12, eats 9?", "5 * 12 = 60\n60 - 9 = 50\n#### 50"),
+        ("Has 5 and 12, eats 9?", "5 * 12 = 60\n60 - 9 = 51\n#### 50"),
+        ("Has 5 and 12, eats 9?", "5 * 12 = 60\n60 - 7 = 53\n#### 53"),
+        ("Has 5 and 12, eats 60?", "5 * 12 = 60\n60 - 12 = 48\n#### 48"),
+        ("Has 5 and 12, eats 0.5?", "5 * 12 = 60\n60 - 5 = 55\n#### 55"),
+        ("Has 5 and 12, eats 9?", "5 * 12 = 60\nx = 60 - 9 = 51\n#### 51"),
+        ("Has 5 and 12?", "5 * 12 = 60\n#### 60"),
+        ("Has 5 and 120?", "5 * 120 = 600\n600 - 5 = 595\n#### 595"),
+    ],
+    ids=[
+        "false",
+        "other answer",
+        "constant",
+        "ambiguous",
+        "decimal",
+        "unread",
+        "one step",
+        "large",
+    ],
+)
+def test_doubtful_solutions_are_left_out(question: str, source: str) -> None:
+    assert sample._parse(question, source) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("valid", 10, 0), "choose one of them"),
+        (("train", 7, 0), "even, positive"),
+        (("train", 0, 0), "even, positive"),
+        (("train", -2, 0), "even, positive"),
+    ],
+)
+def test_wrong_arguments(arguments: tuple[str, int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        synthetic_table(*arguments)
+
+
+def test_spent_supply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "DRAWS", 3)
+    with pytest.raises(ValueError, match="of 2000 rows: ask for fewer"):
+        synthetic_table("test", 2000, 0)
+
+
+def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(ValueError, match=r'pip install "mv-lightning\[sample\]"'):
+        synthetic_table("train", 2, 0)

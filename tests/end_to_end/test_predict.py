@@ -1,0 +1,392 @@
+"""`predict` as a user runs it: interrupted at any moment and started again, it ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.fault_injection import batches_done, predict_with_kills, run
+from mv_lightning.atomic import Journal
+from mv_lightning.cli import main
+from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.model.generate import find_verdict
+from mv_lightning.schema import Batch
+from mv_lightning.testing import run_command, tiny_options
+from mv_lightning.training.checkpoint import checkpoints
+from mv_lightning.training.module import VerdictModule
+from tests.conftest import ROOT
+
+ROWS = 80
+FILES = ("submission.csv", "probabilities.csv")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in `benchmarks.fault_injection`, so that this process's sums are the same to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one short phase: its adapter is what predicts."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(
+        ["fit", "--config", str(ROOT / "configs/phase1.yaml"), *tiny_options(tiny_folder, folder)],
+        folder / "log.txt",
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(trained: Path, tiny_folder: Path):
+    """The command that predicts into a folder, a few rows at a time."""
+
+    def words(folder: Path, *more: str) -> list[str]:
+        return [
+            *(
+                "predict",
+                "--config",
+                str(ROOT / "configs/predict.yaml"),
+                *tiny_options(tiny_folder, folder),
+            ),
+            *(
+                "--model.init_from",
+                str(trained / "phase1" / "adapter"),
+                "--data.predict_source",
+                f"synthetic:{ROWS}",
+            ),
+            *("--data.eval_tokens", "1024", "--run.calibrate", "false", *more),
+        ]
+
+    return words
+
+
+@pytest.fixture(scope="module")
+def straight(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prediction that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("straight")
+    run(words(folder), folder / "log.txt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prediction that was killed after its tenth batch."""
+    folder = tmp_path_factory.mktemp("killed")
+    assert run(words(folder), folder / "log.txt", lambda: batches_done(folder) >= 10)
+    assert batches_done(folder) < 30 and not (folder / "submission.csv").exists()
+    return folder
+
+
+@pytest.fixture
+def half(killed: Path, tmp_path: Path) -> Path:
+    """A copy of it to go on with."""
+    return shutil.copytree(killed, tmp_path / "half")
+
+
+def same(one: Path, other: Path) -> bool:
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in FILES)
+
+
+def test_kills_do_not_show(words, straight: Path, tmp_path: Path) -> None:
+    marks = sorted(random.Random(3407).sample(range(1, 30), 2))
+    kills = predict_with_kills(words(tmp_path), tmp_path, marks)
+    assert len(kills) == 2
+    assert "were predicted before the interruption: going on" in (tmp_path / "log.txt").read_text()
+    assert same(straight, tmp_path)
+    assert not list(tmp_path.glob("predictions.rank*.part"))
+
+
+def test_rows_that_are_predicted_are_not_predicted_again(words, straight: Path, half: Path) -> None:
+    """Predictions in the part file stand, even wrong ones: their rows never reach the model again."""
+    part = half / "predictions.rank0.part"
+    header, first, *others = Journal.read(part)
+    part.unlink()
+    journal = Journal(part)
+    for line in (header, {**first, "log_odds": [123.0] * len(first["rows"])}, *others):
+        journal.append(line)
+    journal.close()
+    main(words(half))
+    with (
+        (half / "probabilities.csv").open() as file,
+        (straight / "probabilities.csv").open() as reference,
+    ):
+        here, there = list(csv.DictReader(file)), list(csv.DictReader(reference))
+    changed = {int(row["ID"]) for row, old in zip(here, there, strict=True) if row != old}
+    assert changed == set(first["rows"]) and all(
+        here[row]["log_odds"] == "123.0" for row in changed
+    )
+
+
+def test_a_torn_line_costs_its_batch_only(words, straight: Path, half: Path) -> None:
+    part = half / "predictions.rank0.part"
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join(lines[:4]) + lines[4][:-9])
+    main(words(half))
+    assert same(straight, half)
+
+
+def test_a_kill_after_the_last_batch_leaves_only_the_publishing(
+    words, straight: Path, half: Path
+) -> None:
+    part = half / "predictions.rank0.part"
+    done = {row for line in Journal.read(part)[1:] for row in line["rows"]}
+    with (straight / "probabilities.csv").open() as file:
+        left = {
+            int(row["ID"]): float(row["log_odds"])
+            for row in csv.DictReader(file)
+            if int(row["ID"]) not in done
+        }
+    journal = Journal(part)
+    journal.append({"rows": list(left), "log_odds": list(left.values()), "seconds": 1000.0})
+    journal.close()
+    seconds = sum(line["seconds"] for line in Journal.read(part)[1:])
+    main(words(half))
+    assert same(straight, half) and not part.exists()
+    # The time of all starts, not of the last one alone.
+    assert json.loads((half / "prediction.json").read_text())["seconds"] == seconds > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--data.predict_source", f"synthetic:{ROWS + 2}"], "source"),
+        (["--data.max_length", "2000"], "max_length"),
+        (["--trainer.precision", "32-true"], "precision"),
+        (["--model.predict_mode", "generate", "--data.eval_tokens", "8192"], "predict_mode"),
+    ],
+)
+def test_predictions_of_something_else_are_moved_aside(
+    options: list[str], what: str, words, half: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (half / "predictions.rank0.part").read_bytes()
+    main(words(half, *options))
+    printed = capsys.readouterr().out
+    assert f"made with another {what} (" in printed and "is not used" in printed
+    assert (half / "predictions.rank0.part.1").read_bytes() == before
+    assert "going on" not in printed and (half / "submission.csv").exists()
+
+
+def test_another_adapter_does_not_go_on(
+    words, trained: Path, half: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(trained / "phase1" / "adapter", half / "other")
+    weights = load_file(half / "other" / "adapter_model.safetensors")
+    save_file(
+        {name: weight + 0.01 for name, weight in weights.items()},
+        half / "other" / "adapter_model.safetensors",
+    )
+    main(words(half, "--model.init_from", str(half / "other")))
+    assert "made with another adapter (" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_another_adapter(
+    words, trained: Path, half: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = checkpoints(trained / "phase1" / "checkpoints")[0]
+    main(words(half, "--ckpt_path", str(newest)))
+    assert (
+        "made with another adapter (" in capsys.readouterr().out
+        and (half / "submission.csv").exists()
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            {"is_corect": ["True", "False"]},
+            "no labels in `is_correct`, so predict will not tell an accuracy",
+        ),
+        (
+            {"is_correct": ["", ""]},
+            "no labels in `is_correct`, so predict will not tell an accuracy",
+        ),
+        (
+            {"is_correct": ["True", "True"]},
+            "the same label in every row in `is_correct`, so predict will not",
+        ),
+        ({"is_correct": ["True", "False"]}, "2 rows predicted, accuracy "),
+        ({"is_correct": ["True", "maybe"]}, "`is_correct` is not a label ('maybe') in 1 rows: 1"),
+        ({"is_correct": ["True", ""]}, "`is_correct` is not a label ('') in 1 rows: 1"),
+    ],
+    ids=str,
+)
+def test_an_accuracy_is_told_or_it_is_said_why_not(
+    labels: dict[str, list[str]],
+    message: str,
+    words,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with (tmp_path / "rows.csv").open("w") as file:
+        table = csv.writer(file)
+        table.writerow(["question", "answer", "solution", *labels])
+        table.writerows(["1 + 1?", str(i), "s", label] for i, label in enumerate(*labels.values()))
+    command = words(tmp_path / "run", "--data.predict_source", str(tmp_path / "rows.csv"))
+    if "not a label" in message:
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        assert end.value.code == 2 and not (tmp_path / "run" / "submission.csv").exists()
+        assert message in capsys.readouterr().err
+    else:
+        main(command)
+        printed = capsys.readouterr().out
+        assert message in printed and ("accuracy 0" in printed or "accuracy 1" in printed) == (
+            "predicted, " in message
+        )
+
+
+def test_other_batches_may_follow(words, straight: Path, half: Path) -> None:
+    """After running out of memory, say; the rows that are left are grouped anew, none twice."""
+    main(words(half, "--data.eval_tokens", "700"))
+    with (
+        (half / "probabilities.csv").open() as file,
+        (straight / "probabilities.csv").open() as reference,
+    ):
+        for row, old in zip(csv.DictReader(file), csv.DictReader(reference), strict=True):
+            assert row["ID"] == old["ID"]
+            assert float(row["log_odds"]) == pytest.approx(
+                float(old["log_odds"]), abs=0.05
+            )  # bf16, other batches
+
+
+def test_two_processes_leave_the_file_of_one(words, straight: Path, tmp_path: Path) -> None:
+    command = words(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    printed = run_command(*command)
+    assert printed.count("rows predicted") == 1
+    assert same(straight, tmp_path)
+    assert not list(tmp_path.glob("predictions.rank*.part"))
+
+
+def test_parts_of_two_processes_are_finished_by_one(words, straight: Path, half: Path) -> None:
+    part = half / "predictions.rank0.part"
+    header, *batches = Journal.read(part)
+    part.unlink()
+    for rank in range(2):
+        journal = Journal(half / f"predictions.rank{rank}.part")
+        for line in (header, *batches[rank::2]):
+            journal.append(line)
+        journal.close()
+    main(words(half))
+    assert same(straight, half)
+    assert not list(half.glob("predictions.rank*.part"))
+
+
+def test_a_sample_submission_of_other_rows_stops_before_the_model_is_loaded(
+    words, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text("ID,is_correct\n" + "".join(f"{row},True\n" for row in range(ROWS + 2)))
+    monkeypatch.setattr("mv_lightning.model.base.load_base", None)
+    with pytest.raises(SystemExit) as end:
+        main(words(tmp_path / "run", "--run.sample_submission", str(sample)))
+    assert end.value.code == 2
+    assert (
+        "has 82 rows, the source 80 (numbered from 0). 2 IDs of the sample that no row has: 80, 81"
+        in (capsys.readouterr().err)
+    )
+    assert not (tmp_path / "run" / "submission.csv").exists()
+
+
+def test_a_sample_submission_of_the_same_rows_changes_nothing(
+    words, straight: Path, tmp_path: Path
+) -> None:
+    main(words(tmp_path, "--run.sample_submission", str(straight / "submission.csv")))
+    assert same(straight, tmp_path)
+
+
+GENERATE = (
+    "--model.predict_mode",
+    "generate",
+    "--data.predict_source",
+    "synthetic:20",
+    "--data.eval_tokens",
+    "2048",
+)
+
+
+@pytest.fixture(scope="module")
+def generated(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prediction by generated texts; calibration is asked for, and must not be applied."""
+    folder = tmp_path_factory.mktemp("generated")
+    main(words(folder, *GENERATE, "--run.calibrate", "true"))
+    return folder
+
+
+def test_generated_verdicts_have_every_row_once_and_malformed_ones_are_counted(
+    generated: Path,
+) -> None:
+    with (
+        (generated / "probabilities.csv").open() as file,
+        (generated / "submission.csv").open() as submission,
+    ):
+        odds = [float(row["log_odds"]) for row in csv.DictReader(file)]
+        verdicts = list(csv.DictReader(submission))
+    assert [int(row["ID"]) for row in verdicts] == list(range(20)) and set(odds) <= {1.0, 0.0, -1.0}
+    assert [row["is_correct"] == "True" for row in verdicts] == [value == 1 for value in odds]
+    told = json.loads((generated / "prediction.json").read_text())
+    malformed = [row for row, value in enumerate(odds) if value == 0]
+    assert told["predict_mode"] == "generate" and told["calibration"] == Calibration().to_json()
+    assert malformed and told["malformed"]["rows"] == len(malformed)
+    assert told["malformed"]["share"] == len(malformed) / 20
+    assert [one["row"] for one in told["malformed"]["examples"]] == malformed[:5]
+    assert all(
+        one["text"] and find_verdict(one["text"]) is None for one in told["malformed"]["examples"]
+    )
+
+
+def test_generated_verdicts_go_on_after_an_interruption(
+    words,
+    generated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step = VerdictModule.predict_step
+
+    def two_batches(module: VerdictModule, batch: Batch, batch_idx: int) -> object:
+        if batch_idx == 2:
+            raise KeyboardInterrupt
+        return step(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(VerdictModule, "predict_step", two_batches)
+        main(words(tmp_path, *GENERATE))
+    assert batches_done(tmp_path) == 2
+    main(words(tmp_path, *GENERATE))
+    assert "going on" in capsys.readouterr().out and same(generated, tmp_path)
+    one, other = (
+        json.loads((folder / "prediction.json").read_text()) for folder in (generated, tmp_path)
+    )
+    assert one["malformed"] == other["malformed"] and other["rows_before_interruption"] > 0
+
+
+def test_a_share_of_true_is_not_ignored(
+    words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words(tmp_path, "--run.true_share", "0.4"))
+    assert (
+        end.value.code == 2
+        and "run.calibrate=false asks for what the model says" in capsys.readouterr().err
+    )
+
+
+def test_a_generated_verdict_has_no_prior_to_shift(
+    words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words(tmp_path, *GENERATE, "--run.true_share", "0.4"))
+    assert end.value.code == 2 and "a generated text tells none" in capsys.readouterr().err

@@ -1,0 +1,165 @@
+"""Every way to train that is not the default one, under the real command: each ends well and has trained something."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mv_lightning.artifacts.layout import CALIBRATION_FILE, PhaseFolder
+from mv_lightning.cli import main
+from mv_lightning.commands.verify_resume import logged
+from mv_lightning.data.sources import load_source
+from mv_lightning.model import adapters, base
+from mv_lightning.reporting.results_table import results_table
+from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
+from mv_lightning.testing import tiny_options
+from mv_lightning.training.checkpoint import checkpoints
+from tests.conftest import ROOT
+
+STEPS = 3
+PROMPT = (
+    "instruction: 'Judge.\n\n'\nbody: 'Q: {question}\n\nA: {answer}\n\n'\ncue: 'True or False:'\n"
+)
+
+
+def fit(tiny_folder: Path, run: Path, options: str) -> PhaseFolder:
+    words = [
+        *tiny_options(tiny_folder, run),
+        "--trainer.max_steps",
+        str(STEPS),
+        *shlex.split(options),
+    ]
+    main(["fit", "--config", str(ROOT / "configs/phase1.yaml"), *words])
+    return PhaseFolder(run, 1)
+
+
+def summary(phase: PhaseFolder) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(phase.summary.read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--model.optim.name paged_adamw_32bit",
+        "--model.optim.name adamw_torch",
+        "--model.optim.schedule cosine",
+        "--model.lora.rslora true",
+        "--model.lora.dropout 0.1",
+        "--model.lora.loftq true",
+        "--model.prompt_loss_weight 1",
+        "--data.splits.balance false",
+        "--data.splits.group_by_question true --data.splits.phases 1",
+        "--data.prompt prompt.yaml",
+    ],
+)
+def test_it_trains(
+    options: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("prompt.yaml").write_text(PROMPT)
+    phase = fit(tiny_folder, tmp_path, options)
+    told = summary(phase)
+    assert told["steps"] == STEPS and told["rows"] == 4 * STEPS and math.isfinite(told["val_loss"])
+    weights = load_file(phase.adapter / adapters.WEIGHTS)
+    # Fresh adapters have second matrices of zeros (LoftQ's, compared below, do not).
+    assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_warm_up_and_schedule_reach_the_curve(
+    schedule: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    options = (
+        f"--model.optim.schedule {schedule} --model.optim.warmup_steps 2 --model.optim.lr 1e-3"
+    )
+    curve = logged(fit(tiny_folder, tmp_path, f"{options} --trainer.max_steps 6"), "train/lr")
+    falling = [
+        (1 + math.cos(math.pi * i / 4)) / 2 if schedule == "cosine" else 1 - i / 4 for i in range(4)
+    ]
+    assert list(curve) == [str(step) for step in range(6)]
+    assert list(curve.values()) == pytest.approx(
+        [1e-3 * share for share in (0, 0.5, *falling)], rel=1e-5
+    )
+
+
+def test_without_validation_rows_nothing_is_validated(tiny_folder: Path, tmp_path: Path) -> None:
+    phase = fit(tiny_folder, tmp_path, "--data.splits.val_fraction 0")
+    told = summary(phase)
+    assert told["validation_rows"] == told["best_step"] == 0 and "val_loss" not in told
+    assert not any(
+        path.exists()
+        for path in (phase.best, phase.adapter / CALIBRATION_FILE, phase.path / "val.csv")
+    )
+    assert not logged(phase, "val/loss")
+    (line,) = (line for line in results_table(tmp_path).splitlines() if line.startswith("phase 1"))
+    assert line.split()[-3:] == ["-"] * 3
+
+
+def test_validation_rows_of_one_class_leave_metrics_undefined(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    source = load_source("synthetic:120")
+    assert source.labels_N is not None
+    columns = source.table.select_columns(list(TEXT_COLUMNS))
+    rows = [
+        {**row, LABEL_COLUMN: place != 1} for place, row in enumerate(columns)
+    ]  # a single False
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    phase = fit(
+        tiny_folder,
+        tmp_path,
+        f"--data.source {tmp_path / 'rows.jsonl'} --data.splits.balance false --data.splits.balance_test false",
+    )
+    labels = {line.split(",")[1] for line in (phase.path / "val.csv").read_text().splitlines()[1:]}
+    assert labels == {"True"}
+    told = summary(phase)
+    assert math.isfinite(told["val_loss"]) and told["val_auroc"] is None
+    assert phase.best.is_dir() and not list(phase.path.glob(f"*/{CALIBRATION_FILE}"))
+    assert "-" in results_table(tmp_path).splitlines()[2].split()
+
+
+def test_loftq_makes_up_for_the_quantisation(tiny_settings: base.BaseSettings) -> None:
+    """The initial output lies nearer to that of the base before it was quantised."""
+    from transformers import AutoModelForCausalLM
+
+    exact = AutoModelForCausalLM.from_pretrained(tiny_settings.name, dtype=torch.float32).eval()
+    ids = torch.randint(3, 250, (4, 40), generator=torch.Generator().manual_seed(0))
+    errors = {}
+    with torch.no_grad():
+        wanted = exact(ids).logits
+        for loftq in (False, True):
+            model = base.load_base(tiny_settings, torch.float32, torch.device("cpu"))
+            adapted = adapters.attach(
+                model, adapters.LoraSettings(r=32, alpha=32, loftq=loftq)
+            ).eval()
+            model.set_attn_implementation("sdpa")
+            errors[loftq] = float((adapted(input_ids=ids).logits - wanted).norm())
+    assert errors[True] < 0.9 * errors[False]
+
+
+def test_loftq_is_not_run_for_weights_that_a_checkpoint_replaces(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "--model.lora.loftq true --run.save_every 1"
+    phase = fit(tiny_folder, tmp_path, options)
+    weights = (phase.adapter / adapters.WEIGHTS).read_bytes()
+    phase.summary.unlink()
+    checkpoints(phase.checkpoints)[0].unlink()
+    monkeypatch.setattr(adapters, "_loftq", None)
+    fit(tiny_folder, tmp_path, options)
+    assert (phase.adapter / adapters.WEIGHTS).read_bytes() == weights
+
+
+def test_loftq_needs_a_quantised_local_base(tiny_folder: Path) -> None:
+    settings = base.BaseSettings(name=str(tiny_folder), quantization="none")
+    model = base.load_base(settings, torch.float32, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"loftq needs a base model that is quantised .*nf4"):
+        adapters.attach(model, adapters.LoraSettings(loftq=True))

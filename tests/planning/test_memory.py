@@ -1,0 +1,158 @@
+"""The estimate of memory against what autograd really keeps, and the choice that follows from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mv_lightning.model import adapters, attention, verdict
+from mv_lightning.model.base import (
+    BaseSettings,
+    choose_checkpointing,
+    load_base,
+    load_config,
+    stored_layers,
+)
+from mv_lightning.model.optim import OptimSettings
+from mv_lightning.planning.memory import MemoryItem, ModelDims, least_checkpointing, training_memory
+from mv_lightning.schema import Batch, Packing
+
+LORA = adapters.LoraSettings(r=32, alpha=32)
+OPTIM = OptimSettings()
+LAYERS, TOKENS = 6, 512
+
+
+class LikeFlash(torch.autograd.Function):
+    """Keeps for the backward pass what a fused kernel keeps; its values are of no interest here."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        out = query.transpose(1, 2).clone()
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import LlamaConfig
+
+    folder = tmp_path_factory.mktemp("shape")
+    LlamaConfig(
+        vocab_size=512,
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shape(folder: Path) -> ModelDims:
+    return ModelDims.of(load_config(BaseSettings(name=str(folder))))
+
+
+def kept_bytes(folder: Path, checkpointing: bool | int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Bytes that the forward pass leaves behind for the backward pass, each storage once."""
+    settings = BaseSettings(
+        name=str(folder), weights="random", gradient_checkpointing=checkpointing
+    )
+    model = load_base(settings, torch.bfloat16, torch.device("cpu"))
+    adapted = adapters.attach(model, LORA)
+    monkeypatch.setattr(
+        attention,
+        "_fastest",
+        lambda query: lambda q, k, v, packing, scale: LikeFlash.apply(q, k, v),
+    )
+    permanent = {p.untyped_storage().data_ptr() for p in adapted.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in permanent:
+            kept[place] = tensor
+        return tensor
+
+    half = TOKENS // 2
+    batch = Batch(
+        torch.arange(TOKENS) % 512,
+        torch.arange(TOKENS),
+        Packing((half, half), (-1, 0)),
+        *torch.ones(2, 1).long(),
+        1,
+    )
+    choose_checkpointing(model, checkpointing, TOKENS)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        verdict.hidden_states(model, batch)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def amount(terms: list[MemoryItem], *starts: str) -> float:
+    return sum(term.bytes for term in terms if term.name.startswith(starts))
+
+
+@pytest.mark.parametrize("checkpointing", [False, TOKENS * 2 // 3, True])
+def test_activations_are_those_that_autograd_keeps(
+    folder: Path, shape: ModelDims, checkpointing: bool | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The final norm's input is kept too and belongs to no term; the rotary tables are what the tolerance is for."""
+    settings = BaseSettings(name=str(folder), gradient_checkpointing=checkpointing)
+    terms = training_memory(shape, settings, LORA, OPTIM, TOKENS, 1)
+    kept = stored_layers(checkpointing, TOKENS, LAYERS)
+    expected = amount(terms, f"activations of {kept}", "inputs of") + TOKENS * 4 * shape.hidden
+    assert kept_bytes(folder, checkpointing, monkeypatch) == pytest.approx(expected, rel=0.03)
+
+
+def test_weights_and_states_are_counted(folder: Path, shape: ModelDims) -> None:
+    settings = BaseSettings(name=str(folder), weights="random", gradient_checkpointing=False)
+    model = load_base(settings, torch.bfloat16, torch.device("cpu"))
+    terms = training_memory(shape, settings, LORA, OPTIM, 0, 1)
+    packed = [module.weight for module in model.modules() if type(module).__name__ == "Linear4bit"]
+    assert amount(terms, "base, 4 bits") == sum(weight.numel() for weight in packed)
+    others = sum(p.numel() for p in model.parameters() if not any(p is weight for weight in packed))
+    assert amount(terms, "embeddings") == 2 * others
+    trained = adapters.trained_parameters(adapters.attach(model, LORA)).values()
+    assert amount(terms, "adapters in fp32") == sum(p.numel() * p.element_size() for p in trained)
+
+
+@given(tokens=st.integers(1, 20_000), setting=st.one_of(st.booleans(), st.integers(1, 20_000)))
+def test_only_long_batches_pay(tokens: int, setting: bool | int) -> None:
+    kept = stored_layers(setting, tokens, 32)
+    if isinstance(setting, bool):
+        assert kept == (0 if setting else 32)
+    else:
+        assert (
+            kept == 32 if tokens <= setting else kept * tokens <= 32 * setting < (kept + 1) * tokens
+        )
+
+
+@given(tokens=st.integers(1, 20_000), gigabytes=st.floats(0.001, 2))
+def test_the_least_checkpointing_fits_and_a_token_more_does_not(
+    tokens: int, gigabytes: float
+) -> None:
+    shape = ModelDims(30, 576, 1536, 576, 192, 49_152, 106_168_320, 884_736, 28_346_688, 305_280)
+    base, budget = BaseSettings(), gigabytes * 1e9
+
+    def peak(setting: bool | int) -> float:
+        settings = BaseSettings(gradient_checkpointing=setting)
+        return amount(training_memory(shape, settings, LORA, OPTIM, tokens, 8), "")
+
+    found = least_checkpointing(shape, base, LORA, OPTIM, tokens, 8, budget)
+    if found is None:
+        assert peak(True) > budget
+        return
+    assert peak(found) <= budget
+    if found is not False:
+        more = 1 if found is True else found + 1
+        assert peak(False) > budget and (more >= tokens or peak(more) > budget)
