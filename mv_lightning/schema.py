@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TEXT_COLUMNS = ("question", "answer", "solution")
 LABEL_COLUMN = "is_correct"
+DEFAULT_SEED = 3407
+"""The seed of the NYU contest report, used for every draw unless another one is set."""
 UNLABELLED = -1
 """The label of a row that has none (contest test rows), where a label must be an integer."""
 

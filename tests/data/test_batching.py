@@ -194,7 +194,7 @@ def test_every_row_can_be_read_back_from_its_path(rows: list[tuple[int, int]], s
 def test_neighbours_of_one_question_share_it(siblings: EncodedRows) -> None:
     micro_batches = evaluation_micro_batches(siblings, 10_000)
     (batch,) = (pack(siblings, np.array(micro_batch.indices), 8) for micro_batch in micro_batches)
-    assert siblings.question_ids_N.tolist() == [0, 0, 0, 0, 1, 2, 2, 2]
+    assert siblings.prefix_groups_N.tolist() == [0, 0, 0, 0, 1, 2, 2, 2]
     saved = 3 * siblings.question_prefix_N[0] + 2 * siblings.question_prefix_N[5]
     assert len(batch.ids_T) == len(siblings.prefix_ids) + siblings.lengths_N.sum() - saved
     apart = pack(siblings, np.array([0, 4, 1, 5, 2]), 5)

@@ -679,7 +679,7 @@ def test_sample_rows_are_generated() -> None:
     assert source.table.column_names == ["question", "answer", "solution", "error"]
     assert load_source("synthetic:40").fingerprint == source.fingerprint
     assert load_source("synthetic:40", split="test").fingerprint != source.fingerprint
-    for name in ("sample:", "sample:many", "synthetic:0", "sample:-2"):
+    for name in ("synthetic:", "synthetic:many", "synthetic:0", "synthetic:-2"):
         with pytest.raises(ValueError, match="is not a number of rows"):
             load_source(name)
 

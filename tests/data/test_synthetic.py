@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("reasoning_gym")
 
-from mv_lightning.data import sample
+from mv_lightning.data import synthetic
 from mv_lightning.data.synthetic import COLUMNS, CORRECT, ERRORS, synthetic_table
 
 Row = dict[str, Any]
@@ -118,21 +118,21 @@ def test_steps_take_known_numbers() -> None:
 def test_wrong_answers_are_wrong(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the answers that the library gives, taken on its way into the generator."""
     truth: dict[str, str] = {}
-    parse = sample._parse
+    parse = synthetic._parse
 
-    def listen(question: str, source: str) -> sample._Worked | None:
+    def listen(question: str, source: str) -> synthetic._Worked | None:
         truth[question] = source.rpartition("#### ")[2]
         return parse(question, source)
 
-    monkeypatch.setattr(sample, "_parse", listen)
+    monkeypatch.setattr(synthetic, "_parse", listen)
     for row in synthetic_table(split, 400, 2).to_pylist():
         assert (row["answer"] == truth[row["question"]]) == row["is_correct"], row
 
 
 def test_answers_stay_plausible() -> None:
     for row in (*practised(), *unseen()):
-        assert sample.SMALLEST <= int(row["answer"]) <= sample.LARGEST
-        assert max(numbers(row["question"] + row["solution"])) <= sample.LARGEST
+        assert synthetic.SMALLEST <= int(row["answer"]) <= synthetic.LARGEST
+        assert max(numbers(row["question"] + row["solution"])) <= synthetic.LARGEST
         assert len(f"{row['question']} {row['solution']}".split()) <= 150
 
 
@@ -238,7 +238,7 @@ def test_twins_are_drawn_alike() -> None:
 def test_a_solution_is_taken_apart_and_written_again() -> None:
     question = "Ann has 5 bags of 12 pears and eats 9. How many are left?"
     source = "She had 60 pears because 5 bags x 12 pears/bag = 60 pears.\nSo 60 pears - 9 = 51 are left.\n#### 51"
-    worked = sample._parse(question, source)
+    worked = synthetic._parse(question, source)
     assert worked is not None
     solution = (
         "She had 60 pears because 5 * 12 = 60 pears.\nSo 60 - 9 = 51 are left.\nThe answer is 51."
@@ -277,7 +277,7 @@ def test_a_solution_is_taken_apart_and_written_again() -> None:
     ],
 )
 def test_doubtful_solutions_are_left_out(question: str, source: str) -> None:
-    assert sample._parse(question, source) is None
+    assert synthetic._parse(question, source) is None
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_wrong_arguments(arguments: tuple[str, int, int], message: str) -> None:
 
 
 def test_spent_supply(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "DRAWS", 3)
+    monkeypatch.setattr(synthetic, "DRAWS", 3)
     with pytest.raises(ValueError, match="of 2000 rows: ask for fewer"):
         synthetic_table("test", 2000, 0)
 
