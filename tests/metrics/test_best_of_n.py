@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mv_lightning.metrics import ranking
+from mv_lightning.metrics import best_of_n
 from mv_lightning.metrics.best_of_n import POLICIES, solve_rates
 
 
@@ -124,7 +124,7 @@ def test_drawn_subsets_come_near_all_of_them(monkeypatch: pytest.MonkeyPatch) ->
         rng.normal(size=12),
     )
     exact = solve_rates(*rows, most=6)
-    monkeypatch.setattr(ranking, "SUBSETS", 200)
+    monkeypatch.setattr(best_of_n, "SUBSETS", 200)
     drawn = solve_rates(*rows, most=6)
     assert not np.array_equal(exact, drawn) and np.array_equal(drawn, solve_rates(*rows, most=6))
     assert np.abs(exact - drawn).max() < 0.12
