@@ -67,6 +67,16 @@ def write_json(target: Path, value: Any) -> None:
         tmp_path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> Any:
+    """Return the value that a JSON file in UTF-8 holds.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not JSON, or not in UTF-8.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def free_bytes(path: Path) -> int:
     """Return the room on the disk that a file or folder would lie on.
 

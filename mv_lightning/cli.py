@@ -122,6 +122,7 @@ def _run_lightning(words: list[str]) -> None:
     from mv_lightning.metrics.calibration import Calibration
     from mv_lightning.model.adapters import WEIGHTS
     from mv_lightning.model.base import PRECISION
+    from mv_lightning.schema import DEFAULT_SEED
     from mv_lightning.training.callbacks import (
         BestAdapter,
         MemoryProbe,
@@ -278,7 +279,7 @@ def _run_lightning(words: list[str]) -> None:
         args=words,
         save_config_callback=SaveConfigOnceAccepted,
         save_config_kwargs={"overwrite": True},
-        seed_everything_default=3407,
+        seed_everything_default=DEFAULT_SEED,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         trainer_defaults={

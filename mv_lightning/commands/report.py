@@ -16,6 +16,7 @@ from mv_lightning.artifacts.metrics import load_calibration
 from mv_lightning.artifacts.phase_results import STAGES, PhaseResults, curve, load_rows, read_run
 from mv_lightning.artifacts.predictions import read_evaluated
 from mv_lightning.atomic import atomic_file
+from mv_lightning.numerics import sigmoid
 from mv_lightning.reporting.blocks import Block, Code, Folded, Picture, Section, Table, html_page
 from mv_lightning.reporting.phase_blocks import (
     metric_title,
@@ -148,6 +149,7 @@ def _mistakes(phase: PhaseResults) -> Iterator[Block]:
     rows_N, labels_N, raw_N = read_evaluated(file)
     calibration = load_calibration(phase.folder.adapter)
     odds_N = calibration.apply(raw_N)
+    probabilities_N = sigmoid(odds_N)
     wrong_N = np.flatnonzero((odds_N > calibration.threshold) != labels_N)
     worst = wrong_N[np.argsort(-np.abs(odds_N[wrong_N] - calibration.threshold), kind="stable")][
         :MISTAKES
@@ -159,7 +161,7 @@ def _mistakes(phase: PhaseResults) -> Iterator[Block]:
         yield f"Their texts are not shown: {error}"
         texts = None
     for place in worst:
-        label, probability = bool(labels_N[place]), 1 / (1 + np.exp(-odds_N[place]))
+        label, probability = bool(labels_N[place]), float(probabilities_N[place])
         title = f"Row {rows_N[place]}: labelled {label}, probability of True {probability:.3f}"
         if texts is None:
             yield title

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
+from mv_lightning.schema import DEFAULT_SEED, LABEL_COLUMN, TEXT_COLUMNS
 
 if TYPE_CHECKING:
     import datasets
@@ -30,7 +30,6 @@ KIND_COLUMN = "error"
 """Optional column: the kind of error in a wrong solution, kept so that accuracy can be read by kind."""
 SYNTHETIC = "synthetic"
 SYNTHETIC_ROWS = 6_000
-SYNTHETIC_SEED = 3407
 
 _SPLIT_NAMES = ("train", "test", "val", "dev")
 _SAVED_DATASET = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -228,7 +227,7 @@ def _sample(source: str, rows: str, split: str) -> pa.Table:
         raise ValueError(
             f"{source}: {rows!r} is not a number of rows. Write for example `{SYNTHETIC}:{SYNTHETIC_ROWS}`."
         )
-    return synthetic_table(split, int(rows or SYNTHETIC_ROWS), SYNTHETIC_SEED)
+    return synthetic_table(split, int(rows or SYNTHETIC_ROWS), DEFAULT_SEED)
 
 
 def _saved(folder: Path, split: str) -> pa.Table:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mv_lightning.atomic import atomic_file
+from mv_lightning.schema import DEFAULT_SEED
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class SplitPlan:
     """The same for the sub-test."""
     group_by_question: bool = False
     """Keep all rows of a question in one split. Rows that fit no split then stay unused."""
-    seed: int = 3407
+    seed: int = DEFAULT_SEED
     """Seed of the draw."""
 
     def __post_init__(self) -> None:

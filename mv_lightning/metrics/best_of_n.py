@@ -16,7 +16,9 @@ from itertools import combinations
 
 import numpy as np
 
-from mv_lightning.metrics.scores import SEED, checked
+from mv_lightning.metrics.scores import checked
+from mv_lightning.numerics import sigmoid
+from mv_lightning.schema import DEFAULT_SEED
 
 POLICIES = ("random", "majority", "weighted", "best", "oracle")
 """How one of several solutions is picked: blindly; the commonest answer; the answer with the largest sum of
@@ -32,7 +34,7 @@ def solve_rates(
     labels_N: np.ndarray,
     log_odds_N: np.ndarray,
     most: int,
-    seed: int = SEED,
+    seed: int = DEFAULT_SEED,
 ) -> np.ndarray:
     """Compute the chance that each policy solves each question with 1, 2, ... `most` of its solutions.
 
@@ -101,7 +103,7 @@ def _rates(
     count_SA = chosen @ says_CA
     # An answer that was proposed with both labels is as right as its solutions at hand.
     right_SA = (chosen @ (says_CA & labels_C[:, None])) / np.maximum(1, count_SA)
-    probabilities_C = np.exp(-np.logaddexp(0, -log_odds_C))
+    probabilities_C = sigmoid(log_odds_C)
     odds_SC = np.where(chosen_SC, log_odds_C, -np.inf)
     return [
         float(rate_S.mean())

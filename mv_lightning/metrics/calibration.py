@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mv_lightning.metrics.scores import both_classes, mean_interval
+from mv_lightning.numerics import sigmoid
 
 _BEYOND_CHANCE = 3.841  # of chi-square with one degree of freedom, 5 % lie above
 _SUREST = (
@@ -149,7 +150,7 @@ def fit_temperature(
 
     def slope(inverse: float) -> float:
         """Derivative of the log loss by the inverse temperature."""
-        return float(-np.mean(unit_N * np.exp(-np.logaddexp(0, unit_N * inverse))))
+        return float(-np.mean(unit_N * sigmoid(-unit_N * inverse)))
 
     low, high = 0.0, 1.0
     while slope(high) < 0 and high < _SUREST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mv_lightning.metrics.scores import both_classes
+from mv_lightning.numerics import sigmoid
 
 _STEPS = 300  # of the descent; it is at its end to six digits after some tens
 _LONGEST = 5.0  # largest change of a factor's logarithm in one step
@@ -40,7 +41,7 @@ def fit_weights(labels_N: np.ndarray, log_odds_NM: np.ndarray) -> np.ndarray:
     factors_M = np.full(members, 1 / members)
     least, step = loss(factors_M), 1.0
     for _ in range(_STEPS):
-        wrong_N = np.exp(-np.logaddexp(0, signed_NM @ factors_M))
+        wrong_N = sigmoid(-(signed_NM @ factors_M))
         slope_M = -(wrong_N @ signed_NM) / len(wrong_N)
         # Bounded, so that a long step is refused for its loss and not for an overflow.
         trial_M = factors_M * np.exp(np.clip(-step * slope_M, -_LONGEST, _LONGEST))

@@ -17,6 +17,7 @@ import numpy as np
 
 from mv_lightning.atomic import atomic_file
 from mv_lightning.metrics.scores import Scores, checked, metric_values, roc
+from mv_lightning.numerics import sigmoid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +116,7 @@ def reliability(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Figure:
         log_odds_N: float64 [N].
     """
     labels_N, log_odds_N = checked(labels_N, log_odds_N)
-    probabilities_N = np.exp(-np.logaddexp(0, -log_odds_N))
+    probabilities_N = sigmoid(log_odds_N)
     edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
     bins_N = np.minimum((probabilities_N * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
     count = np.bincount(bins_N, minlength=RELIABILITY_BINS)

@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mv_lightning.numerics import sigmoid
+from mv_lightning.schema import DEFAULT_SEED
+
 if TYPE_CHECKING:
     import torch
 
@@ -28,7 +31,6 @@ ALARM_SHARE = 0.99
 """From this share of one class among the predictions on, a verifier is not looking at its rows."""
 ECE_BINS = 15
 RESAMPLES = 1_000
-SEED = 3407
 INTERVAL = (0.025, 0.975)
 """Quantiles of the resamples that bound a 95 % percentile interval (Efron and Tibshirani 1993)."""
 
@@ -82,7 +84,7 @@ def score(
     threshold: float = 0.0,
     question_ids_N: np.ndarray | None = None,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
+    seed: int = DEFAULT_SEED,
 ) -> Scores:
     """Compute all metrics and their intervals.
 
@@ -211,7 +213,7 @@ def mean_interval(
     values_NK: np.ndarray,
     question_ids_N: np.ndarray | None = None,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
+    seed: int = DEFAULT_SEED,
 ) -> np.ndarray:
     """Bound the means of columns by a bootstrap over their rows, or over the questions of these.
 
@@ -372,7 +374,7 @@ def _weighted(
 ) -> dict[str, np.ndarray]:
     """Metrics of rows that count `weights_RN` times."""
     rows = weights_RN.sum(axis=1)  # [R]: questions differ in size
-    probabilities_N = np.exp(-np.logaddexp(0, -log_odds_N))
+    probabilities_N = sigmoid(log_odds_N)
     off_N = probabilities_N - labels_N
     bins_N = np.digitize(probabilities_N, np.linspace(0, 1, ECE_BINS + 1))
     columns_NK = np.column_stack(
