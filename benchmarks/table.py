@@ -1,8 +1,8 @@
-"""The README's table of speed, made from what the other benchmarks have left under `benchmarks/results`.
+"""The table of speed in docs/results.md, made from what the other benchmarks have left under `benchmarks/results`.
 
     python -m benchmarks.table            # print it
-    python -m benchmarks.table --write    # put it into the README, between its two marks
-    python -m benchmarks.table --check    # status 1 if the README holds another one
+    python -m benchmarks.table --write    # put it into docs/results.md, between its two marks
+    python -m benchmarks.table --check    # status 1 if docs/results.md holds another one
 
 What has not been run says so.
 """
@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.measure import RESULTS
 from mv_lightning.atomic import atomic_file
 
-README = Path(__file__).parents[1] / "README.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
 START, END = "<!-- table: speed -->\n", "<!-- end -->"
 
 
@@ -203,39 +203,41 @@ def table(results: Path = RESULTS) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(readme: Path = README, results: Path = RESULTS) -> None:
-    """Print the table, write it into the README, or exit with status 1 where that holds another one.
+def main(document: Path = DOCUMENT, results: Path = RESULTS) -> None:
+    """Print the table, write it into docs/results.md, or exit with status 1 where that holds another one.
 
     Args:
-        readme: Where the table stands, between its marks.
+        document: Where the table stands, between its marks.
         results: Folder of the results.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     wish = parser.add_mutually_exclusive_group()
-    wish.add_argument("--write", action="store_true", help="put the table into the README")
+    wish.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     wish.add_argument(
-        "--check", action="store_true", help="exit with status 1 if the README holds another one"
+        "--check",
+        action="store_true",
+        help="exit with status 1 if docs/results.md holds another one",
     )
     options, made = parser.parse_args(), table(results)
     if not (options.write or options.check):
         print(made, end="")
         return
-    text = readme.read_text(encoding="utf-8")
+    text = document.read_text(encoding="utf-8")
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not end:
         sys.exit(
-            f"error: {readme} has no lines {START.strip()} and {END}; put them where the table shall stand"
+            f"error: {document} has no lines {START.strip()} and {END}; put them where the table shall stand"
         )
     wanted = before + start + made + end + after
     if options.write:
-        with atomic_file(readme) as tmp_path:
+        with atomic_file(document) as tmp_path:
             tmp_path.write_text(wanted, encoding="utf-8")
     elif text != wanted:
         sys.exit(
-            f"error: {readme} does not hold the table of the results; put it there with --write"
+            f"error: {document} does not hold the table of the results; put it there with --write"
         )
 
 

@@ -159,9 +159,9 @@ def test_the_example_of_the_readme(
     run: Path, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert 'Verifier.load("checkpoints/phase3")' in example
-    (run / "checkpoints").mkdir()
-    (run / "checkpoints/phase3").symlink_to(run / "phase1")
+    assert 'Verifier.load("checkpoints/local/phase3")' in example
+    (run / "checkpoints/local").mkdir(parents=True)
+    (run / "checkpoints/local/phase3").symlink_to(run / "phase1")
     monkeypatch.chdir(run)
     said: dict[str, object] = {}
     exec(example, said)

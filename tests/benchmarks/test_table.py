@@ -1,4 +1,4 @@
-"""The table of speed shows what was measured, says what was not, and stands in the README as it was made."""
+"""The table of speed shows what was measured, says what was not, and is in docs/results.md as it was made."""
 
 from __future__ import annotations
 
@@ -49,22 +49,24 @@ def test_what_was_not_run_or_failed_says_so(tmp_path: Path) -> None:
     assert line(tmp_path, "prediction, CPU, against generation") == ["not run", "10.0x", ""]
 
 
-def test_the_readme_is_checked_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = tmp_path / "README.md"
+def test_the_document_is_checked_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = tmp_path / "results.md"
 
     def call(*words: str) -> None:
         monkeypatch.setattr("sys.argv", ["table", *words])
-        table.main(readme, tmp_path)
+        table.main(document, tmp_path)
 
-    readme.write_text("# Title\n", encoding="utf-8")
+    document.write_text("# Title\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="put them where the table shall stand"):
         call("--write")
-    readme.write_text(f"# Title\n{table.START}old\n{table.END}\nthe end\n", encoding="utf-8")
+    document.write_text(f"# Title\n{table.START}old\n{table.END}\nthe end\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="does not hold the table"):
         call("--check")
     call("--write")
     call("--check")
-    assert readme.read_text(encoding="utf-8") == (
+    assert document.read_text(encoding="utf-8") == (
         f"# Title\n{table.START}{table.table(tmp_path)}{table.END}\nthe end\n"
     )
     write_json(tmp_path / "predict_padded.json", {"ratio": {"min": 1, "median": 2, "max": 3}})

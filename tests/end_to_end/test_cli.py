@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import re
-import shlex
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -253,25 +251,3 @@ def test_the_defaults_are_the_reports_final_settings() -> None:
         data["splits"]["test_rows"],
     ) == (20_000, 0.01, 1000)
     assert settings["run"]["save_every"] == 200 and settings["seed_everything"] == 3407
-
-
-def test_every_command_of_the_readme_exists() -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    commands = [
-        shlex.split(line, comments=True)[3:]
-        for line in lines
-        if line.startswith("python -m mv_lightning ")
-    ]
-    assert {words[0] for words in commands} >= {"fit", "validate", "test", "predict", "phases"}
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for words in commands:
-        for config in (b for a, b in itertools.pairwise(words) if a == "--config"):
-            assert (ROOT / config).is_file() or config.startswith("my"), config
-        if words[0] in ("fit", "validate", "test", "predict") and "--help" not in words:
-            configuration(
-                [word if not word.startswith("configs/") else str(ROOT / word) for word in words]
-            )
-    assert {line.split()[1] for line in lines if line.startswith("make ")} - set(targets) <= {
-        "TORCH=torch>=2.11,<2.14"
-    }
