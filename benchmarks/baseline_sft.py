@@ -25,7 +25,8 @@ from trl import SFTConfig, SFTTrainer
 
 from benchmarks.measure import SEED, Clock
 from mv_lightning.model.adapters import TARGETS
-from mv_lightning.model.base import BaseSettings, load_base, quantization_config
+from mv_lightning.model.base import BaseSettings, load_base
+from mv_lightning.model.quantization import quantization_config
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -89,7 +90,7 @@ def load(settings: dict[str, Any]) -> dict[str, Any]:
         model = load_base(random, torch.bfloat16, DEVICE)
         model.set_attn_implementation("sdpa")
     else:
-        quantization = quantization_config(BaseSettings(), torch.bfloat16)
+        quantization = quantization_config("nf4", torch.bfloat16)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.bfloat16, device_map={"": DEVICE}, quantization_config=quantization
         )

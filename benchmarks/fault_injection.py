@@ -26,7 +26,7 @@ from benchmarks.measure import RESULTS
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.atomic import write_json
 from mv_lightning.commands.verify_resume import compare_phases
-from mv_lightning.model.adapters import WEIGHTS
+from mv_lightning.model.adapter_files import WEIGHTS
 from mv_lightning.testing import save_tiny_base, tiny_options
 from mv_lightning.training.checkpoint import checkpoints
 

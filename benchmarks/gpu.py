@@ -226,9 +226,9 @@ def write_quantised(model: Any, folder: Path) -> None:
         model: What `load_base` has filled.
         folder: Where to.
     """
-    from mv_lightning.model.base import quantization_config
+    from mv_lightning.model.quantization import quantization_config
 
-    model.config.quantization_config = quantization_config(BaseSettings(), torch.bfloat16)
+    model.config.quantization_config = quantization_config("nf4", torch.bfloat16)
     model.save_pretrained(folder)
     load_tokenizer(BUNDLED).save_pretrained(folder)
 

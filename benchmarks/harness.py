@@ -17,7 +17,9 @@ from mv_lightning.data.prompts import VERDICTS
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan
 from mv_lightning.model import adapters, base
+from mv_lightning.model.bundled import BUNDLED as BUNDLED_NAME
 from mv_lightning.model.optim import OptimSettings
+from mv_lightning.model.precision import PRECISION
 from mv_lightning.schema import Batch
 from mv_lightning.training.checkpoint import AtomicCheckpointIO
 from mv_lightning.training.datamodule import VerdictDataModule
@@ -25,7 +27,7 @@ from mv_lightning.training.module import VerdictModule
 
 STEP_ROWS, RANK, PROMPT = 8, 32, "detailed"
 MODEL = "SmolLM2-135M, NF4"
-BUNDLED = base.BaseSettings(name=base.BUNDLED, gradient_checkpointing=False)
+BUNDLED = base.BaseSettings(name=BUNDLED_NAME, gradient_checkpointing=False)
 PRACTICE = OptimSettings(lr=1e-3, warmup_steps=3)
 """For a few steps that shall teach something; a step's cost does not depend on it."""
 
@@ -69,7 +71,7 @@ class Training:
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=1,
-            precision=base.PRECISION,
+            precision=PRECISION,
             default_root_dir=WORK,
             max_steps=steps,
             gradient_clip_val=1.0,

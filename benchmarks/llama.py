@@ -42,7 +42,8 @@ def write_base(folder: Path, shape: dict[str, Any]) -> None:
     """
     from transformers import LlamaConfig
 
-    from mv_lightning.model.base import BUNDLED, BaseSettings, load_tokenizer
+    from mv_lightning.model.base import BaseSettings, load_tokenizer
+    from mv_lightning.model.bundled import BUNDLED
 
     LlamaConfig(**shape).save_pretrained(folder)
     load_tokenizer(BaseSettings(name=BUNDLED)).save_pretrained(folder)

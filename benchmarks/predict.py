@@ -25,7 +25,7 @@ from benchmarks.harness import MODEL, PROMPT, RANK, practised_adapter
 from benchmarks.hf_reference import BATCH, NEW_TOKENS, Plain, prompts
 from benchmarks.measure import Cost, alternate, one_by_one, ratios, record, spread, timed
 from mv_lightning.data.sources import load_source
-from mv_lightning.model.base import BaseSettings, quantization_config
+from mv_lightning.model.quantization import quantization_config
 from mv_lightning.verifier import Verifier
 
 SAMPLE = "sample"
@@ -45,7 +45,7 @@ def plain_model(adapter: Path, tokenizer: Any) -> Plain:
         tokenizer.name_or_path,
         dtype=torch.bfloat16,
         device_map={"": "cpu"},
-        quantization_config=quantization_config(BaseSettings(), torch.bfloat16),
+        quantization_config=quantization_config("nf4", torch.bfloat16),
     )
     return Plain.of(PeftModel.from_pretrained(base, str(adapter)), tokenizer)
 

@@ -22,7 +22,8 @@ from mv_lightning.data.cache import cached
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
-from mv_lightning.model.base import BUNDLED, BaseSettings, load_tokenizer
+from mv_lightning.model.base import BaseSettings, load_tokenizer
+from mv_lightning.model.bundled import BUNDLED
 from mv_lightning.schema import TEXT_COLUMNS
 
 LINES = 11

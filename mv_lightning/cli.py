@@ -120,8 +120,8 @@ def _run_lightning(words: list[str]) -> None:
     from mv_lightning.artifacts.layout import TENSORBOARD_FOLDER, PhaseFolder, RunFolder
     from mv_lightning.artifacts.metrics import evaluate, load_calibration, save_report
     from mv_lightning.metrics.calibration import Calibration
-    from mv_lightning.model.adapters import WEIGHTS
-    from mv_lightning.model.base import PRECISION
+    from mv_lightning.model.adapter_files import WEIGHTS
+    from mv_lightning.model.precision import PRECISION
     from mv_lightning.schema import DEFAULT_SEED
     from mv_lightning.training.callbacks import (
         BestAdapter,

@@ -16,16 +16,10 @@ from mv_lightning.data.encoding import encode_rows, verdict_token_ids
 from mv_lightning.data.prompts import Prompt
 from mv_lightning.data.sources import Rows, text_columns
 from mv_lightning.metrics.calibration import Calibration
-from mv_lightning.model import adapters, verdict
-from mv_lightning.model.base import (
-    PRECISION,
-    BaseSettings,
-    compute_dtype,
-    fingerprint,
-    load_base,
-    load_tokenizer,
-    tokenizer_fingerprint,
-)
+from mv_lightning.model import adapter_files, adapters, verdict
+from mv_lightning.model.base import BaseSettings, load_base, load_tokenizer
+from mv_lightning.model.fingerprints import base_fingerprint, tokenizer_fingerprint
+from mv_lightning.model.precision import PRECISION, compute_dtype
 from mv_lightning.schema import EncodedRows
 
 if TYPE_CHECKING:
@@ -78,10 +72,10 @@ class Verifier:
         folder = folder / ADAPTER_FOLDER if (folder / ADAPTER_FOLDER).is_dir() else folder
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype, calibration = compute_dtype(precision), load_calibration(folder)
-        card = adapters.read_metadata(folder)
+        card = adapter_files.read_metadata(folder)
         settings = BaseSettings(
             name=base or card["base"]["name"],
-            quantization=card["base"].get("quantization", BaseSettings.quantization),
+            quantization=card["base"]["quantization"],
             gradient_checkpointing=False,
         )
         prompt = Prompt(
@@ -90,14 +84,14 @@ class Verifier:
         tokenizer = load_tokenizer(settings)
         loaded = load_base(settings, dtype, device)
         here = {
-            "base": {"name": settings.name, "fingerprint": fingerprint(loaded)},
+            "base": {"name": settings.name, "fingerprint": base_fingerprint(loaded)},
             "tokenizer": {"name": settings.name, "fingerprint": tokenizer_fingerprint(tokenizer)},
             "prompt": {"name": prompt.name, "fingerprint": prompt.fingerprint},
         }
-        adapters.check_compatible(card, here, f"the adapter in {folder}")
+        adapter_files.check_compatible(card, here, f"the adapter in {folder}")
         # LoftQ would only make other first values for the weights that are loaded next.
         model = adapters.attach(loaded, adapters.LoraSettings(**{**card["lora"], "loftq": False}))
-        adapters.load(model, folder)
+        adapter_files.load(model, folder)
         return cls(
             model.eval(), tokenizer, prompt, card["max_length"], calibration, dtype, eval_tokens
         )

@@ -139,7 +139,7 @@ def test_what_cannot_be_loaded(run: Path, tiny_folder: Path, tmp_path: Path) -> 
     vocabulary["+"], vocabulary["-"] = vocabulary["-"], vocabulary["+"]
     words.write_text(json.dumps(content))
     with pytest.raises(
-        ValueError, match=r"belongs to another tokenizer.*set model.base.name \(in Python: base\)"
+        ValueError, match=r"belongs to another tokenizer.*Set model.base.name \(in Python: base\)"
     ):
         Verifier.load(run / "phase1", base=str(tmp_path / "other"), device="cpu")
     with pytest.raises(ValueError, match="is not supported"):

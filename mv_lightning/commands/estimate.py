@@ -8,14 +8,9 @@ from typing import Any
 
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings, load_config
-from mv_lightning.model.optim import OptimSettings, state_bytes
-from mv_lightning.planning.memory import ModelDims, least_checkpointing, training_memory
+from mv_lightning.model.optim import OptimSettings
+from mv_lightning.planning.estimate import MARGIN, estimate_phase
 from mv_lightning.reporting.blocks import Table
-
-CARDS = {"T4": 15.8, "L4": 23.7, "A100, 40 GB": 42.4, "H100, A100 80 GB": 85.0}
-"""Memory that PyTorch finds on a card, in GB (10^9 bytes)."""
-MARGIN = 0.1
-"""Share of a card's memory that is left free: the allocator's gaps, and what the terms do not know."""
 
 
 def run_estimate(words: list[str], configuration: Callable[[list[str]], dict[str, Any]]) -> None:
@@ -51,30 +46,27 @@ def run_estimate(words: list[str], configuration: Callable[[list[str]], dict[str
         raise ValueError(
             f"--tokens {tokens}: needed is the number of packed tokens of a micro-batch, 1 or more"
         )
-    shape = ModelDims.of(load_config(base))
-    trained = shape.trained(lora.r)
-    terms = training_memory(shape, base, lora, optim, tokens, rows)
-
-    print(f"{base.name}, {base.quantization}, LoRA r {lora.r}: {trained:,} weights are trained")
-    print(f"micro-batch of {rows} rows, {tokens:,} packed tokens\n")
-    lines = [(term.name, f"{term.bytes / 1e9:.2f}", term.formula) for term in terms]
-    peak = sum(term.bytes for term in terms)
-    lines.append(("peak", f"{peak / 1e9:.2f}", ""))
-    print(Table(("in the GPU's memory", "GB", "computed as"), lines).markdown() + "\n")
-    cards = []
-    for name, memory in CARDS.items():
-        budget = memory * (1 - MARGIN) * 1e9
-        best = least_checkpointing(shape, base, lora, optim, tokens, rows, budget)
-        told = "too large" if best is None else str(best).lower()
-        cards.append((name, f"{memory:.1f}", "yes" if peak <= budget else "no", told))
-    print(Table(("card", "GB", "fits", "model.base.gradient_checkpointing"), cards).markdown())
+    estimate = estimate_phase(load_config(base), base, lora, optim, tokens, rows)
     print(
-        "\nThe last column is the value that computes least again and fits, "
-        f"{MARGIN:.0%} of the card left free: a number\nkeeps the activations of a micro-batch of so many packed "
-        "tokens; a longer one computes again what is too much."
+        f"{base.name}, {base.quantization}, LoRA r {lora.r}: {estimate.trained:,} trained parameters"
     )
-    checkpoint = 4 * trained + state_bytes(optim, trained)
+    print(f"micro-batch of {rows} rows, {tokens:,} packed tokens\n")
+    lines = [(item.name, f"{item.bytes / 1e9:.2f}", item.formula) for item in estimate.items]
+    lines.append(("peak", f"{estimate.peak_bytes / 1e9:.2f}", ""))
+    print(Table(("in the GPU's memory", "GB", "computed as"), lines).markdown() + "\n")
+    gpus = []
+    for gpu in estimate.gpus:
+        least = gpu.least_checkpointing
+        message = "too large" if least is None else str(least).lower()
+        gpus.append((gpu.gpu, f"{gpu.memory_gb:.1f}", "yes" if gpu.fits else "no", message))
+    print(Table(("GPU", "GB", "fits", "model.base.gradient_checkpointing"), gpus).markdown())
     print(
-        f"\nA checkpoint takes {checkpoint / 1e9:.2f} GB of the disk, of which {settings['run']['keep']} stay; each of "
-        f"the two adapter folders takes {4 * trained / 1e9:.2f} GB"
+        f"\nThe last column is the value that recomputes least and fits, with {MARGIN:.0%} of the GPU's "
+        "memory left free.\nA number stores the activations of a micro-batch of that many packed "
+        "tokens; a longer one recomputes the rest."
+    )
+    print(
+        f"\nA checkpoint takes {estimate.checkpoint_bytes / 1e9:.2f} GB on disk, and "
+        f"{settings['run']['keep']} are kept. Each of the two adapter folders takes "
+        f"{estimate.adapter_bytes / 1e9:.2f} GB."
     )

@@ -19,7 +19,7 @@ from mv_lightning.atomic import atomic_folder, write_json
 from mv_lightning.data.sources import load_source
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.metrics.scores import metric_values
-from mv_lightning.model.adapters import CARD
+from mv_lightning.model.adapter_files import METADATA_FILE
 from mv_lightning.reporting.blocks import Block, Code, Picture, Section, Table, markdown_page
 from mv_lightning.reporting.phase_blocks import metrics_table, settings_tables, splits_section
 from mv_lightning.schema import EncodedRows
@@ -141,7 +141,7 @@ def run_export(words: list[str]) -> None:
     before_N = verifier.raw_log_odds(encoded)
     del verifier  # one model at a time in memory
     with atomic_folder(options.out) as tmp_path:
-        for name in (CARD, CALIBRATION_FILE):
+        for name in (METADATA_FILE, CALIBRATION_FILE):
             if (phase.folder.adapter / name).is_file():
                 shutil.copy(phase.folder.adapter / name, tmp_path)
         if options.merged:
@@ -225,7 +225,8 @@ def _load_plain(folder: Path, device: torch.device) -> PreTrainedModel:
     from peft.utils import CONFIG_NAME
     from transformers import AutoModelForCausalLM
 
-    from mv_lightning.model.base import BaseSettings, quantization_config
+    from mv_lightning.model.adapter_files import read_metadata
+    from mv_lightning.model.quantization import quantization_config
 
     if not (folder / CONFIG_NAME).is_file():
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -233,13 +234,12 @@ def _load_plain(folder: Path, device: torch.device) -> PreTrainedModel:
         )
         return model.eval()
     base = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))["base"]
-    settings = BaseSettings(base, quantization=card.get("quantization", BaseSettings.quantization))
+    quantization = read_metadata(folder)["base"]["quantization"]
     quantised = AutoModelForCausalLM.from_pretrained(
         base,
         dtype=torch.bfloat16,
         device_map={"": device},
-        quantization_config=quantization_config(settings, torch.bfloat16),
+        quantization_config=quantization_config(quantization, torch.bfloat16),
     )
     return PeftModel.from_pretrained(quantised, folder).eval()
 
@@ -248,7 +248,7 @@ def _write_merged(adapter: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from mv_lightning.model.adapters import merged_weights
+    from mv_lightning.model.merging import merged_weights
     from mv_lightning.verifier import Verifier
 
     # In fp32 throughout, quantised weights included: what is summed was not rounded before.

@@ -1,1 +1,1 @@
-"""The quantised base model, its adapters and the verdict that is read from it."""
+"""The quantized base model, its adapters and the verdict that is read from it."""

@@ -1,9 +1,9 @@
-"""A quantised projection and its adapter as one operation.
+"""A quantized projection and its adapter as one operation.
 
-PEFT computes the base's product, copies it, computes the adapter's two products, scales, and adds: five passes over
-the activations beside the products, and as many again backwards. Here the adapter's product is added into the
-base's, and the backward pass has the products only. Shape suffixes: see `mv_lightning/schema.py`; I is a projection's
-inputs, O its outputs, R the rank.
+PEFT computes the base's matmul, copies its result, computes the adapter's two matmuls, scales, and
+adds: five passes over the activations besides the matmuls, and as many again backward. Here the
+adapter's result is added into the base's, and the backward pass consists of matmuls only. Shape
+suffixes: see `mv_lightning/schema.py`; I is a projection's inputs, O its outputs, R the rank.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from torch.autograd.function import once_differentiable
 
+from mv_lightning.model.quantization import dequantize
+
 
 class FusedLinear4bit(PeftLinear4bit):
-    """PEFT's adapted 4-bit layer with a forward pass of its own.
+    """PEFT's adapted 4-bit layer with another forward pass.
 
-    Everything else is PEFT's: names, initialisation, saving, merging. So is the forward pass of a merged or disabled
-    adapter, or of one with dropout, whose input is not the base's.
+    Everything else is PEFT's: names, initialisation, saving, merging. So is the forward pass of a
+    merged or disabled adapter, or of one with dropout, whose input is not the base's.
     """
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -35,13 +36,10 @@ class FusedLinear4bit(PeftLinear4bit):
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
         base: Linear4bit = self.base_layer
-        device = x.device.type
-        dtype = (
-            torch.get_autocast_dtype(device)
-            if torch.is_autocast_enabled(device)
-            else base.compute_dtype
-        )
-        product: torch.Tensor = _LoraMatmul.apply(
+        dtype = base.compute_dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        out: torch.Tensor = _LoraMatmul.apply(
             x,
             self.lora_A[name].weight,
             self.lora_B[name].weight,
@@ -49,11 +47,11 @@ class FusedLinear4bit(PeftLinear4bit):
             self.scaling[name],
             dtype,
         )
-        return product
+        return out
 
 
 class _LoraMatmul(torch.autograd.Function):
-    """The adapter's weights are rounded to `dtype` for the products; their gradients are returned in their own."""
+    """The adapter's weights are rounded to `dtype` for the matmuls; their gradients are not."""
 
     @staticmethod
     def forward(
@@ -68,9 +66,10 @@ class _LoraMatmul(torch.autograd.Function):
         ctx.packed, ctx.scale, ctx.shape, ctx.x_dtype = packed, scale, x_TI.shape, x_TI.dtype
         x_TI = x_TI.reshape(-1, x_TI.shape[-1]).to(dtype)
         low_TR = x_TI @ a_RI.to(dtype).T
-        out_TO = x_TI @ dequantized(packed, dtype).T
+        out_TO = x_TI @ dequantize(packed, dtype).T
         out_TO.addmm_(low_TR, b_OR.to(dtype).T, alpha=scale)
-        # Not the rounded adapters: all layers' together would take two bytes a weight until the backward pass.
+        # Not the rounded adapters: until the backward pass, those of all layers would take two
+        # bytes a weight.
         ctx.save_for_backward(x_TI, low_TR, a_RI, b_OR)
         return out_TO.view(*ctx.shape[:-1], -1)
 
@@ -83,19 +82,8 @@ class _LoraMatmul(torch.autograd.Function):
         grad_low_TR = grad_TO @ (b_OR.to(dtype) * ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_TI = grad_TO @ dequantized(ctx.packed, dtype)
+            grad_TI = grad_TO @ dequantize(ctx.packed, dtype)
             grad_x = grad_TI.addmm_(grad_low_TR, a_RI.to(dtype)).view(ctx.shape).to(ctx.x_dtype)
         grad_a_RI = (grad_low_TR.T @ x_TI).to(a_RI.dtype)
         grad_b_OR = (grad_TO.T @ (low_TR * ctx.scale)).to(b_OR.dtype)
         return grad_x, grad_a_RI, grad_b_OR, None, None, None
-
-
-def dequantized(packed: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Return a projection's weights [O, I] as numbers.
-
-    Args:
-        packed: A `Params4bit`.
-        dtype: Of the numbers, which are first rounded to the dtype that the base was loaded in.
-    """
-    weight_OI: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
-    return weight_OI.to(dtype)

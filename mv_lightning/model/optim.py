@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from mv_lightning.model.base import require_bitsandbytes
+from mv_lightning.model.quantization import require_bitsandbytes
 
 
 @dataclass(frozen=True)

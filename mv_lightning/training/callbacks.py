@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from mv_lightning.artifacts.metrics import save_calibration
 from mv_lightning.model.adapters import flops_per_token
+from mv_lightning.model.gpus import peak_tflops
 from mv_lightning.schema import Batch
 
 
@@ -22,24 +23,6 @@ def peak_memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-PEAK_TFLOPS = {
-    "H100 PCIe": 756,
-    "H100": 989,
-    "H200": 989,
-    "A100": 312,
-    "L40S": 362,
-    "L4": 121,
-    "T4": 65,
-}
-"""Dense 16-bit matrix products by part of a card's name, in 10^12 operations a second (NVIDIA's data sheets)."""
-
-
-def peak_tflops(device: torch.device) -> float | None:
-    """Return what the card could do at most; None on a CPU or an unknown card."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
 
 
 class PhaseLogger(TensorBoardLogger):

@@ -13,7 +13,10 @@ import torch
 
 from mv_lightning.data.encoding import verdict_token_ids
 from mv_lightning.metrics.scores import check_collapse, metric_values
-from mv_lightning.model import adapters, base, generate, optim, verdict
+from mv_lightning.model import adapter_files, adapters, base, generate, optim, verdict
+from mv_lightning.model.activation_checkpointing import choose_checkpointing
+from mv_lightning.model.fingerprints import base_fingerprint, tokenizer_fingerprint
+from mv_lightning.model.precision import compute_dtype
 from mv_lightning.schema import UNLABELLED, Batch, EvalOutputs
 
 if TYPE_CHECKING:
@@ -77,7 +80,7 @@ class VerdictModule(pl.LightningModule):
     @functools.cached_property
     def tokenizer_fingerprint(self) -> str:
         """Tells another vocabulary; counted over all of its words, so not more often than once."""
-        return base.tokenizer_fingerprint(self.tokenizer)
+        return tokenizer_fingerprint(self.tokenizer)
 
     @functools.cached_property
     def verdict_ids(self) -> tuple[int, int]:
@@ -100,13 +103,13 @@ class VerdictModule(pl.LightningModule):
         if self.adapted is not None:
             return
         _ = self.verdict_ids  # an unusable vocabulary must show before gigabytes are read
-        card = adapters.read_metadata(Path(self.init_from)) if self.init_from else None
+        card = adapter_files.read_metadata(Path(self.init_from)) if self.init_from else None
         model = base.load_base(
             self.base_settings,
-            base.compute_dtype(self.trainer.precision),
+            compute_dtype(self.trainer.precision),
             self.trainer.strategy.root_device,
         )
-        self._base_fingerprint = base.fingerprint(model)
+        self._base_fingerprint = base_fingerprint(model)
         # Adapters are drawn from a generator state of their own, so that they do not depend on how the base was made.
         with torch.random.fork_rng(devices=_cuda_devices(self.trainer.strategy.root_device)):
             torch.manual_seed(_initial_seed())
@@ -117,8 +120,8 @@ class VerdictModule(pl.LightningModule):
             )
         if card is not None:
             assert self.init_from is not None
-            adapters.check_compatible(card, self.card(), f"the adapter in {self.init_from}")
-            adapters.load(self.adapted, Path(self.init_from))
+            adapter_files.check_compatible(card, self.card(), f"the adapter in {self.init_from}")
+            adapter_files.load(self.adapted, Path(self.init_from))
             self.steps_before = card["steps"]
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -165,7 +168,7 @@ class VerdictModule(pl.LightningModule):
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the last hidden states [T, D] and the loss of each row [B] of a micro-batch to be trained on."""
-        base.choose_checkpointing(
+        choose_checkpointing(
             self.causal_model, self.base_settings.gradient_checkpointing, len(batch.ids_T)
         )
         hidden_TD = verdict.hidden_states(self.causal_model, batch)
@@ -229,9 +232,9 @@ class VerdictModule(pl.LightningModule):
         Raises:
             ValueError: Another base, rank, prompt, or other weights than the model's adapters.
         """
-        adapters.check_compatible(checkpoint["card"], self.card(), "the checkpoint")
+        adapter_files.check_compatible(checkpoint["card"], self.card(), "the checkpoint")
         wanted = {f"adapted.{name}" for name in adapters.trained_parameters(self._adapted())}
-        adapters.check_keys(set(checkpoint["state_dict"]), wanted, "the checkpoint")
+        adapter_files.check_keys(set(checkpoint["state_dict"]), wanted, "the checkpoint")
         self.steps_before = checkpoint["card"]["steps"] - checkpoint["global_step"]
 
     def card(self) -> dict[str, Any]:
@@ -256,7 +259,7 @@ class VerdictModule(pl.LightningModule):
 
     def save_adapter(self, folder: Path, card: dict[str, Any]) -> None:
         """Write the adapters as a PEFT folder, with what `card` returned about them."""
-        adapters.save(self._adapted(), self.tokenizer, card, folder)
+        adapter_files.save(self._adapted(), self.tokenizer, card, folder)
 
     def _adapted(self) -> PeftModel:
         assert self.adapted is not None

@@ -10,7 +10,7 @@ import torch
 
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
-from mv_lightning.model.adapters import WEIGHTS
+from mv_lightning.model.adapter_files import WEIGHTS
 from mv_lightning.testing import tiny_options
 from mv_lightning.training.checkpoint import checkpoints
 from tests.conftest import ROOT

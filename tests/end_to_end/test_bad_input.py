@@ -207,16 +207,25 @@ def test_an_adapter_from_elsewhere_runs_nothing(
     else:
         weights.write_bytes(weights.read_bytes()[:1_000])
     error = refused("--model.init_from", str(folder))
-    assert "no adapter that can be read in" in error and "adapter_model.safetensors" in error
+    assert f"adapter_model.safetensors) in {folder}, but it cannot be read" in error
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("card", ["{", "{}", "[]", '{"base": 1}'])
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged: expected a JSON object, got list"),
+        ("{}", "expected format version 1, got none"),
+        ('{"format_version": 1}', "does not say which base and prompt"),
+        ('{"format_version": 1, "base": 1}', "does not say which base and prompt"),
+    ],
+)
 def test_an_adapter_that_does_not_say_what_it_is(
-    card: str, refused: Callable[..., str], tmp_path: Path
+    metadata: str, message: str, refused: Callable[..., str], tmp_path: Path
 ) -> None:
-    (tmp_path / "verifier.json").write_text(card)
-    assert "does not say which base and prompt" in refused("--model.init_from", str(tmp_path))
+    (tmp_path / "verifier.json").write_text(metadata)
+    assert message in refused("--model.init_from", str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +243,7 @@ def test_no_bitsandbytes(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     error = refused(*(word for value in option for word in ("--model.base.quantization", value)))
     assert (
-        "needs bitsandbytes, which cannot be used here" in error
+        "needs bitsandbytes, which cannot be imported here" in error
         and f"or set model.{instead}"
         in (error.replace("model.base.", "model.").replace("model.optim.", "model."))
     )

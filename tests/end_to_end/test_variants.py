@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from mv_lightning.artifacts.layout import CALIBRATION_FILE, PhaseFolder
 from mv_lightning.cli import main
 from mv_lightning.commands.verify_resume import logged
 from mv_lightning.data.sources import load_source
-from mv_lightning.model import adapters, base
+from mv_lightning.model import adapter_files
 from mv_lightning.reporting.results_table import results_table
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 from mv_lightning.testing import tiny_options
@@ -68,7 +67,7 @@ def test_it_trains(
     phase = fit(tiny_folder, tmp_path, options)
     told = summary(phase)
     assert told["steps"] == STEPS and told["rows"] == 4 * STEPS and math.isfinite(told["val_loss"])
-    weights = load_file(phase.adapter / adapters.WEIGHTS)
+    weights = load_file(phase.adapter / adapter_files.WEIGHTS)
     # Fresh adapters have second matrices of zeros (LoftQ's, compared below, do not).
     assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
 
@@ -126,40 +125,14 @@ def test_validation_rows_of_one_class_leave_metrics_undefined(
     assert "-" in results_table(tmp_path).splitlines()[2].split()
 
 
-def test_loftq_makes_up_for_the_quantisation(tiny_settings: base.BaseSettings) -> None:
-    """The initial output lies nearer to that of the base before it was quantised."""
-    from transformers import AutoModelForCausalLM
-
-    exact = AutoModelForCausalLM.from_pretrained(tiny_settings.name, dtype=torch.float32).eval()
-    ids = torch.randint(3, 250, (4, 40), generator=torch.Generator().manual_seed(0))
-    errors = {}
-    with torch.no_grad():
-        wanted = exact(ids).logits
-        for loftq in (False, True):
-            model = base.load_base(tiny_settings, torch.float32, torch.device("cpu"))
-            adapted = adapters.attach(
-                model, adapters.LoraSettings(r=32, alpha=32, loftq=loftq)
-            ).eval()
-            model.set_attn_implementation("sdpa")
-            errors[loftq] = float((adapted(input_ids=ids).logits - wanted).norm())
-    assert errors[True] < 0.9 * errors[False]
-
-
 def test_loftq_is_not_run_for_weights_that_a_checkpoint_replaces(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = "--model.lora.loftq true --run.save_every 1"
     phase = fit(tiny_folder, tmp_path, options)
-    weights = (phase.adapter / adapters.WEIGHTS).read_bytes()
+    weights = (phase.adapter / adapter_files.WEIGHTS).read_bytes()
     phase.summary.unlink()
     checkpoints(phase.checkpoints)[0].unlink()
-    monkeypatch.setattr(adapters, "_loftq", None)
+    monkeypatch.setattr("mv_lightning.model.loftq.initialize_loftq", None)
     fit(tiny_folder, tmp_path, options)
-    assert (phase.adapter / adapters.WEIGHTS).read_bytes() == weights
-
-
-def test_loftq_needs_a_quantised_local_base(tiny_folder: Path) -> None:
-    settings = base.BaseSettings(name=str(tiny_folder), quantization="none")
-    model = base.load_base(settings, torch.float32, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"loftq needs a base model that is quantised .*nf4"):
-        adapters.attach(model, adapters.LoraSettings(loftq=True))
+    assert (phase.adapter / adapter_files.WEIGHTS).read_bytes() == weights

@@ -95,22 +95,6 @@ def test_the_ways_of_attending_agree(block: int, monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-4)
 
 
-def test_gradient_checkpointing_changes_nothing(
-    tiny: torch.nn.Module, encoded: EncodedRows
-) -> None:
-    batch = pack(encoded, np.array([1, 4]), 2)
-    model, gradients = tiny.get_base_model(), []
-    for enabled in (False, True):
-        tiny.zero_grad()
-        if enabled:
-            model.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
-        verdict.hidden_states(model, batch)[batch.verdict_B].square().mean().backward()
-        gradients.append([p.grad.clone() for p in adapters.trained_parameters(tiny).values()])
-    torch.testing.assert_close(gradients[1], gradients[0])
-
-
 def test_dropout_is_refused() -> None:
     x = torch.zeros(1, 2, 4, 8)
     with pytest.raises(ValueError, match="attention_dropout"):

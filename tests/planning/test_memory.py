@@ -11,13 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mv_lightning.model import adapters, attention, verdict
-from mv_lightning.model.base import (
-    BaseSettings,
-    choose_checkpointing,
-    load_base,
-    load_config,
-    stored_layers,
-)
+from mv_lightning.model.activation_checkpointing import choose_checkpointing, stored_layers
+from mv_lightning.model.base import BaseSettings, load_base, load_config
 from mv_lightning.model.optim import OptimSettings
 from mv_lightning.planning.memory import MemoryItem, ModelDims, least_checkpointing, training_memory
 from mv_lightning.schema import Batch, Packing
@@ -43,7 +38,7 @@ class LikeFlash(torch.autograd.Function):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import LlamaConfig
 
-    folder = tmp_path_factory.mktemp("shape")
+    folder = tmp_path_factory.mktemp("base")
     LlamaConfig(
         vocab_size=512,
         hidden_size=128,
@@ -57,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shape(folder: Path) -> ModelDims:
+def dims(folder: Path) -> ModelDims:
     return ModelDims.of(load_config(BaseSettings(name=str(folder))))
 
 
@@ -104,20 +99,20 @@ def amount(terms: list[MemoryItem], *starts: str) -> float:
 
 @pytest.mark.parametrize("checkpointing", [False, TOKENS * 2 // 3, True])
 def test_activations_are_those_that_autograd_keeps(
-    folder: Path, shape: ModelDims, checkpointing: bool | int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, dims: ModelDims, checkpointing: bool | int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The final norm's input is kept too and belongs to no term; the rotary tables are what the tolerance is for."""
     settings = BaseSettings(name=str(folder), gradient_checkpointing=checkpointing)
-    terms = training_memory(shape, settings, LORA, OPTIM, TOKENS, 1)
-    kept = stored_layers(checkpointing, TOKENS, LAYERS)
-    expected = amount(terms, f"activations of {kept}", "inputs of") + TOKENS * 4 * shape.hidden
+    terms = training_memory(dims, settings, LORA, OPTIM, TOKENS, 1)
+    stored = stored_layers(checkpointing, TOKENS, LAYERS)
+    expected = amount(terms, f"activations of {stored}", "inputs of") + TOKENS * 4 * dims.hidden
     assert kept_bytes(folder, checkpointing, monkeypatch) == pytest.approx(expected, rel=0.03)
 
 
-def test_weights_and_states_are_counted(folder: Path, shape: ModelDims) -> None:
+def test_weights_and_states_are_counted(folder: Path, dims: ModelDims) -> None:
     settings = BaseSettings(name=str(folder), weights="random", gradient_checkpointing=False)
     model = load_base(settings, torch.bfloat16, torch.device("cpu"))
-    terms = training_memory(shape, settings, LORA, OPTIM, 0, 1)
+    terms = training_memory(dims, settings, LORA, OPTIM, 0, 1)
     packed = [module.weight for module in model.modules() if type(module).__name__ == "Linear4bit"]
     assert amount(terms, "base, 4 bits") == sum(weight.numel() for weight in packed)
     others = sum(p.numel() for p in model.parameters() if not any(p is weight for weight in packed))
@@ -126,29 +121,18 @@ def test_weights_and_states_are_counted(folder: Path, shape: ModelDims) -> None:
     assert amount(terms, "adapters in fp32") == sum(p.numel() * p.element_size() for p in trained)
 
 
-@given(tokens=st.integers(1, 20_000), setting=st.one_of(st.booleans(), st.integers(1, 20_000)))
-def test_only_long_batches_pay(tokens: int, setting: bool | int) -> None:
-    kept = stored_layers(setting, tokens, 32)
-    if isinstance(setting, bool):
-        assert kept == (0 if setting else 32)
-    else:
-        assert (
-            kept == 32 if tokens <= setting else kept * tokens <= 32 * setting < (kept + 1) * tokens
-        )
-
-
 @given(tokens=st.integers(1, 20_000), gigabytes=st.floats(0.001, 2))
 def test_the_least_checkpointing_fits_and_a_token_more_does_not(
     tokens: int, gigabytes: float
 ) -> None:
-    shape = ModelDims(30, 576, 1536, 576, 192, 49_152, 106_168_320, 884_736, 28_346_688, 305_280)
+    dims = ModelDims(30, 576, 1536, 576, 192, 49_152, 106_168_320, 884_736, 28_346_688, 305_280)
     base, budget = BaseSettings(), gigabytes * 1e9
 
     def peak(setting: bool | int) -> float:
         settings = BaseSettings(gradient_checkpointing=setting)
-        return amount(training_memory(shape, settings, LORA, OPTIM, tokens, 8), "")
+        return amount(training_memory(dims, settings, LORA, OPTIM, tokens, 8), "")
 
-    found = least_checkpointing(shape, base, LORA, OPTIM, tokens, 8, budget)
+    found = least_checkpointing(dims, base, LORA, OPTIM, tokens, 8, budget)
     if found is None:
         assert peak(True) > budget
         return

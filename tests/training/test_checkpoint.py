@@ -202,7 +202,7 @@ def test_nothing_but_damaged_checkpoints(
             ["--data.splits.seed", "1", "--data.max_length", "900"],
             "data.max_length is 900, was 2048; data.splits.seed",
         ),
-        (["--data.prompt", "answer_only"], "belongs to another prompt: 'detailed'"),
+        (["--data.prompt", "answer_only"], "belongs to another prompt: expected 'detailed'"),
         (["--data.source", "synthetic:122"], "the rows of data.source was"),
     ],
 )

@@ -1,0 +1,34 @@
+"""The dtype of the base model and of its matmuls under a precision of Lightning."""
+
+from __future__ import annotations
+
+import torch
+
+PRECISION = "bf16-mixed"
+"""The precision to use on hardware that has bf16."""
+
+_DTYPES = {
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+    "32-true": torch.float32,
+}
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """Return the dtype that the base model is stored and multiplied in under a Lightning precision.
+
+    The adapters stay in fp32 under the mixed precisions: rounded to bf16, small updates vanish.
+
+    Args:
+        precision: Lightning's name of it.
+
+    Raises:
+        ValueError: The precision would round the adapters, or quantized layers do not support it.
+    """
+    if precision not in _DTYPES:
+        raise ValueError(
+            f"expected trainer.precision to be one of {', '.join(_DTYPES)}, got {precision!r}. "
+            "Use bf16-mixed, or 16-mixed on GPUs without bf16. The -true half precisions would "
+            "hold the adapters in 16 bits and lose small updates."
+        )
+    return _DTYPES[precision]

@@ -1,0 +1,83 @@
+"""Adapters go to disk and come back; what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mv_lightning.model import adapter_files, adapters, base
+
+
+def new_model(settings: base.BaseSettings, **lora: int) -> torch.nn.Module:
+    model = base.load_base(settings, torch.float32, torch.device("cpu"))
+    return adapters.attach(model, adapters.LoraSettings(**{"r": 32, "alpha": 32, **lora}))
+
+
+METADATA = {"base": {"fingerprint": "b"}, "prompt": {"fingerprint": "p"}, "steps": 7}
+
+
+def test_round_trip(
+    tiny: torch.nn.Module, tiny_settings: base.BaseSettings, tmp_path: Path
+) -> None:
+    adapter_files.save(tiny, base.load_tokenizer(tiny_settings), METADATA, tmp_path / "a")
+    other = new_model(tiny_settings)
+    adapter_files.load(other, tmp_path / "a")
+    saved, loaded = adapters.trained_parameters(tiny), adapters.trained_parameters(other)
+    assert saved.keys() == loaded.keys() and len(saved) == 28
+    for name in saved:
+        assert torch.equal(saved[name], loaded[name]), name
+    assert adapter_files.read_metadata(tmp_path / "a") == METADATA
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= {
+        p.name for p in (tmp_path / "a").iterdir()
+    }
+
+
+def test_another_rank_is_refused(
+    tiny: torch.nn.Module, tiny_settings: base.BaseSettings, tmp_path: Path
+) -> None:
+    adapter_files.save(tiny, base.load_tokenizer(tiny_settings), {}, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"r: expected 32, got 16"):
+        adapter_files.load(new_model(tiny_settings, r=16), tmp_path / "a")
+
+
+def test_a_base_that_an_adapter_names_is_not_followed(
+    tiny: torch.nn.Module, tiny_settings: base.BaseSettings, tmp_path: Path
+) -> None:
+    adapter_files.save(tiny, base.load_tokenizer(tiny_settings), METADATA, tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    config |= {
+        "base_model_name_or_path": "../../elsewhere",
+        "auto_mapping": {"base_model_class": "os.system"},
+    }
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    adapter_files.load(new_model(tiny_settings), tmp_path / "a")
+
+
+def test_only_safetensors_are_read(
+    tiny: torch.nn.Module, tiny_settings: base.BaseSettings, tmp_path: Path
+) -> None:
+    adapter_files.save(tiny, base.load_tokenizer(tiny_settings), METADATA, tmp_path / "a")
+    weights = tmp_path / "a" / adapter_files.WEIGHTS
+    torch.save(load_file(weights), tmp_path / "a" / "adapter_model.bin")
+    weights.unlink()
+    with pytest.raises(
+        ValueError, match=r"adapter_model\.safetensors\) in .*adapter_model\.bin is never opened"
+    ):
+        adapter_files.load(new_model(tiny_settings), tmp_path / "a")
+
+
+def test_missing_and_unexpected_keys_are_named() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"expected 2 weights, of which 1 are missing \(b\), and got 1 unexpected ones \(c\)",
+    ):
+        adapter_files.check_keys({"a", "c"}, {"a", "b"}, "the adapter")
+
+
+def test_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no adapter in .*verifier\.json is missing"):
+        adapter_files.read_metadata(tmp_path)
