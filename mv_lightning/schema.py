@@ -86,7 +86,7 @@ class EvalOutputs:
     losses_N: np.ndarray
     """float64 [N], cross-entropy of the right verdict over the whole vocabulary, in nats."""
     question_ids_N: np.ndarray | None = None
-    """int64 [N], the question of each row (`sources.question_groups`); None where it is not known."""
+    """int64 [N], the question of each row (`fingerprint.question_ids`); None where it is not known."""
 
 
 @dataclass(frozen=True)

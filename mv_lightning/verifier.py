@@ -14,7 +14,7 @@ from mv_lightning.artifacts.metrics import load_calibration
 from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_micro_batches
 from mv_lightning.data.encoding import encode_rows, verdict_token_ids
 from mv_lightning.data.prompts import Prompt
-from mv_lightning.data.sources import Rows, text_columns
+from mv_lightning.data.rows import Rows, text_columns
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model import adapter_files, adapters, verdict
 from mv_lightning.model.base import BaseSettings, load_base, load_tokenizer

@@ -18,7 +18,8 @@ import pytest
 from mv_lightning import Verifier
 from mv_lightning.artifacts.layout import CALIBRATION_FILE
 from mv_lightning.cli import main
-from mv_lightning.data.sources import load_source, text_columns
+from mv_lightning.data.rows import text_columns
+from mv_lightning.data.sources import load_source
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.testing import save_tiny_base, tiny_options
 from tests.conftest import ROOT

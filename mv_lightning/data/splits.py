@@ -100,7 +100,7 @@ def plan_splits(labels_N: np.ndarray, question_ids_N: np.ndarray | None, plan: S
 
     Args:
         labels_N: bool [N].
-        question_ids_N: int64 [N], see `sources.question_groups`; not looked at unless `plan.group_by_question`.
+        question_ids_N: int64 [N], see `fingerprint.question_ids`; not looked at unless `plan.group_by_question`.
         plan: What to draw.
 
     Returns:
@@ -141,7 +141,7 @@ def overlap(question_ids_N: np.ndarray, splits: Splits) -> dict[str, float]:
     """How far questions leak from training into evaluation.
 
     Args:
-        question_ids_N: int64 [N], see `sources.question_groups`.
+        question_ids_N: int64 [N], see `fingerprint.question_ids`.
         splits: The drawn rows.
 
     Returns:
@@ -172,7 +172,7 @@ def manifest(
         plan: What was asked for.
         splits: What was drawn.
         labels_N: bool [N].
-        question_ids_N: int64 [N], see `sources.question_groups`.
+        question_ids_N: int64 [N], see `fingerprint.question_ids`.
 
     Returns:
         `fingerprint`, `plan`, and `splits`: for each name its `rows`, how many are `true`, the `sha256` of its

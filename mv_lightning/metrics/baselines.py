@@ -85,7 +85,7 @@ def lookup(
     It measures the leak between training rows and others: nothing is learned but known questions.
 
     Args:
-        train_groups_N: int [N], see `sources.question_groups`.
+        train_groups_N: int [N], see `fingerprint.question_ids`.
         train_answers: N proposed answers.
         train_labels_N: bool [N].
         groups_M: int [M].

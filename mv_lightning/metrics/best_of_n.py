@@ -42,7 +42,7 @@ def solve_rates(
     equal apart from case and white space.
 
     Args:
-        question_ids_N: int [N], see `sources.question_groups`.
+        question_ids_N: int [N], see `fingerprint.question_ids`.
         answers: N proposed answers.
         labels_N: bool [N].
         log_odds_N: float64 [N], calibrated where the weighted vote shall mean something.

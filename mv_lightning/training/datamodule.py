@@ -22,9 +22,10 @@ from mv_lightning.data.batching import (
     training_micro_batches,
 )
 from mv_lightning.data.cache import cached
+from mv_lightning.data.columns import KIND_COLUMN
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import load_prompt
-from mv_lightning.data.sources import KIND_COLUMN, Source, load_source
+from mv_lightning.data.sources import Source, load_source
 from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits, write_manifest
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS, Batch, EncodedRows
 

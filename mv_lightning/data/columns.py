@@ -1,0 +1,231 @@
+"""Check the columns of a table: which are read, texts as text, labels as booleans.
+
+The checks run on Arrow columns, never row by row. Row numbers in their messages count from 0 within
+the file that they name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mv_lightning.formatting import shorten
+from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KIND_COLUMN = "error"
+"""Optional column: the kind of error in a wrong solution, so that accuracy can be shown by kind."""
+
+_EXACT_FLOAT = 2.0**53  # from here on a double no longer holds every integer
+_TRUE_LABELS = ("true", "yes", "1", "1.0")
+_FALSE_LABELS = ("false", "no", "0", "0.0")
+_FILL_HINT = "Fill these rows or drop them"
+_LABEL_HINT = (
+    "Write true/false, yes/no or 1/0 in every row; rows without a label can only be predicted, from "
+    "a file without this column or with nothing in it"
+)
+
+
+def select_columns(names: Sequence[str], context: str, labelled: bool | None) -> list[str]:
+    """Choose the columns to read.
+
+    Args:
+        names: All columns of the table.
+        context: The table's name for messages.
+        labelled: Whether the label column is needed; None: it is read where there is one.
+
+    Raises:
+        ValueError: A needed column is missing, or is there twice.
+    """
+    needed = list(TEXT_COLUMNS)
+    if labelled or (labelled is None and LABEL_COLUMN in names):
+        needed.append(LABEL_COLUMN)
+    missing = [name for name in needed if name not in names]
+    if missing:
+        hint = "Rename or add the columns."
+        if missing == [LABEL_COLUMN]:
+            hint += " Rows without labels can only be predicted."
+        raise ValueError(
+            f"{context}: no column {', '.join(missing)}: expected {', '.join(needed)}, got "
+            f"{', '.join(names) or 'no columns'}. {hint}"
+        )
+    repeated = [name for name in needed if list(names).count(name) > 1]
+    if repeated:
+        raise ValueError(
+            f"{context}: several columns are named {', '.join(repeated)}. Keep one of each."
+        )
+    if list(names).count(KIND_COLUMN) == 1:
+        needed.append(KIND_COLUMN)
+    return needed
+
+
+def check_texts(table: pa.Table, context: str, labels_N: np.ndarray | None) -> tuple[pa.Table, int]:
+    """Return the text columns without nulls, and how many answers were numbers.
+
+    A solution may be empty, and null is empty. An answer may be empty, since models run out of
+    tokens before they give one, unless its label says that it is correct.
+
+    Args:
+        table: N rows.
+        context: The table's name for messages.
+        labels_N: bool [N], or None for rows without labels.
+
+    Returns:
+        The three text columns, and the kinds of error where they are text, all `pa.string()`; the
+        number of answers that were numbers and are text now.
+
+    Raises:
+        ValueError: A null, an empty question, or a type that is not text; the rows are named.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    question = _text_column(table["question"], context, "question")
+    _refuse(pc.is_null(question), context, "`question` is null", _FILL_HINT)
+    empty = "`question` is empty or only whitespace"
+    _refuse(is_blank(question), context, empty, _FILL_HINT)
+
+    answer, converted = _answer_column(table["answer"], context)
+    if labels_N is not None:
+        empty = f"`answer` is empty or only whitespace, yet `{LABEL_COLUMN}` is true,"
+        _refuse(is_blank(answer) & labels_N, context, empty, _FILL_HINT)
+
+    solution = _text_column(table["solution"], context, "solution").fill_null("")
+    columns = {"question": question, "answer": answer, "solution": solution}
+    if KIND_COLUMN in table.column_names and _is_text(_decoded(table[KIND_COLUMN]).type):
+        columns[KIND_COLUMN] = _text_column(table[KIND_COLUMN], context, KIND_COLUMN)
+    return pa.table(columns), converted
+
+
+def check_labels(column: pa.ChunkedArray, context: str) -> np.ndarray:
+    """Return labels in any usual spelling as bool [N].
+
+    Args:
+        column: N labels.
+        context: The table's name for messages.
+
+    Raises:
+        ValueError: A null, or a value that is not a label; the rows are named.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = _decoded(column)
+    null = pc.is_null(column, nan_is_null=True)
+    _refuse(null, context, f"`{LABEL_COLUMN}` is null", _LABEL_HINT)
+    if pa.types.is_boolean(column.type):
+        return np.asarray(column.to_numpy(), dtype=bool)
+    if _is_text(column.type):
+        text = pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
+        is_true = pc.is_in(text, pa.array(_TRUE_LABELS))
+        is_false = pc.is_in(text, pa.array(_FALSE_LABELS))
+    elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        is_true = pc.equal(column, pa.scalar(1, column.type))
+        is_false = pc.equal(column, pa.scalar(0, column.type))
+    else:
+        raise ValueError(f"{context}: `{LABEL_COLUMN}` holds {column.type}. {_LABEL_HINT}.")
+    neither = pc.invert(pc.or_(is_true, is_false))
+    _refuse(neither, context, f"`{LABEL_COLUMN}` is not a label", _LABEL_HINT, column)
+    return np.asarray(is_true.to_numpy(), dtype=bool)
+
+
+def is_unlabelled(column: pa.ChunkedArray) -> bool:
+    """Return whether a column of labels holds none: only nulls, or the empty fields of a CSV."""
+    import pyarrow as pa
+
+    column = _decoded(column)
+    if _is_text(column.type):
+        return bool(is_blank(column.cast(pa.string()).fill_null("")).all())
+    return column.null_count == len(column)
+
+
+def is_blank(column: pa.ChunkedArray) -> np.ndarray:
+    """Return where a column of texts without nulls is empty or only whitespace: bool [N]."""
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column)))
+
+
+def _text_column(column: pa.ChunkedArray, context: str, name: str) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    column = _decoded(column)
+    if not _is_text(column.type):
+        raise ValueError(
+            f"{context}: `{name}` holds {column.type}: expected text. Convert the column to strings."
+        )
+    column = column.cast(pa.string())
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as reason:
+        raise ValueError(
+            f"{context}: `{name}`: {reason}. Write the file again, its text as UTF-8."
+        ) from reason
+    return column
+
+
+def _answer_column(column: pa.ChunkedArray, context: str) -> tuple[pa.ChunkedArray, int]:
+    """Answers as text, and how many were numbers."""
+    import pyarrow.compute as pc
+
+    column = _decoded(column)
+    _refuse(pc.is_null(column, nan_is_null=True), context, "`answer` is null", _FILL_HINT)
+    numbers = _numbers_as_text(column, context)
+    if numbers is not None:
+        return numbers, len(numbers)
+    return _text_column(column, context, "answer"), 0
+
+
+def _numbers_as_text(column: pa.ChunkedArray, context: str) -> pa.ChunkedArray | None:
+    """A column of numbers as people write them (4, not 4.0); None where it does not hold numbers."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.string())
+    if pa.types.is_decimal(column.type):
+        return pc.replace_substring_regex(column.cast(pa.string()), r"\.0+$", "")
+    if not (pa.types.is_float32(column.type) or pa.types.is_float64(column.type)):
+        return None
+    inexact = pc.greater_equal(pc.abs(column), pa.scalar(_EXACT_FLOAT, column.type))
+    problem = "`answer` is a float too large to be exact"
+    _refuse(inexact, context, problem, "Write these answers as strings", column)
+    whole = column.cast(pa.int64(), safe=False).cast(pa.string())
+    return pc.if_else(pc.equal(pc.floor(column), column), whole, column.cast(pa.string()))
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    return column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Text of any layout. A column of only nulls counts as text: the null check says more of it."""
+    from pyarrow import types
+
+    texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    return any(is_kind(kind) for is_kind in texts)
+
+
+def _refuse(
+    bad: pa.ChunkedArray | np.ndarray,
+    context: str,
+    problem: str,
+    hint: str,
+    values: pa.ChunkedArray | None = None,
+) -> None:
+    """Raise where any row of the boolean column `bad` is True, with the first rows and values."""
+    rows = np.flatnonzero(np.asarray(bad)).tolist()
+    if not rows:
+        return
+    got = ""
+    if values is not None:
+        got = f" ({shorten([repr(values[row].as_py()) for row in rows[:6]])})"
+    raise ValueError(f"{context}: {problem}{got} in {len(rows):,} rows: {shorten(rows)}. {hint}.")

@@ -1,0 +1,79 @@
+"""The content is identified whatever file it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mv_lightning.data.fingerprint import question_ids
+from mv_lightning.data.sources import load_source
+from tests.data.files import COLUMNS, ROWS, changed, load
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"question": "2 + 6?"}, {"answer": "7"}, {"solution": "x"}, {"is_correct": False}],
+    ids=str,
+)
+def test_the_fingerprint_sees_every_column(change: dict[str, Any], tmp_path: Path) -> None:
+    before = load(tmp_path / "rows.parquet", ROWS).fingerprint
+    assert load(tmp_path / "rows.parquet", changed(0, **change)).fingerprint != before
+    assert load(tmp_path / "rows.parquet", ROWS[::-1]).fingerprint != before
+
+
+def test_the_fingerprint_sees_where_a_text_ends(tmp_path: Path) -> None:
+    one = load(
+        tmp_path / "rows.parquet", [dict(ROWS[0], question="ab"), dict(ROWS[0], question="c")]
+    )
+    other = load(
+        tmp_path / "rows.parquet", [dict(ROWS[0], question="a"), dict(ROWS[0], question="bc")]
+    )
+    assert one.fingerprint != other.fingerprint
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(*[st.sampled_from(["1", "2", "11", " "])] * 3), min_size=1, max_size=12
+    ),
+    size=st.integers(1, 5),
+)
+def test_counts_and_fingerprint_do_not_depend_on_chunks(
+    rows: list[tuple[str, str, str]], size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("chunks") / "rows.arrow"
+    table = pa.table(
+        {name: pa.array([f"{row[i]}." for row in rows]) for i, name in enumerate(COLUMNS[:3])}
+        | {"is_correct": pa.array([row[0] == "1" for row in rows])}
+    )
+    sources = []
+    for chunk in (len(rows), size):
+        with pa.ipc.new_stream(str(path), table.schema) as file:
+            file.write_table(table, max_chunksize=chunk)
+        sources.append(load_source(str(path)))
+    assert sources[0].fingerprint == sources[1].fingerprint
+    assert sources[0].counts == sources[1].counts
+    assert sources[0].counts["duplicates"] == len(rows) - len(set(rows))
+    assert np.array_equal(sources[0].question_ids_N, sources[1].question_ids_N)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text("aAbÉé \t\n\u00a0", max_size=6), max_size=20))
+def test_question_ids_are_those_of_plain_python(questions: list[str]) -> None:
+    column = pa.chunked_array([pa.array(questions, pa.string())])
+    question_ids_N = question_ids(column)
+    plain = [" ".join(question.lower().split()) for question in questions]
+    assert question_ids_N.dtype == np.int64
+    assert question_ids_N.shape == (len(questions),)
+    assert sorted(set(question_ids_N.tolist())) == list(range(len(set(plain))))
+    plain_N = np.array(plain, dtype=object)
+    same_NN = plain_N[:, None] == plain_N
+    assert np.array_equal(question_ids_N[:, None] == question_ids_N, same_NN)
+    backwards = column.take(pa.array(range(len(questions))[::-1], pa.int64()))
+    assert len(set(question_ids(backwards).tolist())) == len(set(plain))
