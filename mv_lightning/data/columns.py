@@ -25,8 +25,8 @@ _TRUE_LABELS = ("true", "yes", "1", "1.0")
 _FALSE_LABELS = ("false", "no", "0", "0.0")
 _FILL_HINT = "Fill these rows or drop them"
 _LABEL_HINT = (
-    "Write true/false, yes/no or 1/0 in every row; rows without a label can only be predicted, from "
-    "a file without this column or with nothing in it"
+    "Write true/false, yes/no or 1/0 in every row; rows without a label can only be predicted, "
+    "from a file without this column or with nothing in it"
 )
 
 
@@ -156,7 +156,7 @@ def _text_column(column: pa.ChunkedArray, context: str, name: str) -> pa.Chunked
     column = _decoded(column)
     if not _is_text(column.type):
         raise ValueError(
-            f"{context}: `{name}` holds {column.type}: expected text. Convert the column to strings."
+            f"{context}: `{name}` holds {column.type}: expected text. Convert it to strings."
         )
     column = column.cast(pa.string())
     try:
@@ -181,7 +181,7 @@ def _answer_column(column: pa.ChunkedArray, context: str) -> tuple[pa.ChunkedArr
 
 
 def _numbers_as_text(column: pa.ChunkedArray, context: str) -> pa.ChunkedArray | None:
-    """A column of numbers as people write them (4, not 4.0); None where it does not hold numbers."""
+    """Numbers as people write them (4, not 4.0); None where the column does not hold numbers."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

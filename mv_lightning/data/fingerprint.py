@@ -55,7 +55,7 @@ def question_ids(questions: pa.ChunkedArray) -> np.ndarray:
 
     encoded = questions.dictionary_encode().combine_chunks()
     distinct = encoded.dictionary
-    # Only distinct questions are rewritten, slice by slice: splitting takes several times their bytes.
+    # Only distinct questions are rewritten, in slices: splitting takes several times their bytes.
     slices = []
     for start in range(0, len(distinct), _SLICE_ROWS):
         slices.append(_normalized(distinct.slice(start, _SLICE_ROWS)))

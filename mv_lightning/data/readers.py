@@ -51,7 +51,7 @@ def read_file(path: Path, select: ColumnSelector) -> pa.Table:
         return reader(path, select)
     except (pa.ArrowException, OSError) as reason:
         raise ValueError(
-            f"{path}: cannot be read as {path.suffix[1:]}: {reason}. The file is damaged, incomplete "
+            f"{path}: cannot be read as {path.suffix[1:]}: {reason}. The file is damaged, cut short "
             "or of another format or encoding (text must be UTF-8). Write or download it again."
         ) from reason
 
@@ -192,7 +192,7 @@ def _read_jsonl(path: Path, select: ColumnSelector) -> pa.Table:
 
 
 def _read_jsonl_by_line(path: Path, names: list[str]) -> pa.Table:
-    """Read slowly what Arrow's reader refused: names the bad line, or copes (integers, then 0.5)."""
+    """Read slowly what Arrow's reader refused; this names the bad line, or copes (1, then 0.5)."""
     import pyarrow as pa
 
     columns: dict[str, list[Any]] = {name: [] for name in names}

@@ -9,7 +9,7 @@ from mv_lightning.data.columns import check_texts, select_columns
 from mv_lightning.schema import TEXT_COLUMNS
 
 Rows = Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Any]]
-"""Dicts (a list of them, a `datasets.Dataset`), or a table by column (a dict of lists, a DataFrame)."""
+"""Dicts (a list of them, a `datasets.Dataset`) or columns (a dict of lists, a DataFrame)."""
 
 
 def text_columns(rows: Rows) -> dict[str, Sequence[str]]:

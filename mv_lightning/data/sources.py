@@ -1,8 +1,8 @@
-"""From what a user names (a file, a folder, a saved dataset, the Hub) to one checked table of rows.
+"""From what a user names (a file, a folder, a saved dataset, the Hub) to one checked table.
 
-Whatever the origin, the rows have the columns question, answer and solution as text, labels that are
-booleans, and a fingerprint of their content. Everything that is wrong with a source is a `ValueError`
-that says what was expected, what was found and what to do.
+Whatever the origin, the rows have the columns question, answer and solution as text, labels that
+are booleans, and a fingerprint of their content. Everything that is wrong with a source is a
+`ValueError` that says what was expected, what was found and what to do.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def load_source(source: str, split: str = "train", labelled: bool | None = True)
             - a folder: what `datasets.save_to_disk` wrote, or data files of one format. Files are
               chosen by the split in their names (`train.csv`, `data/test-00000-of-00002.parquet`);
               a folder without such names is all `train`;
-            - `synthetic` or `synthetic:ROWS`: generated rows (a folder of that name: `./synthetic`);
+            - `synthetic` or `synthetic:ROWS`: generated rows (`./synthetic` is a folder);
             - anything else: a dataset's id on the Hugging Face Hub.
         split: Which split of a folder or Hub dataset. A file and a saved single dataset are one
             split themselves: `split` is not used there.
@@ -134,8 +134,8 @@ def _tables(source: str, split: str, labelled: bool | None) -> Iterator[tuple[pa
     """Every table that `source` consists of, with the needed columns only, and its name."""
     if not source.strip():
         raise ValueError(
-            f"The name of the source is empty: expected a file, a folder, `{SYNTHETIC}:ROWS` or the "
-            "id of a Hub dataset. Set one."
+            "The name of the source is empty: expected a file, a folder, "
+            f"`{SYNTHETIC}:ROWS` or the id of a Hub dataset. Set one."
         )
     path = Path(source).expanduser()
     files = _files(source, path, split)
@@ -211,8 +211,8 @@ def _from_hub(source: str, split: str) -> pa.Table:
         rows = datasets.load_dataset(source, split=split)
     except Exception as reason:  # gated, offline, unknown and malformed ids share no class below it
         raise ValueError(
-            f"{source}: no file or folder of that name, and the Hub gave no dataset {source!r} with "
-            f"a split {split!r}: {reason}. Check the id and the split; without internet run "
+            f"{source}: no file or folder of that name, and the Hub gave no dataset {source!r} "
+            f"with a split {split!r}: {reason}. Check the id and the split; without internet run "
             f"`hf download {source} --repo-type dataset --local-dir FOLDER` on a machine that has "
             "it, and name that folder here."
         ) from reason

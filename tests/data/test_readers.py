@@ -35,7 +35,7 @@ def test_files_cut_short_are_refused(name: str, keep: int, tmp_path: Path) -> No
     path.write_bytes(path.read_bytes()[: keep if name != "stream.arrow" or keep >= 0 else -40])
     with pytest.raises(ValueError, match=r"rows|stream") as caught:
         load_source(str(path))
-    assert "damaged, incomplete" in str(caught.value)
+    assert "damaged, cut short" in str(caught.value)
 
 
 @pytest.mark.parametrize(
