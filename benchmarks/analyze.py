@@ -1,10 +1,11 @@
-"""How long `analyze` takes on a million rows, and how much memory.
+"""Time and memory of `analyze` on a million rows.
 
-    python -m benchmarks.analyze [--rows 1000000] [--tokenizer embedded]
+    python -m benchmarks.analyze [--rows 1000000] [--tokenizer bundled]
 
-Two tables of `benchmarks.splits`: its short rows, and rows with solutions of 25 lines, which make 1 GB of text, about
-what a million of the contest's rows hold. Each is analysed in a process of its own, so that the peak memory is its own
-(libraries included). Writes `benchmarks/results/analyze.json`.
+Two tables of `benchmarks.splits`: its short rows, and rows with solutions of 25 lines, about 1 GB
+of text, as much as a million rows of the contest. Each table is analysed in its own process, so
+that peak memory is measured separately (libraries included). Writes
+`benchmarks/results/analyze.json`.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ RESULTS = Path(__file__).parent / "results" / "analyze.json"
 STEPS = {"short": 1, "long": 25}
 
 
-def analyze(words: list[str]) -> dict[str, Any]:
-    """Run the task as its command does."""
+def analyze(args: list[str]) -> dict[str, Any]:
+    """Run the command in this process."""
     stages = Stages()
     with stages.stage("import"):
         from mv_lightning.commands.analyze import run_analyze
     with stages.stage("analyze"):
-        run_analyze(words)
+        run_analyze(args)
     return stages.report()
 
 
 def main() -> None:
-    """Write the tables, analyse them, print and write the figures."""
+    """Write the tables, analyse them, print the figures and write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of each table")
     parser.add_argument(
@@ -52,9 +53,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.parquet"
             write_table(path, options.rows, steps)
-            words = ["--source", str(path), "--out", folder, "--tokenizer", options.tokenizer]
+            args = ["--source", str(path), "--out", folder, "--tokenizer", options.tokenizer]
             with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
-                results[name] = process.submit(analyze, words).result()
+                results[name] = process.submit(analyze, args).result()
         print_report(name, options.rows, results[name])
     write_json(RESULTS, results)
 

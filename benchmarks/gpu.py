@@ -1,19 +1,22 @@
-"""All GPU figures in one call of at most 10 minutes: Llama-3-8B of random weights in NF4, r 128, 8 rows a step.
+"""All GPU figures in one call of at most 10 minutes: Llama-3-8B, random weights, NF4, r 128.
 
     python -m benchmarks.gpu          # needs one GPU of 80 GB
-    python -m benchmarks.gpu --tiny   # a small shape on the CPU, to see that the script runs; its figures say nothing
+    python -m benchmarks.gpu --tiny   # a small model on the CPU, only to check that the script runs
 
-Nothing is downloaded (`benchmarks.llama`). Rows have the report's lengths: mean 385 tokens, at most 1,929. A stage is
-a process of its own, so that memory and failures are its own, and what is left of the time is its limit:
+Nothing is downloaded (`benchmarks.llama`). Rows have the report's lengths: mean 385 tokens, at
+most 1,929. Each stage runs in its own process, so that memory is measured separately and one
+failure does not stop the others; its time limit is what remains of the whole:
 
-- ours: training as under `configs/h100.yaml`; writing a checkpoint; prediction
-- phase1: `configs/phase1.yaml` as it stands, 2 x 4 rows of 2,048 tokens with recomputation: the report's memory
-- trl, unsloth: the report's settings on the rows that ours took, in the same order
-- generate: the report's loop of prediction
-- ours_recomputed: training with recomputation of every layer
+- package: training with the settings of `configs/h100.yaml`; writing a checkpoint; prediction
+- phase1: `configs/phase1.yaml` unchanged, 2 x 4 rows of 2,048 tokens with recomputation: the
+  report's memory
+- trl, unsloth: the report's settings on the rows that the package trained on, in the same order
+- generate: prediction by generation, as in the report
+- package_recomputed: training with recomputation of every layer
 
-TRL and Unsloth must be at hand, or installed before (`python -m benchmarks.baselines trl`, `... unsloth`), or the time that
-pip takes is a stage's. Writes `benchmarks/results/gpu.json` after every stage (`gpu_tiny.json` under `--tiny`).
+TRL and Unsloth must be available or installed before (`python -m benchmarks.baselines trl`, `...
+unsloth`); otherwise pip's time counts as the stage's. Writes `benchmarks/results/gpu.json` after
+every stage (`gpu_tiny.json` with `--tiny`).
 """
 
 from __future__ import annotations
@@ -34,62 +37,58 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.baselines import REPORT, Peer
-from benchmarks.harness import BUNDLED, PRACTICE, PROMPT, STEP_ROWS, Training
-from benchmarks.hf_reference import BATCH, NEW_TOKENS, Plain, prompts
+from benchmarks.baselines import REPORT, BaselineTrainer
+from benchmarks.harness import BUNDLED, PROMPT, SHORT_RUN_OPTIM, STEP_ROWS, Training
+from benchmarks.hf_reference import BATCH_SIZE, MAX_NEW_TOKENS, ReferenceModel, prompts
 from benchmarks.llama import LLAMA_3_8B, TINY, write_base
-from benchmarks.measure import SEED, WORK, Cost, record, spread, timed
+from benchmarks.measure import WORK, Cost, record, spread, timed
 from mv_lightning.atomic import write_json
 from mv_lightning.model.base import BaseSettings, load_base, load_tokenizer
+from mv_lightning.schema import DEFAULT_SEED
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 BUDGET_S = 570
-"""Seconds for all stages."""
-MEAN_TOKENS, LONGEST_ROW, MOST_TOKENS, EPOCH_ROWS, PREDICTED_ROWS = (
-    385,
-    1_929,
-    2_048,
-    19_800,
-    10_000,
-)
-"""The report's."""
-KEPT_TOKENS = 10_000
-"""As in `configs/h100.yaml`: packed tokens whose activations are kept."""
+"""Time limit of all stages together."""
+MEAN_TOKENS, LONGEST_ROW, MAX_LENGTH = 385, 1_929, 2_048
+EPOCH_ROWS, PREDICTED_ROWS = 19_800, 10_000
+"""These five are the report's."""
+RECOMPUTE_ABOVE_TOKENS = 10_000
+"""`gradient_checkpointing` of `configs/h100.yaml`, in packed tokens."""
 LENGTHS_SIGMA = 0.45
-"""Of the logarithm of a row's own tokens: with it 1 row in some thousands reaches the report's longest."""
+"""Standard deviation of the log of a row's own tokens; few rows reach the report's maximum."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done."""
+    """Sizes of the measurements."""
 
     shape: dict[str, Any]
     rank: int
     steps: int
-    """Of each training."""
+    """Optimizer steps of each training."""
     warm_up: int
-    """Steps of these that do not count."""
+    """First steps, which are not counted."""
     predicted: int
-    """Rows that ours predicts; the report's 10,000 are computed from them."""
+    """Rows that the package predicts; the time of the report's 10,000 is computed from them."""
     generated: int
-    """The same of the report's loop, which is slower by far."""
+    """Rows that are predicted by generation, which is far slower."""
     new_tokens: int
     matrix: int
-    """Side of the square product that the machine's rate is measured with."""
+    """Side of the square matrix product that measures the GPU's throughput."""
 
 
-REAL = Size(LLAMA_3_8B, 128, 20, 4, 2_000, 4 * BATCH, NEW_TOKENS, 8_192)
-SMALL = Size(TINY, 32, 3, 1, 48, BATCH, 4, 512)
+REAL = Size(LLAMA_3_8B, 128, 20, 4, 2_000, 4 * BATCH_SIZE, MAX_NEW_TOKENS, 8_192)
+SMALL = Size(TINY, 32, 3, 1, 48, BATCH_SIZE, 4, 512)
 
 
 def write_rows(path: Path, rows: int, tokens: int | None = None) -> None:
-    """Write practice rows whose solutions are repeated to the report's lengths.
+    """Write synthetic rows whose solutions are repeated to the report's lengths.
 
     Args:
         path: JSON lines.
-        rows: How many.
-        tokens: The least length of every row; None for the report's distribution.
+        rows: Number of rows.
+        tokens: The minimum length of every row; None for the report's distribution.
     """
     from mv_lightning.data.prompts import load_prompt
     from mv_lightning.data.synthetic import synthetic_table
@@ -103,30 +102,31 @@ def write_rows(path: Path, rows: int, tokens: int | None = None) -> None:
     frame = count(
         prompt.instruction + prompt.body.format_map(dict.fromkeys(TEXT_COLUMNS, "")) + prompt.cue
     )
-    draws = np.random.default_rng(SEED).lognormal(0, LENGTHS_SIGMA, rows)
+    draws = np.random.default_rng(DEFAULT_SEED).lognormal(0, LENGTHS_SIGMA, rows)
     own = (MEAN_TOKENS - frame) * draws / draws.mean()
-    wanted = np.full(rows, tokens) if tokens else np.minimum(frame + own, LONGEST_ROW).round()
-    table = synthetic_table("train", min(rows, 200), seed=SEED).to_pylist()
+    lengths = np.minimum(frame + own, LONGEST_ROW).round()
+    if tokens is not None:
+        lengths = np.full(rows, tokens)
+    table = synthetic_table("train", min(rows, 200), seed=DEFAULT_SEED).to_pylist()
     with path.open("w", encoding="utf-8") as file:
-        for number, length in enumerate(wanted.astype(int).tolist()):
+        for number, length in enumerate(lengths.astype(int).tolist()):
             row = dict(table[number % len(table)])
-            row["question"] = (
-                f"{number}. {row['question']}"  # rows that repeat are counted as duplicates
-            )
+            # Without the number, repeated rows would be counted as duplicates.
+            row["question"] = f"{number}. {row['question']}"
             room = max(1, length - frame - count(row["question"]) - count(row["answer"]))
             ids = tokenizer(f"{row['solution']}\n", add_special_tokens=False)["input_ids"]
             row["solution"] = tokenizer.decode((ids * (room // len(ids) + 1))[:room])
             file.write(json.dumps(row) + "\n")
 
 
-def stage_ours(folder: Path, size: Size) -> dict[str, Any]:
-    """Train, write a checkpoint, predict: one model for all. Leaves the rows for the others."""
+def stage_package(folder: Path, size: Size) -> dict[str, Any]:
+    """Train, write a checkpoint and predict with one model; write the rows for the other stages."""
     from mv_lightning.data.batching import EVAL_TOKENS
     from mv_lightning.data.sources import load_source
     from mv_lightning.metrics.calibration import Calibration
     from mv_lightning.verifier import Verifier
 
-    training, trainer, result = _trained(folder, size, KEPT_TOKENS)
+    training, trainer, result = _trained(folder, size, RECOMPUTE_ABOVE_TOKENS)
     training.write_texts(folder / "texts.jsonl")
     path = folder / "checkpoint.ckpt"
     cost, _ = timed(lambda: trainer.save_checkpoint(path))
@@ -138,7 +138,7 @@ def stage_ours(folder: Path, size: Size) -> dict[str, Any]:
         model=adapted.to(DEVICE).eval(),
         tokenizer=training.module.tokenizer,
         prompt=training.data.prompt,
-        max_length=MOST_TOKENS,
+        max_length=MAX_LENGTH,
         calibration=Calibration(),
         dtype=torch.bfloat16,
         eval_tokens=4 * EVAL_TOKENS,  # as configs/h100.yaml
@@ -155,17 +155,17 @@ def stage_ours(folder: Path, size: Size) -> dict[str, Any]:
         "predict_s": cost["wall_s"] * PREDICTED_ROWS / len(odds_N),
         "matrix_flops_per_s": rate,
         "mfu": result["flops_per_token"] * result["packed_tokens_per_s"] / rate,
-        "mfu_formula": "flops a token = 4 x weights of projections + 6 x weights of adapters; times packed tokens a "
-        "second, by the machine's own rate of square bf16 products",
+        "mfu_formula": "FLOPs per token = 4 x weights of projections + 6 x weights of adapters; "
+        "times packed tokens per second, divided by the rate of square bf16 matrix products",
     }
 
 
 def stage_phase(folder: Path, size: Size) -> dict[str, Any]:
-    """Run phase 1 as a user does, on rows that fill the 2,048 tokens, and return what its summary says."""
+    """Run phase 1 as a user does, on rows that fill the 2,048 tokens; return its figures."""
     from mv_lightning.cli import main as command
 
     rows, run = folder / "long.jsonl", folder / "run"
-    write_rows(rows, 2 * STEP_ROWS * size.steps, MOST_TOKENS + 50)
+    write_rows(rows, 2 * STEP_ROWS * size.steps, MAX_LENGTH + 50)
     settings: dict[str, Any] = {
         "model.base.name": folder / "base",
         "model.base.weights": "random",
@@ -193,8 +193,8 @@ def stage_phase(folder: Path, size: Size) -> dict[str, Any]:
     }
 
 
-def stage_peer(folder: Path, size: Size, unsloth: bool) -> dict[str, Any]:
-    """TRL alone or under Unsloth, in the report's settings, on the rows that ours trained on, in the same order."""
+def stage_baseline(folder: Path, size: Size, unsloth: bool) -> dict[str, Any]:
+    """TRL, alone or with Unsloth, in the report's settings, on the package's rows in order."""
     base = folder / "base"
     if unsloth:
         if not GPU:
@@ -202,8 +202,8 @@ def stage_peer(folder: Path, size: Size, unsloth: bool) -> dict[str, Any]:
         base = folder / "base_nf4"
         write_quantised(_base(folder), base)
         torch.cuda.empty_cache()
-    peer = Peer(
-        "peer_unsloth" if unsloth else "peer_trl",
+    trainer = BaselineTrainer(
+        "baseline_unsloth" if unsloth else "baseline_trl",
         model=str(base),
         random=not unsloth,
         unsloth=unsloth,
@@ -211,20 +211,20 @@ def stage_peer(folder: Path, size: Size, unsloth: bool) -> dict[str, Any]:
         split_text=False,
         rank=size.rank,
         steps=size.steps,
-        optim={"learning_rate": PRACTICE.lr, "warmup_steps": PRACTICE.warmup_steps},
+        optim={"learning_rate": SHORT_RUN_OPTIM.lr, "warmup_steps": SHORT_RUN_OPTIM.warmup_steps},
         config=REPORT,
     )
-    costs = [peer.step() for _ in range(size.steps)]
-    peer.stop()
-    return {"peer": peer.about, **_speed(costs, size)}
+    costs = [trainer.step() for _ in range(size.steps)]
+    trainer.stop()
+    return {"versions": trainer.versions, **_speed(costs, size)}
 
 
 def write_quantised(model: Any, folder: Path) -> None:
-    """Write a model of random weights in NF4, as those read it that only read weights, with the base's tokenizer.
+    """Write a model with random weights in NF4, and its tokenizer, for Unsloth to load.
 
     Args:
-        model: What `load_base` has filled.
-        folder: Where to.
+        model: Loaded by `load_base`.
+        folder: The folder to create.
     """
     from mv_lightning.model.quantization import quantization_config
 
@@ -234,7 +234,7 @@ def write_quantised(model: Any, folder: Path) -> None:
 
 
 def stage_generate(folder: Path, size: Size) -> dict[str, Any]:
-    """The report's loop of prediction on transformers and PEFT as they come; random weights never end a text."""
+    """Prediction by generation in transformers and PEFT; random weights never end a text."""
     from peft import LoraConfig, get_peft_model
 
     from mv_lightning.model.adapters import TARGETS
@@ -244,10 +244,10 @@ def stage_generate(folder: Path, size: Size) -> dict[str, Any]:
     lora = LoraConfig(
         r=size.rank, lora_alpha=size.rank, target_modules=list(TARGETS), task_type="CAUSAL_LM"
     )
-    plain = Plain.of(get_peft_model(model, lora), load_tokenizer(BUNDLED))
+    reference = ReferenceModel.of(get_peft_model(model, lora), load_tokenizer(BUNDLED))
     rows = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
-    plain.generate(rows[:BATCH], new_tokens=4)  # warms up
-    cost, (_, written) = timed(lambda: plain.generate(rows, size.new_tokens))
+    reference.generate(rows[:BATCH_SIZE], max_new_tokens=4)  # warms up
+    cost, (_, written) = timed(lambda: reference.generate(rows, size.new_tokens))
     return {
         "predicted_rows": len(rows),
         "new_tokens_of_batches": written,
@@ -256,31 +256,31 @@ def stage_generate(folder: Path, size: Size) -> dict[str, Any]:
 
 
 STAGES: dict[str, Callable[[Path, Size], dict[str, Any]]] = {
-    "ours": stage_ours,
+    "package": stage_package,
     "phase1": stage_phase,
-    "trl": lambda folder, size: stage_peer(folder, size, unsloth=False),
+    "trl": lambda folder, size: stage_baseline(folder, size, unsloth=False),
     "generate": stage_generate,
-    "ours_recomputed": lambda folder, size: _trained(folder, size, checkpointing=True)[2],
-    "unsloth": lambda folder, size: stage_peer(folder, size, unsloth=True),
+    "package_recomputed": lambda folder, size: _trained(folder, size, checkpointing=True)[2],
+    "unsloth": lambda folder, size: stage_baseline(folder, size, unsloth=True),
 }
-"""In the order of their worth, should the time run out."""
+"""The most important first, in case the time runs out."""
 COMPARED = {"trl": "epoch_minutes", "unsloth": "epoch_minutes", "generate": "predict_s"}
-"""Stages that stand beside ours, and by what."""
+"""Stages that are compared with the package, and by which figure."""
 
 
 def times_as_fast(stages: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Return how many times as fast ours is as each stage that came to its end.
+    """Return how many times as fast the package is as each stage that finished.
 
     Args:
-        stages: What they found; only `failed` where they did not.
+        stages: Results by stage; only `failed` for a stage that failed.
     """
-    ours = stages["ours"]
-    found = {name: (unit, stages.get(name, {})) for name, unit in COMPARED.items()}
-    return {
-        name: theirs[unit] / ours[unit]
-        for name, (unit, theirs) in found.items()
-        if {unit} <= theirs.keys() & ours.keys()
-    }
+    package = stages["package"]
+    ratios = {}
+    for name, unit in COMPARED.items():
+        baseline = stages.get(name, {})
+        if unit in baseline and unit in package:
+            ratios[name] = baseline[unit] / package[unit]
+    return ratios
 
 
 def _base(folder: Path) -> Any:
@@ -296,7 +296,7 @@ def _settings(folder: Path, checkpointing: bool | int) -> BaseSettings:
 def _trained(
     folder: Path, size: Size, checkpointing: bool | int
 ) -> tuple[Training, Any, dict[str, Any]]:
-    """Train on the report's lengths; return what was trained, its trainer, and its speed."""
+    """Train on the report's lengths; return the training, its trainer and its speed."""
     from mv_lightning.model.adapters import flops_per_token
     from mv_lightning.training.callbacks import peak_memory_gb
 
@@ -338,17 +338,17 @@ def _speed(costs: list[Cost], size: Size) -> dict[str, Any]:
 
 
 def _matrix_rate(side: int) -> float:
-    """This machine's rate of square bf16 products, in operations a second."""
+    """Return the rate of square bf16 matrix products, in operations per second."""
     a, b = (torch.randn(side, side, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     return 2 * side**3 / float(np.median([timed(lambda: a @ b)[0]["wall_s"] for _ in range(10)]))
 
 
 def main() -> None:
-    """Run the stages, or one of them."""
+    """Run all stages, or one of them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tiny", action="store_true", help="a small shape on the CPU")
+    parser.add_argument("--tiny", action="store_true", help="a small model on the CPU")
     parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -356,9 +356,7 @@ def main() -> None:
     if options.tiny:
         torch.set_num_threads(1)
     elif not GPU:
-        sys.exit(
-            "error: this benchmark needs a GPU, and PyTorch sees none (--tiny shows on a CPU that it runs)"
-        )
+        sys.exit("error: this benchmark needs a GPU, and PyTorch sees none. On a CPU, use --tiny")
     if options.stage:
         write_json(options.folder / "result.json", STAGES[options.stage](options.folder, size))
         return
@@ -384,9 +382,9 @@ def main() -> None:
 
 
 def _run(stage: str, folder: Path, seconds: float) -> dict[str, Any]:
-    """Run a stage as a process, and return what it found, or why it found nothing."""
+    """Run a stage as a process; return its result, or why there is none."""
     if seconds <= 0:
-        return {"failed": "no time was left"}
+        return {"failed": "no time left"}
     command = [
         sys.executable,
         "-m",
@@ -401,7 +399,7 @@ def _run(stage: str, folder: Path, seconds: float) -> dict[str, Any]:
     result.unlink(missing_ok=True)
     start = time.perf_counter()
     with path.open("w", encoding="utf-8") as log:
-        # With a session of its own, its children end with it.
+        # In its own session, its children end with it.
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -410,11 +408,11 @@ def _run(stage: str, folder: Path, seconds: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return {"failed": f"took more than the {seconds:.0f} s that were left"}
+            return {"failed": f"took more than the remaining {seconds:.0f} s"}
     if process.returncode:
         return {"failed": path.read_text(encoding="utf-8").strip().splitlines()[-1]}
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return {**found, "seconds": time.perf_counter() - start}
+    values: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return {**values, "seconds": time.perf_counter() - start}
 
 
 if __name__ == "__main__":

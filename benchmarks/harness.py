@@ -1,4 +1,4 @@
-"""The package's training as its users run it, on the rows and by the clock of a comparison."""
+"""Training through Lightning as the commands run it, measured step by step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 
-from benchmarks.measure import SEED, WORK, Clock, Cost
+from benchmarks.measure import WORK, Clock, Cost
 from mv_lightning.data.batching import epoch_order, pack
 from mv_lightning.data.prompts import VERDICTS
 from mv_lightning.data.sources import load_source
@@ -20,7 +20,7 @@ from mv_lightning.model import adapters, base
 from mv_lightning.model.bundled import BUNDLED as BUNDLED_NAME
 from mv_lightning.model.optim import OptimSettings
 from mv_lightning.model.precision import PRECISION
-from mv_lightning.schema import Batch
+from mv_lightning.schema import DEFAULT_SEED, Batch
 from mv_lightning.training.checkpoint import AtomicCheckpointIO
 from mv_lightning.training.datamodule import VerdictDataModule
 from mv_lightning.training.module import VerdictModule
@@ -28,12 +28,12 @@ from mv_lightning.training.module import VerdictModule
 STEP_ROWS, RANK, PROMPT = 8, 32, "detailed"
 MODEL = "SmolLM2-135M, NF4"
 BUNDLED = base.BaseSettings(name=BUNDLED_NAME, gradient_checkpointing=False)
-PRACTICE = OptimSettings(lr=1e-3, warmup_steps=3)
-"""For a few steps that shall teach something; a step's cost does not depend on it."""
+SHORT_RUN_OPTIM = OptimSettings(lr=1e-3, warmup_steps=3)
+"""A few steps must change the adapter visibly; the cost of a step does not depend on it."""
 
 
 class Training:
-    """A training driven by Lightning that lets others have their turn between its steps."""
+    """A training driven by Lightning that calls back between its steps."""
 
     def __init__(
         self,
@@ -43,31 +43,36 @@ class Training:
         rank: int = RANK,
         prompt: str = PROMPT,
     ) -> None:
-        """Settle what is trained; nothing is read before `run`.
+        """Define the training; nothing is read before `run`.
 
         Args:
             source: Rows, as `data.source`.
-            steps: Optimizer steps, of one micro-batch of 8 rows each.
+            steps: Optimizer steps, each of one micro-batch of 8 rows.
             settings: Base model.
-            rank: Of the adapters.
+            rank: LoRA rank.
             prompt: Prompt variant.
         """
         self.source = source
-        plan = SplitPlan(phases=1, rows=STEP_ROWS * steps, val_fraction=0, test_rows=2, seed=SEED)
+        plan = SplitPlan(
+            phases=1, rows=STEP_ROWS * steps, val_fraction=0, test_rows=2, seed=DEFAULT_SEED
+        )
         self.data = VerdictDataModule(source, splits=plan, prompt=prompt, batch_size=STEP_ROWS)
-        self.module = VerdictModule(settings, adapters.LoraSettings(r=rank, alpha=rank), PRACTICE)
+        self.module = VerdictModule(
+            settings, adapters.LoraSettings(r=rank, alpha=rank), SHORT_RUN_OPTIM
+        )
 
     def run(
-        self, steps: int, between: Callable[[int, Cost], None], accelerator: str = "cpu"
+        self, steps: int, after_step: Callable[[int, Cost], None], accelerator: str = "cpu"
     ) -> pl.Trainer:
         """Train.
 
         Args:
             steps: Optimizer steps.
-            between: Called after each with its number and its cost, which includes reading and packing its rows.
-            accelerator: Of Lightning's names.
+            after_step: Called after each step with its number and its cost, which includes
+                reading and packing its rows.
+            accelerator: Name of a Lightning accelerator.
         """
-        pl.seed_everything(SEED, verbose=False)
+        pl.seed_everything(DEFAULT_SEED, verbose=False)
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=1,
@@ -83,20 +88,20 @@ class Training:
             enable_progress_bar=False,
             enable_model_summary=False,
             plugins=[AtomicCheckpointIO()],
-            callbacks=[_Turns(between)],
+            callbacks=[_StepTimer(after_step)],
         )
         trainer.fit(self.module, self.data)
         return trainer
 
     @cached_property
     def order(self) -> np.ndarray:
-        """Positions of the shard's rows in the order of training; after `run` has begun."""
+        """Positions of the shard's rows in training order; available once `run` has begun."""
         return epoch_order(
             len(self.data.encoded["train"]), self.data.plan.seed, self.data.phase, epoch=0
         )
 
     def batch(self, step: int) -> Batch:
-        """The packed rows of a step; after `run` has begun."""
+        """Return the packed rows of a step; available once `run` has begun."""
         return pack(
             self.data.encoded["train"],
             self.order[step * STEP_ROWS : (step + 1) * STEP_ROWS],
@@ -104,12 +109,12 @@ class Training:
         )
 
     def write_texts(self, path: Path) -> None:
-        """Write the rows in the order of training, as prompt and completion; after `run` has begun."""
-        encoded, table, prompt = (
-            self.data.encoded["train"],
-            load_source(self.source).table,
-            self.data.prompt,
-        )
+        """Write the rows in the order of training, as prompt and completion.
+
+        Available once `run` has begun.
+        """
+        encoded, prompt = self.data.encoded["train"], self.data.prompt
+        table = load_source(self.source).table
         with path.open("w", encoding="utf-8") as lines:
             for index in self.order.tolist():
                 body = prompt.body.format_map(table[int(encoded.rows_N[index])])
@@ -118,11 +123,11 @@ class Training:
                 lines.write(json.dumps(text) + "\n")
 
 
-class _Turns(pl.Callback):
-    """A step's clock runs from the end of the step before, so that nothing of the loop goes uncounted."""
+class _StepTimer(pl.Callback):
+    """Times each step from the end of the one before, so that the loop's own work is included."""
 
-    def __init__(self, between: Callable[[int, Cost], None]) -> None:
-        self._between = between
+    def __init__(self, after_step: Callable[[int, Cost], None]) -> None:
+        self._after_step = after_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the first step."""
@@ -131,27 +136,24 @@ class _Turns(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """Read the clock, give the others their turn, and start it again."""
-        cost = self._clock.read()
-        self._between(
-            trainer.global_step - 1, {**cost, "loss": float(trainer.callback_metrics["train/loss"])}
-        )
+        """Read the clock, call back, and start the clock again."""
+        loss = float(trainer.callback_metrics["train/loss"])
+        self._after_step(trainer.global_step - 1, {**self._clock.read(), "loss": loss})
         self._clock = Clock()
 
 
-def practised_adapter(prompt: str, steps: int) -> Path:
-    """Return the folder of an adapter that practised on generated rows, so that its predictions mean something.
+def short_run_adapter(prompt: str, steps: int) -> Path:
+    """Return the folder of an adapter trained for a few steps, so that its predictions vary.
 
     Args:
         prompt: Prompt variant.
-        steps: Optimizer steps that it is trained for, unless an earlier call has done so.
+        steps: Optimizer steps on synthetic rows. The folder of an earlier call is used again.
     """
     folder = WORK / f"adapter_{prompt}_{steps}"
     if not folder.is_dir():
         training = Training(f"synthetic:{2 * STEP_ROWS * steps + 100}", steps, prompt=prompt)
         training.run(
-            steps,
-            lambda step, cost: print(f"practice step {step}: loss {cost['loss']:.3f}", flush=True),
+            steps, lambda step, cost: print(f"step {step}: loss {cost['loss']:.3f}", flush=True)
         )
         training.module.save_adapter(folder, training.module.card())
     return folder

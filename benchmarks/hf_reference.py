@@ -1,4 +1,4 @@
-"""The usual ways of asking for a verdict: transformers and PEFT as they come, rows padded on the left."""
+"""Reference predictions: transformers and PEFT without changes, rows padded on the left."""
 
 from __future__ import annotations
 
@@ -13,98 +13,104 @@ import torch
 from mv_lightning.data.encoding import verdict_token_ids
 from mv_lightning.schema import EncodedRows
 
-BATCH, NEW_TOKENS = 16, 64
-"""The report's rows of a batch, and the most tokens that it let the model write."""
+BATCH_SIZE, MAX_NEW_TOKENS = 16, 64
+"""The report's batch size, and the maximum number of tokens that it generated."""
 VERDICT = re.compile(r"\b(True|False)\b")
 
 
 def prompts(encoded: EncodedRows) -> list[list[int]]:
-    """Return every row's ids with the shared instruction before them."""
+    """Return the token ids of every row, preceded by the shared instruction."""
     return [[*encoded.prefix_ids, *encoded.row(index).tolist()] for index in range(len(encoded))]
 
 
 @dataclass(frozen=True)
-class Plain:
-    """An adapted model with transformers' own attention, asked in padded batches."""
+class ReferenceModel:
+    """An adapted model with the attention of transformers, evaluated in padded batches."""
 
     model: Any
     tokenizer: Any
 
     @classmethod
-    def of(cls, adapted: Any, tokenizer: Any) -> Plain:
-        """Prepare a model; its adapters are rounded to bf16 like the rest: fp32 takes longer, with autocast or without.
+    def of(cls, adapted: Any, tokenizer: Any) -> ReferenceModel:
+        """Prepare a model for evaluation.
+
+        The adapters are rounded to bf16 like the other weights: fp32 is slower, with or without
+        autocast.
 
         Args:
-            adapted: Of PEFT, its base in NF4 and bf16; changed in place.
-            tokenizer: Its own.
+            adapted: PEFT model with a base in NF4 and bf16; changed in place.
+            tokenizer: Tokenizer of the base.
         """
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.to(torch.bfloat16)
         return cls(adapted.eval(), tokenizer)
 
-    def log_odds(self, rows: Sequence[list[int]], batch: int = BATCH) -> np.ndarray:
-        """One forward pass per batch; logits at the last position alone.
+    def log_odds(self, rows: Sequence[list[int]], batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """Run one forward pass per batch; logits are computed at the last position only.
 
         Args:
-            rows: N prompts' ids.
-            batch: Rows of a batch.
+            rows: Token ids of N prompts.
+            batch_size: Rows per batch.
 
         Returns:
             log P(True) - log P(False) [N].
         """
-        odds = []
-        for inputs in self._padded(rows, batch):
+        verdict_ids = list(verdict_token_ids(self.tokenizer))
+        log_odds = []
+        for inputs in self._padded(rows, batch_size):
             positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
             with torch.inference_mode():
                 output = self.model(
                     **inputs, position_ids=positions, use_cache=False, logits_to_keep=1
                 )
-            false_B, true_B = (
-                output.logits[:, -1, list(verdict_token_ids(self.tokenizer))].float().unbind(1)
-            )
-            odds.append((true_B - false_B).cpu().numpy())
-        return np.concatenate(odds)
+            false_B, true_B = output.logits[:, -1, verdict_ids].float().unbind(1)
+            log_odds.append((true_B - false_B).cpu().numpy())
+        return np.concatenate(log_odds)
 
     def generate(
-        self, rows: Sequence[list[int]], new_tokens: int, batch: int = BATCH
+        self, rows: Sequence[list[int]], max_new_tokens: int, batch_size: int = BATCH_SIZE
     ) -> tuple[list[str | None], int]:
-        """Continue each prompt greedily and search what was written.
+        """Continue each prompt greedily and search the text for a verdict.
 
         Args:
-            rows: N prompts' ids.
-            new_tokens: Most tokens to write; a batch ends with its last row's end of text.
-            batch: Rows of a batch.
+            rows: Token ids of N prompts.
+            max_new_tokens: Limit; a batch ends when its last row ends.
+            batch_size: Rows per batch.
 
         Returns:
-            The first True or False of each, None where there is neither; and the tokens that the batches wrote.
+            The first True or False of each text, None where there is neither; and the number of
+            tokens generated, summed over batches.
         """
-        found: list[str | None] = []
-        written = 0
-        for inputs in self._padded(rows, batch):
+        verdicts: list[str | None] = []
+        generated = 0
+        for inputs in self._padded(rows, batch_size):
             with torch.inference_mode():
-                out = self.model.generate(
-                    **inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=self._pad_id
+                ids_BT = self.model.generate(
+                    **inputs,
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=self._pad_id,
                 )
-            new = out[:, inputs["input_ids"].shape[1] :]
-            written += new.shape[1]
-            matches = [
-                VERDICT.search(text)
-                for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)
-            ]
-            found += [match[1] if match else None for match in matches]
-        return found, written
+            new_BT = ids_BT[:, inputs["input_ids"].shape[1] :]
+            generated += new_BT.shape[1]
+            for text in self.tokenizer.batch_decode(new_BT, skip_special_tokens=True):
+                match = VERDICT.search(text)
+                verdicts.append(match[1] if match else None)
+        return verdicts, generated
 
     @property
     def _pad_id(self) -> int:
         pad: int | None = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
 
-    def _padded(self, rows: Sequence[list[int]], batch: int) -> Iterator[dict[str, torch.Tensor]]:
-        for start in range(0, len(rows), batch):
-            part = rows[start : start + batch]
-            longest = max(map(len, part))
-            ids = [[self._pad_id] * (longest - len(row)) + row for row in part]
-            mask = [[0] * (longest - len(row)) + [1] * len(row) for row in part]
+    def _padded(
+        self, rows: Sequence[list[int]], batch_size: int
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            longest = max(map(len, batch))
+            ids = [[self._pad_id] * (longest - len(row)) + row for row in batch]
+            mask = [[0] * (longest - len(row)) + [1] * len(row) for row in batch]
             tensors = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
             yield {name: tensor.to(self.model.device) for name, tensor in tensors.items()}

@@ -1,7 +1,7 @@
-"""Llama-3-8B without a download: its published shape, filled with random weights where a GPU needs them.
+"""Llama-3-8B without a download: its published architecture with random weights.
 
-Speed and memory do not depend on the values of the weights. The tokenizer is that of the embedded model, whose ids lie
-within Llama's vocabulary.
+Speed and memory do not depend on the values of the weights. The tokenizer is that of the bundled
+model; its vocabulary is smaller than Llama's.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ TINY: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-"""The same in small, to see on a CPU that a script runs; its vocabulary has the embedded tokenizer's ids."""
+"""A small Llama to check on a CPU that a script runs; its vocabulary fits the bundled tokenizer."""
 
 
 def write_base(folder: Path, shape: dict[str, Any]) -> None:
     """Write what `model.base.weights=random` reads: a config and a tokenizer.
 
     Args:
-        folder: Where to.
+        folder: The folder to create.
         shape: `LLAMA_3_8B` or `TINY`.
     """
     from transformers import LlamaConfig

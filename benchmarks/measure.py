@@ -1,7 +1,8 @@
-"""Sides measured by turns, and what a result holds.
+"""Alternating measurements, and the files that hold the results.
 
-A shared machine slows down and speeds up while a benchmark runs. So the sides take turns on the same rows, each turn
-makes one ratio, and the figure is the median of the ratios, with their spread. CPU time stands beside wall time.
+A shared machine slows down and speeds up while a benchmark runs. So the sides of a comparison
+alternate on the same rows, each turn gives one ratio, and the figure is the median of the ratios,
+with their spread. CPU time is stored beside wall time.
 """
 
 from __future__ import annotations
@@ -18,22 +19,24 @@ from typing import Any
 import numpy as np
 
 from mv_lightning.atomic import write_json
+from mv_lightning.schema import DEFAULT_SEED
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path(__file__).parent / "work"
-"""What can be made again; git ignores it."""
-SEED = 3407
+"""Temporary files of the benchmarks; git ignores it."""
+PACKAGE = "package"
+"""The side of a comparison that is mv_lightning."""
 
 Cost = dict[str, Any]
-"""`cpu_s`, `wall_s`, and what else a side says of its turn."""
+"""`cpu_s`, `wall_s`, and other figures of a turn."""
 Side = Callable[[int], Cost]
-"""Takes a turn, given its number from 0."""
+"""Does one turn, given its number from 0."""
 Loop = Callable[[int, Callable[[int, Cost], None]], Any]
-"""Takes a number of turns by itself, and calls back after each with its number and its cost."""
+"""Does a number of turns, and calls back after each with its number and its cost."""
 
 
 class Clock:
-    """Runs from when it is made; waits for the GPU before it is read."""
+    """Seconds since it was created; waits for the GPU before it is read."""
 
     def __init__(self) -> None:
         """Start."""
@@ -52,44 +55,46 @@ class Clock:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Cost, Any]:
-    """Return what a piece of work cost this process, and what it returned."""
+    """Call a function; return its cost in this process and its result."""
     clock = Clock()
     value = work()
     return clock.read(), value
 
 
 def one_by_one(side: Side) -> Loop:
-    """Return the plain loop of a side that needs none of its own."""
+    """Return a loop that calls a side once per turn."""
 
-    def loop(turns: int, between: Callable[[int, Cost], None]) -> None:
+    def loop(turns: int, after_turn: Callable[[int, Cost], None]) -> None:
         for turn in range(turns):
-            between(turn, side(turn))
+            after_turn(turn, side(turn))
 
     return loop
 
 
-def alternate(ours: Loop, others: Mapping[str, Side], turns: int) -> list[dict[str, Cost]]:
-    """Let the other sides have their turn after each of ours, whose loop may be a trainer's.
+def alternate(package: Loop, others: Mapping[str, Side], turns: int) -> list[dict[str, Cost]]:
+    """Measure the other sides after each turn of the package, whose loop may be a trainer's.
 
     Args:
-        ours: Our loop.
+        package: The loop of mv_lightning.
         others: The other sides, by name.
-        turns: Turns that count; one before them warms up.
+        turns: Turns that are counted; one more warms up.
 
     Returns:
-        For each turn the cost of every side, ours under `ours`.
+        For each turn the cost of every side, by name; mv_lightning is `package`.
     """
     done: list[dict[str, Cost]] = []
 
-    def between(turn: int, cost: Cost) -> None:
-        done.append({"ours": cost, **{name: side(turn) for name, side in others.items()}})
-        told = ", ".join(
-            f"{name} {c['cpu_s']:.2f} s CPU {c['wall_s']:.2f} s wall"
-            for name, c in done[-1].items()
+    def after_turn(turn: int, cost: Cost) -> None:
+        costs = {PACKAGE: cost}
+        for name, side in others.items():
+            costs[name] = side(turn)
+        done.append(costs)
+        message = ", ".join(
+            f"{name} {c['cpu_s']:.2f} s CPU {c['wall_s']:.2f} s wall" for name, c in costs.items()
         )
-        print(f"turn {turn}{'' if turn else ', a warm-up'}: {told}", flush=True)
+        print(f"turn {turn or '0 (warm-up)'}: {message}", flush=True)
 
-    ours(turns + 1, between)
+    package(turns + 1, after_turn)
     return done[1:]
 
 
@@ -103,18 +108,20 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def ratios(turns: list[dict[str, Cost]], other: str, unit: str = "cpu_s") -> dict[str, float]:
-    """Return the spread of another side's seconds divided by ours: our rows a second divided by theirs.
+    """Return the spread of another side's seconds divided by the package's.
+
+    On the same rows this is the package's throughput divided by the other side's.
 
     Args:
         turns: What `alternate` returned.
         other: The other side.
         unit: `cpu_s` or `wall_s`.
     """
-    return spread([turn[other][unit] / turn["ours"][unit] for turn in turns])
+    return spread([turn[other][unit] / turn[PACKAGE][unit] for turn in turns])
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return the machine and the versions that the figures depend on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
@@ -128,11 +135,11 @@ def machine() -> dict[str, Any]:
 
 
 def record(name: str, **content: Any) -> None:
-    """Write a result with what it depends on, and say its figures.
+    """Write a result with the machine and the versions, and print its figures.
 
     Args:
-        name: Of the file under `benchmarks/results`, without its ending.
-        content: What was measured.
+        name: Name of the file under `benchmarks/results`, without its suffix.
+        content: The measurements.
     """
     import torch
 
@@ -142,16 +149,16 @@ def record(name: str, **content: Any) -> None:
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {**machine(), "threads": torch.get_num_threads(), **environment(device)},
-        "seed": SEED,
+        "seed": DEFAULT_SEED,
         **content,
     }
     path = RESULTS / f"{name}.json"
     write_json(path, result)
     for key, value in content.items():
-        if (
-            isinstance(value, dict)
-            and value
-            and all(isinstance(v, int | float) for v in value.values())
-        ):
+        if isinstance(value, dict) and _all_numbers(value):
             print(f"{key}: " + ", ".join(f"{n} {v:,.3f}" for n, v in value.items()))
     print(f"written to {path}")
+
+
+def _all_numbers(values: dict[str, Any]) -> bool:
+    return bool(values) and all(isinstance(value, int | float) for value in values.values())

@@ -1,8 +1,9 @@
-"""Estimate of the peak GPU memory of training: Llama-3-8B in NF4, r 128, 2 rows of 2,048 tokens, all layers recomputed.
+"""Estimate the peak GPU memory of training Llama-3-8B in NF4, r 128, 2 rows of 2,048 tokens.
 
     python -m benchmarks.memory
 
-The terms are those of `python -m mv_lightning estimate`, of the published shape instead of a downloaded config. Writes
+All layers are recomputed in the backward pass. The items are those of `python -m mv_lightning
+estimate`, for the published architecture instead of a downloaded config. Writes
 `benchmarks/results/memory.json`.
 """
 
@@ -21,15 +22,17 @@ TARGET_GB = 14.0
 
 
 def main() -> None:
-    """Print every term with its formula, and the sum."""
+    """Print every item with its formula, and the sum."""
     from transformers import LlamaConfig
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rank", type=int, default=128)
-    parser.add_argument("--tokens", type=int, default=2 * 2_048, help="of a packed micro-batch")
-    parser.add_argument("--rows", type=int, default=2, help="of a micro-batch")
+    parser.add_argument(
+        "--tokens", type=int, default=2 * 2_048, help="tokens of a packed micro-batch"
+    )
+    parser.add_argument("--rows", type=int, default=2, help="rows of a micro-batch")
     options = parser.parse_args()
     lora = LoraSettings(r=options.rank, alpha=options.rank)
     shape = ModelDims.of(LlamaConfig(**LLAMA_3_8B))

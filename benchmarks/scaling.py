@@ -1,11 +1,12 @@
-"""How the cost of training grows with the rows' length and the effective batch: rows and tokens per CPU second.
+"""Training throughput by row length and effective batch size: rows and tokens per CPU second.
 
     python -m benchmarks.scaling [--layers 6]
 
-SmolLM2-135M's shape in NF4 with random weights, r 32. Every layer costs the same, so 6 of its 30 show how the cost
-grows; the whole model takes five times as long. Rows are random ids of lengths within a quarter of the mean, behind a
-shared prefix of 32; an optimizer step is dealt to micro-batches of at most 2,048 tokens. Writes
-`benchmarks/results/scaling.json`, `.md` and `.png`; the plot needs matplotlib (the extra `plots`).
+SmolLM2-135M's architecture in NF4 with random weights, r 32. Every layer costs the same, so 6 of
+its 30 layers show how the cost grows; the whole model takes five times as long. Rows are random
+ids with lengths within a quarter of the mean, after a shared prefix of 32; an optimizer step is
+split into micro-batches of at most 2,048 tokens. Writes `benchmarks/results/scaling.json`, `.md`
+and `.png`; the plot needs matplotlib (the extra `plots`).
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from benchmarks.harness import BUNDLED, MODEL, PRACTICE, RANK
-from benchmarks.measure import RESULTS, SEED, Cost, record, timed
+from benchmarks.harness import BUNDLED, MODEL, RANK, SHORT_RUN_OPTIM
+from benchmarks.measure import RESULTS, Cost, record, timed
 from mv_lightning.atomic import atomic_file
 from mv_lightning.data.batching import pack
 from mv_lightning.model import adapters, base, optim, verdict
-from mv_lightning.schema import EncodedRows
+from mv_lightning.schema import DEFAULT_SEED, EncodedRows
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 LENGTHS, BATCHES = (200, 400, 800, 1_600), (1, 8, 32)
-"""Mean tokens of a row, prefix included; rows of an optimizer step."""
-PREFIX, HELD_TOKENS = 32, 2_048
+"""Mean tokens per row, prefix included; rows per optimizer step."""
+PREFIX, MAX_TOKENS = 32, 2_048
 VERDICT_IDS = (10, 11)
 """Any two ids: the weights are random."""
 
 
 def model_of(layers: int) -> PeftModel:
-    """Return the adapted model, random weights in the embedded model's shape."""
+    """Return the adapted model: random weights in the bundled model's architecture."""
     from transformers import AutoConfig
 
     source = base.load_tokenizer(BUNDLED).name_or_path
@@ -47,13 +48,13 @@ def model_of(layers: int) -> PeftModel:
         config.save_pretrained(folder)
         settings = base.BaseSettings(name=folder, weights="random", gradient_checkpointing=False)
         loaded = base.load_base(settings, torch.bfloat16, torch.device("cpu"))
-    torch.manual_seed(SEED)
+    torch.manual_seed(DEFAULT_SEED)
     return adapters.attach(loaded, adapters.LoraSettings(r=RANK, alpha=RANK))
 
 
 def random_rows(mean: int, rows: int) -> EncodedRows:
-    """Return rows of random ids whose lengths have the mean exactly."""
-    rng = np.random.default_rng([SEED, mean, rows])
+    """Return rows of random ids whose mean length is exactly `mean`."""
+    rng = np.random.default_rng([DEFAULT_SEED, mean, rows])
     spread = rng.integers(-mean // 4, mean // 4 + 1, rows // 2)
     lengths = mean - PREFIX + np.concatenate([spread, -spread, np.zeros(rows % 2, dtype=np.int64)])
     return EncodedRows(
@@ -68,10 +69,10 @@ def random_rows(mean: int, rows: int) -> EncodedRows:
 
 
 def step(model: PeftModel, optimizer: torch.optim.Optimizer, rows: EncodedRows) -> None:
-    """Take one optimizer step on all rows."""
+    """Do one optimizer step on all rows."""
     groups: list[list[int]] = [[]]
     for row, length in enumerate(rows.lengths_N.tolist()):
-        if groups[-1] and PREFIX + rows.lengths_N[groups[-1]].sum() + length > HELD_TOKENS:
+        if groups[-1] and PREFIX + rows.lengths_N[groups[-1]].sum() + length > MAX_TOKENS:
             groups.append([])
         groups[-1].append(row)
     causal = model.get_base_model()
@@ -86,7 +87,7 @@ def step(model: PeftModel, optimizer: torch.optim.Optimizer, rows: EncodedRows) 
 
 
 def plot(measurements: list[dict[str, Any]], path: Path) -> None:
-    """Draw rows and tokens per CPU second over the mean length, a line per batch."""
+    """Plot rows and tokens per CPU second over the mean length, one line per batch size."""
     from matplotlib.figure import Figure
 
     from mv_lightning.metrics.plots import save_png
@@ -115,10 +116,9 @@ def plot(measurements: list[dict[str, Any]], path: Path) -> None:
 
 
 def table(measurements: list[dict[str, Any]]) -> str:
-    """Return rows and tokens per CPU second as Markdown: lengths down, batches across."""
-    lines = [
-        "| mean tokens | " + " | ".join(f"effective batch {batch}" for batch in BATCHES) + " |"
-    ]
+    """Return the throughput as Markdown: a row per length, a column per batch size."""
+    heads = [f"effective batch {batch}" for batch in BATCHES]
+    lines = [f"| mean tokens | {' | '.join(heads)} |"]
     lines.append("| ---: |" + " ---: |" * len(BATCHES))
     for length in LENGTHS:
         line = [m for m in measurements if m["mean_length"] == length]
@@ -130,21 +130,21 @@ def table(measurements: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure every pair of length and batch, write the table and the plot."""
+    """Measure every pair of length and batch size, write the table and the plot."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layers", type=int, default=6, help="of 30")
+    parser.add_argument("--layers", type=int, default=6, help="layers of 30")
     parser.add_argument(
         "--least-tokens",
         type=int,
         default=3_200,
-        help="steps of few tokens are repeated to this many",
+        help="repeat a step until so many tokens were processed",
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = model_of(options.layers)
-    optimizer = optim.build_optimizer(adapters.trained_parameters(model).values(), PRACTICE)
+    optimizer = optim.build_optimizer(adapters.trained_parameters(model).values(), SHORT_RUN_OPTIM)
     step(model, optimizer, random_rows(LENGTHS[0], BATCHES[1]))  # warms up
     measurements: list[dict[str, Any]] = []
     for length in LENGTHS:

@@ -1,10 +1,11 @@
-"""How long a million rows take from a file to splits, beside the usual way with `datasets.filter`.
+"""Time and memory from a file of a million rows to splits, compared with `datasets.filter`.
 
     python -m benchmarks.splits [--rows 1000000]
 
-Each way runs in a process of its own, one after the other, so that peak memory is its own (libraries
-included). Both read the same Parquet file. The baseline draws the same numbers of rows per class, but knows
-neither duplicates nor questions nor a fingerprint of the content. Writes `benchmarks/results/splits.json`.
+Each side runs in its own process, one after the other, so that peak memory is measured separately
+(libraries included). Both read the same Parquet file. The baseline draws the same numbers of rows
+per class, but detects no duplicates, does not group by question and computes no fingerprint of the
+content. Writes `benchmarks/results/splits.json`.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import RESULTS, SEED, machine
+from benchmarks.measure import RESULTS, machine
 from mv_lightning.atomic import write_json
+from mv_lightning.schema import DEFAULT_SEED
 
 PHASES, PHASE_ROWS, TEST_ROWS = 3, 20_000, 1_000
 
 
 class Stages:
-    """Wall and CPU seconds by stage, and the peak memory of this process."""
+    """Wall and CPU seconds per stage, and the peak memory of this process."""
 
     def __init__(self) -> None:
-        """Start with no stage."""
+        """Create with no stages."""
         self.seconds: dict[str, dict[str, float]] = {}
 
     @contextmanager
@@ -45,31 +47,35 @@ class Stages:
         }
 
     def report(self, **more: Any) -> dict[str, Any]:
-        """All stages, their sum and the memory, with `more` beside them."""
-        total = {
-            unit: round(sum(s[unit] for s in self.seconds.values()), 3)
-            for unit in ("wall_s", "cpu_s")
-        }
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
+        """Return all stages, their sum, the peak memory, and `more`."""
+        total = {}
+        for unit in ("wall_s", "cpu_s"):
+            total[unit] = round(sum(stage[unit] for stage in self.seconds.values()), 3)
+        unit_bytes = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
         return {"stages": self.seconds, "total": total, "peak_memory_mb": round(peak / 1e6), **more}
 
 
 def print_report(name: str, rows: int, report: dict[str, Any]) -> None:
-    """Show what `Stages.report` gave."""
+    """Print what `Stages.report` returned."""
     print(f"{name}: {rows:,} rows, peak memory {report['peak_memory_mb']:,} MB")
     for stage, seconds in (*report["stages"].items(), ("total", report["total"])):
         print(f"  {stage:26} {seconds['wall_s']:8.2f} s wall {seconds['cpu_s']:8.2f} s CPU")
 
 
 def write_table(path: Path, rows: int, steps: int = 1) -> None:
-    """Rows with the contest's habits: 40 % True, every question about four times; solutions of `steps` lines."""
+    """Write rows like the contest's: 40 % True, every question about four times.
+
+    Args:
+        path: Parquet file.
+        rows: Rows of the table.
+        steps: Lines of a solution.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(DEFAULT_SEED)
     schema = pa.schema(
         [
             ("question", pa.string()),
@@ -81,10 +87,8 @@ def write_table(path: Path, rows: int, steps: int = 1) -> None:
     with parquet.ParquetWriter(path, schema) as file:
         for start in range(0, rows, 50_000):
             size = min(50_000, rows - start)
-            questions, answers = (
-                rng.integers(0, max(1, rows // 4), size),
-                rng.integers(0, 1_000, size),
-            )
+            questions = rng.integers(0, max(1, rows // 4), size)
+            answers = rng.integers(0, 1_000, size)
             columns = {
                 "question": [
                     f"Tom has {q} apples and eats {q % 7}. How many are left?"
@@ -100,8 +104,8 @@ def write_table(path: Path, rows: int, steps: int = 1) -> None:
             file.write_table(pa.table(columns, schema=schema))
 
 
-def ours(path: Path) -> dict[str, Any]:
-    """The package's way: checks, counts, groups and fingerprint, then both kinds of split."""
+def package(path: Path) -> dict[str, Any]:
+    """mv_lightning: checks, counts, groups and fingerprint, then both kinds of split."""
     stages = Stages()
     with stages.stage("import"):
         import datasets  # noqa: F401
@@ -116,7 +120,7 @@ def ours(path: Path) -> dict[str, Any]:
             phases=PHASES,
             rows=PHASE_ROWS,
             test_rows=TEST_ROWS,
-            seed=SEED,
+            seed=DEFAULT_SEED,
             group_by_question=grouped,
         )
         with stages.stage(name):
@@ -128,7 +132,7 @@ def ours(path: Path) -> dict[str, Any]:
 
 
 def baseline(path: Path) -> dict[str, Any]:
-    """The usual way: shuffle, filter each class with a Python function, select runs of rows."""
+    """`datasets`: shuffle, filter each class with a Python function, select ranges of rows."""
     stages = Stages()
     with stages.stage("import"):
         import datasets
@@ -139,7 +143,7 @@ def baseline(path: Path) -> dict[str, Any]:
             "parquet", data_files=str(path), split="train", cache_dir=cache
         )
     with stages.stage("shuffle and filter"):
-        rows = rows.shuffle(seed=SEED)
+        rows = rows.shuffle(seed=DEFAULT_SEED)
         classes = [
             rows.filter(lambda row: row["is_correct"]),
             rows.filter(lambda row: not row["is_correct"]),
@@ -155,7 +159,7 @@ def baseline(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the table, measure both ways, print them and write the results."""
+    """Write the table, measure both sides, print the figures and write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table")
     rows = parser.parse_args().rows
@@ -164,10 +168,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
         write_table(path, rows)
-        for way in (ours, baseline):
+        for side in (package, baseline):
             with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
-                results[way.__name__] = report = process.submit(way, path).result()
-            print_report(way.__name__, rows, report)
+                results[side.__name__] = report = process.submit(side, path).result()
+            print_report(side.__name__, rows, report)
     path = RESULTS / "splits.json"
     write_json(path, results)
     print(f"written to {path}")

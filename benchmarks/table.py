@@ -1,17 +1,20 @@
-"""The table of speed in docs/results.md, made from what the other benchmarks have left under `benchmarks/results`.
+"""Tables of the documents, made from what the benchmarks wrote to `benchmarks/results`.
 
-    python -m benchmarks.table            # print it
-    python -m benchmarks.table --write    # put it into docs/results.md, between its two marks
-    python -m benchmarks.table --check    # status 1 if docs/results.md holds another one
+    python -m benchmarks.table            # print all tables
+    python -m benchmarks.table --write    # write them into the documents, between their markers
+    python -m benchmarks.table --check    # exit with status 1 if a document has another table
 
-What has not been run says so.
+A table `NAME` belongs between the lines `<!-- table: NAME -->` and `<!-- end -->` of README.md or
+of a file in docs/. A benchmark that was not run is shown as such.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,59 +22,79 @@ from typing import Any
 from benchmarks.measure import RESULTS
 from mv_lightning.atomic import atomic_file
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
-START, END = "<!-- table: speed -->\n", "<!-- end -->"
+ROOT = Path(__file__).parents[1]
+_BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table."""
+    """A row of the table of speed."""
 
     what: str
     command: str
     """After `python -m benchmarks.`."""
     result: str
-    """Name of the file, without its ending."""
+    """Name of the file, without its suffix."""
     figure: str
-    """Where the figure stands in it, key by key; a figure with its spread is its median."""
-    shown: str
+    """Keys of the figure in the file, separated by spaces; of a distribution, the median counts."""
+    number_format: str
     """Format of figure and target."""
     target: float | None = None
     at_least: bool = True
     """Whether more is better."""
 
-    def line(self, result: dict[str, Any] | None) -> str:
-        """Return the line as Markdown.
+    def value(self, results: Path) -> Any:
+        """Return the stored figure: a number, a distribution, or None where there is none.
 
         Args:
-            result: What its file holds; None where there is none.
+            results: Folder of the results.
         """
-        found: Any = result
+        value = read_result(results, self.result)
         for key in self.figure.split():
-            found = (found or {}).get(key)
-        figure, target, reached = "not run" if result is None else "failed", "", ""
-        if self.target is not None:
-            target = ("" if self.at_least else "at most ") + self.shown.format(self.target)
-        if found is not None:
-            value = found["median"] if isinstance(found, dict) else found
-            figure = self.shown.format(value)
-            if isinstance(found, dict):
-                figure += (
-                    f" ({self.shown.format(found['min'])} to {self.shown.format(found['max'])})"
-                )
-            if self.target is not None:
-                reached = (
-                    "yes"
-                    if (value >= self.target if self.at_least else value <= self.target)
-                    else "no"
-                )
-        return f"| {self.what} | {figure} | {target} | {reached} | `python -m benchmarks.{self.command}` |"
+            value = (value or {}).get(key)
+        return value
+
+    def text(self, results: Path) -> str:
+        """Return the figure with its range, or why there is none.
+
+        Args:
+            results: Folder of the results.
+        """
+        value, show = self.value(results), self.number_format.format
+        if value is None:
+            return "failed" if read_result(results, self.result) else "not run"
+        if isinstance(value, dict):
+            return f"{show(value['median'])} ({show(value['min'])} to {show(value['max'])})"
+        return show(value)
+
+    def cells(self, results: Path) -> list[str]:
+        """Return the cells of the row.
+
+        Args:
+            results: Folder of the results.
+        """
+        command = f"`python -m benchmarks.{self.command}`"
+        if self.target is None:
+            return [self.what, self.text(results), "", "", command]
+        limit = "" if self.at_least else "at most "
+        target = limit + self.number_format.format(self.target)
+        return [self.what, self.text(results), target, self._reached(results), command]
+
+    def _reached(self, results: Path) -> str:
+        value = self.value(results)
+        if value is None or self.target is None:
+            return ""
+        figure = value["median"] if isinstance(value, dict) else value
+        margin = figure - self.target
+        if not self.at_least:
+            margin = -margin
+        return "yes" if margin >= 0 else "no"
 
 
 TIMES = "{:.1f}x"
-"""Rows a second of ours by those of the other side."""
+"""Throughput of the package divided by that of the other side."""
 REAL_ROWS = "--source ../shared/data/gsm8k_solutions/labelled.jsonl"
-ROWS = (
+SPEED = (
     Row(
         "training, CPU, against TRL as in the report",
         "train --against trl",
@@ -119,7 +142,7 @@ ROWS = (
         TIMES,
     ),
     Row(
-        "products' share of a training step, CPU",
+        "share of matrix products in a training step, CPU",
         "train --against matmul",
         "train_matmul",
         "ratio",
@@ -135,7 +158,7 @@ ROWS = (
         10,
         at_least=False,
     ),
-    Row("the same, kept on the disk", "tokenise", "tokenise", "seconds_cpu_kept", "{:.2f} s"),
+    Row("reading the cached tokens", "tokenise", "tokenise", "seconds_cpu_kept", "{:.2f} s"),
     Row(
         "memory of phase 1, estimated",
         "memory",
@@ -154,12 +177,12 @@ ROWS = (
         14,
         at_least=False,
     ),
-    Row("rows a second in phase 1, GPU", "gpu", "gpu", "stages phase1 rows_per_s", "{:.2f}"),
+    Row("rows per second in phase 1, GPU", "gpu", "gpu", "stages phase1 rows_per_s", "{:.2f}"),
     Row(
-        "training, GPU, tokens a second",
+        "training, GPU, tokens per second",
         "gpu",
         "gpu",
-        "stages ours tokens_per_s",
+        "stages package tokens_per_s",
         "{:,.0f}",
         14_000,
     ),
@@ -167,7 +190,7 @@ ROWS = (
         "an epoch of 19,800 rows, GPU",
         "gpu",
         "gpu",
-        "stages ours epoch_minutes",
+        "stages package epoch_minutes",
         "{:.1f} min",
         9,
         at_least=False,
@@ -178,67 +201,116 @@ ROWS = (
         "prediction of 10,000 rows, GPU",
         "gpu",
         "gpu",
-        "stages ours predict_s",
+        "stages package predict_s",
         "{:.0f} s",
         90,
         at_least=False,
     ),
     Row("prediction, GPU, against generation", "gpu", "gpu", "times generate", TIMES, 20),
-    Row("writing a checkpoint, GPU", "gpu", "gpu", "stages ours checkpoint_s", "{:.1f} s"),
+    Row("writing a checkpoint, GPU", "gpu", "gpu", "stages package checkpoint_s", "{:.1f} s"),
 )
 
 
-def table(results: Path = RESULTS) -> str:
-    """Return the table as Markdown.
+def read_result(results: Path, name: str) -> Any:
+    """Return what a benchmark stored, or None where it was not run.
+
+    Args:
+        results: Folder of the results.
+        name: Name of the file, without its suffix.
+    """
+    path = results / f"{name}.json"
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table.
+
+    Args:
+        head: Names of the columns.
+        rows: Cells, row by row.
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def speed(results: Path) -> str:
+    """Return the table of speed and memory.
 
     Args:
         results: Folder of the results.
     """
-    lines = ["| what | figure | target | reached | command |", "| --- | --- | --- | --- | --- |"]
-    for row in ROWS:
-        path = results / f"{row.result}.json"
-        lines.append(
-            row.line(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None)
-        )
-    return "\n".join(lines) + "\n"
+    head = ["what", "figure", "target", "reached", "command"]
+    return markdown(head, [row.cells(results) for row in SPEED])
 
 
-def main(document: Path = DOCUMENT, results: Path = RESULTS) -> None:
-    """Print the table, write it into docs/results.md, or exit with status 1 where that holds another one.
+TABLES: dict[str, Callable[[Path], str]] = {"speed": speed}
+"""By the name in the markers."""
+
+
+def documents(root: Path = ROOT) -> list[Path]:
+    """Return the documents that may contain tables.
 
     Args:
-        document: Where the table stands, between its marks.
+        root: Folder of the repository.
+    """
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def filled(text: str, results: Path) -> str:
+    """Return a document with the current tables between its markers.
+
+    Args:
+        text: The document.
+        results: Folder of the results.
+
+    Raises:
+        ValueError: A marker names a table that does not exist.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        start, name, _, end = match.groups()
+        if name not in TABLES:
+            raise ValueError(f"expected a table of {', '.join(TABLES)}, got the marker {name!r}")
+        return start + TABLES[name](results) + end
+
+    return _BLOCK.sub(block, text)
+
+
+def main(root: Path = ROOT, results: Path = RESULTS) -> None:
+    """Print the tables, write them into the documents, or compare them with the documents.
+
+    Args:
+        root: Folder of the repository.
         results: Folder of the results.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    wish = parser.add_mutually_exclusive_group()
-    wish.add_argument("--write", action="store_true", help="put the table into docs/results.md")
-    wish.add_argument(
-        "--check",
-        action="store_true",
-        help="exit with status 1 if docs/results.md holds another one",
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--write", action="store_true", help="write the tables into the documents")
+    action.add_argument(
+        "--check", action="store_true", help="exit with status 1 if a document has another table"
     )
-    options, made = parser.parse_args(), table(results)
+    options = parser.parse_args()
     if not (options.write or options.check):
-        print(made, end="")
+        print("\n".join(table(results) for table in TABLES.values()), end="")
         return
-    text = document.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
+    texts = {path: path.read_text(encoding="utf-8") for path in documents(root)}
+    present = {match[2] for match in _BLOCK.finditer("\n".join(texts.values()))}
+    if missing := sorted(TABLES.keys() - present):
         sys.exit(
-            f"error: {document} has no lines {START.strip()} and {END}; put them where the table shall stand"
+            f"error: no document has the table {missing[0]}. Put the lines "
+            f"<!-- table: {missing[0]} --> and <!-- end --> where it belongs"
         )
-    wanted = before + start + made + end + after
-    if options.write:
-        with atomic_file(document) as tmp_path:
-            tmp_path.write_text(wanted, encoding="utf-8")
-    elif text != wanted:
-        sys.exit(
-            f"error: {document} does not hold the table of the results; put it there with --write"
-        )
+    for path, text in texts.items():
+        expected = filled(text, results)
+        if options.write:
+            with atomic_file(path) as tmp_path:
+                tmp_path.write_text(expected, encoding="utf-8")
+        elif text != expected:
+            sys.exit(f"error: {path} has outdated tables. Run python -m benchmarks.table --write")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""How long a phase's 20,000 rows take to be tokenised under the longest prompt, in one thread.
+"""Time to tokenise the 20,000 rows of a phase with the longest prompt, on one thread.
 
     python -m benchmarks.tokenise [--source FILE]
 
-Without a source: rows of `benchmarks.splits`, with solutions of as many lines as make the contest's mean length. They
-repeat themselves, which a tokenizer's cache likes; rows of a file are taken again from the start where it is short.
-Then they are kept as a phase keeps them, and read back. Writes `benchmarks/results/tokenise.json`.
+Without a source: rows of `benchmarks.splits`, with solutions of so many lines that the mean length
+is the contest's. Their lines repeat, so the tokenizer's cache helps more than on real text. A file
+with fewer rows is repeated. The tokens are then cached as a phase caches them, and read back.
+Writes
+`benchmarks/results/tokenise.json`.
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ from mv_lightning.model.bundled import BUNDLED
 from mv_lightning.schema import TEXT_COLUMNS
 
 LINES = 11
-"""Of a solution: about 385 tokens a row, the prompt `detailed` included."""
+"""Lines of a solution: about 385 tokens a row, the prompt `detailed` included."""
 TARGET_S = 10.0
 
 
 def main() -> None:
-    """Tokenise a few times, print and write."""
+    """Tokenise a few times, print the figures and write them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,11 +50,8 @@ def main() -> None:
         table = load_source(options.source or str(path)).table
         chosen = table.select(np.arange(options.rows) % len(table))
         columns = {name: chosen[name][:] for name in TEXT_COLUMNS}
-    tokenizer, prompt, costs = (
-        load_tokenizer(BaseSettings(name=BUNDLED)),
-        load_prompt("detailed"),
-        [],
-    )
+    tokenizer, prompt = load_tokenizer(BaseSettings(name=BUNDLED)), load_prompt("detailed")
+    costs = []
     for _ in range(options.times):
         cost, encoded = timed(
             lambda: encode_rows(
@@ -62,10 +61,10 @@ def main() -> None:
         print(", ".join(f"{name} {value:.2f}" for name, value in cost.items()), flush=True)
         costs.append(cost)
     with tempfile.TemporaryDirectory() as folder:
-        kept = Path(folder) / "tokens"
-        cached(kept, {}, lambda: encoded)
+        tokens = Path(folder) / "tokens"
+        cached(tokens, {}, lambda: encoded)
         reading = [
-            timed(lambda: cached(kept, {}, lambda: encoded))[0] for _ in range(options.times)
+            timed(lambda: cached(tokens, {}, lambda: encoded))[0] for _ in range(options.times)
         ]
     record(
         "tokenise" if options.source is None else f"tokenise_{Path(options.source).stem}",

