@@ -31,7 +31,8 @@ from mv_lightning.commands.ensemble import SUMMARY
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import read_manifest
 from mv_lightning.metrics.best_of_n import POLICIES
-from mv_lightning.metrics.scores import mean_interval, score, score_slices
+from mv_lightning.metrics.bootstrap import mean_interval
+from mv_lightning.metrics.scores import score, score_slices
 from mv_lightning.reporting.blocks import Table
 from mv_lightning.reporting.phase_blocks import with_interval
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS

@@ -117,9 +117,11 @@ def _run_lightning(words: list[str]) -> None:
     from jsonargparse import set_parsing_settings
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
+    from mv_lightning.artifacts.calibrations import load_calibration
+    from mv_lightning.artifacts.evaluations import save_report
     from mv_lightning.artifacts.layout import TENSORBOARD_FOLDER, PhaseFolder, RunFolder
-    from mv_lightning.artifacts.metrics import evaluate, load_calibration, save_report
     from mv_lightning.metrics.calibration import Calibration
+    from mv_lightning.metrics.evaluation import evaluate
     from mv_lightning.model.adapter_files import WEIGHTS
     from mv_lightning.model.precision import PRECISION
     from mv_lightning.schema import DEFAULT_SEED

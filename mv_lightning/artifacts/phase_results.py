@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mv_lightning.artifacts.evaluations import read_metrics
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder, phase_folder
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.data.splits import Splits, read_manifest
+from mv_lightning.versioning import read_versioned_json
 
 STAGES = {"val": "validation", "test": "held-out test"}
-"""What the names of evaluation stages mean."""
+"""The evaluation stages, by their names in files."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class PhaseResults:
 
     @property
     def name(self) -> str:
-        """As people say it."""
+        """For messages and pages: "phase 2"."""
         return f"phase {self.folder.phase}"
 
 
@@ -42,27 +43,38 @@ def read_phase(path: Path) -> PhaseResults:
         path: Its folder, `RUN/phaseN`.
 
     Raises:
-        ValueError: There is no finished phase, or a file of it is missing or damaged.
+        ValueError: There is no finished phase, or a file of it is missing, damaged or of another
+            format version.
     """
     folder = phase_folder(path)
     if folder is None or not folder.summary.is_file():
         raise ValueError(
-            f"{path} is not the folder of a finished phase; needed is RUN/phaseN with a summary.json, which fit leaves"
+            f"{path} is not the folder of a finished phase. Expected RUN/phaseN with the "
+            "summary.json that fit writes last"
         )
     import yaml
 
     try:
         settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-        metrics = (
-            json.loads(folder.metrics.read_text(encoding="utf-8"))
-            if folder.metrics.is_file()
-            else {}
-        )
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is not whole: {error}; copy the run's folder again") from error
+        raise ValueError(f"{path} is incomplete: {error}. Copy the run's folder again") from error
+    summary = read_summary(folder)
+    metrics = read_metrics(folder)
     manifest, splits = read_manifest(folder.manifest)
     return PhaseResults(folder, summary, settings, manifest, splits, metrics)
+
+
+def read_summary(folder: PhaseFolder) -> Mapping[str, Any]:
+    """Return the `summary.json` of a finished phase.
+
+    Args:
+        folder: The phase's folder.
+
+    Raises:
+        FileNotFoundError: The phase is not finished.
+        ValueError: The file is damaged or of another format version.
+    """
+    return read_versioned_json(folder.summary, "the summary of a phase")
 
 
 def read_run(run: Path) -> list[PhaseResults]:
@@ -77,7 +89,7 @@ def read_run(run: Path) -> list[PhaseResults]:
     phases = RunFolder(run).finished_phases()
     if not phases:
         raise ValueError(
-            f"no finished phase in {run}; needed is the folder of a run (run.dir), see fit"
+            f"no finished phase in {run}. Expected the folder of a run (run.dir): fit a phase first"
         )
     return [read_phase(phase.path) for phase in phases]
 
@@ -86,23 +98,25 @@ def load_rows(phase: PhaseResults) -> Source:
     """Load the source that a phase was trained from.
 
     Args:
-        phase: Names the source, and knows its fingerprint.
+        phase: States the source and its fingerprint.
 
     Raises:
         ValueError: The source cannot be read here, or its rows are others now.
     """
     name = phase.settings["data"]["source"]
     source = load_source(name)
-    if source.fingerprint != phase.manifest["fingerprint"]:
+    expected = phase.manifest["fingerprint"]
+    if source.fingerprint != expected:
         raise ValueError(
-            f"{name} has other rows than {phase.name} was trained from (fingerprint {source.fingerprint[:16]}, then "
-            f"{phase.manifest['fingerprint'][:16]}); put the file of that time back"
+            f"{name} does not hold the rows that {phase.name} was trained from: expected "
+            f"fingerprint {expected[:16]}, got {source.fingerprint[:16]}. Restore the file of that "
+            "time"
         )
     return source
 
 
 def curve(folder: PhaseFolder, tag: str) -> Iterator[tuple[int, float]]:
-    """Yield (step, value) of a curve in the order in which they were logged; a repeated step comes twice.
+    """Yield (step, value) of a curve in the order of logging; a repeated step comes twice.
 
     Args:
         folder: A phase.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -12,13 +11,13 @@ import numpy as np
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.atomic import atomic_file
 from mv_lightning.data.sources import Source, load_source
+from mv_lightning.formatting import shorten
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.schema import LABEL_COLUMN
+from mv_lightning.versioning import read_versioned_json
 
 HEADER = ("ID", LABEL_COLUMN)
 """Of the submission."""
-
-_LABELS = {"True": True, "False": False}
 
 
 def check_sample_submission(path: Path, rows: int) -> None:
@@ -56,7 +55,9 @@ def check_sample_submission(path: Path, rows: int) -> None:
     }
     if any(differences.values()):
         told = "; ".join(
-            f"{len(names):,} {what}: {_few(names)}" for what, names in differences.items() if names
+            f"{len(names):,} {what}: {shorten(names)}"
+            for what, names in differences.items()
+            if names
         )
         raise ValueError(
             f"run.sample_submission {path} has {ids.total():,} rows, the source {rows:,} (numbered from 0). "
@@ -142,33 +143,6 @@ def read_log_odds(path: Path) -> np.ndarray:
     return np.array([log_odds[row] for row in range(len(log_odds))])
 
 
-def read_evaluated(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read the `val.csv` or `test.csv` of a phase.
-
-    Args:
-        path: The file.
-
-    Returns:
-        int64 [N] source rows in ascending order, bool [N] labels, and float64 [N] log-odds, not calibrated.
-
-    Raises:
-        ValueError: No such file, or one without rows or with other columns.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = [
-                (int(line["row"]), _LABELS[line["is_correct"]], float(line["log_odds"]))
-                for line in csv.DictReader(file)
-            ]
-        rows, labels, log_odds = zip(*sorted(lines), strict=True)
-    except (OSError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} does not hold evaluated rows ({error!r}); needed is the val.csv or test.csv of a phase, with the "
-            "columns row, is_correct and log_odds: fit leaves the one, the command test the other"
-        ) from error
-    return np.array(rows), np.array(labels), np.array(log_odds)
-
-
 def applied_calibration(path: Path) -> Calibration:
     """Return what stands between the model's own log-odds and those of a prediction file.
 
@@ -181,23 +155,23 @@ def applied_calibration(path: Path) -> Calibration:
     """
     summary = RunFolder(path.parent).prediction_summary
     try:
-        said = json.loads(summary.read_text(encoding="utf-8"))
-        calibration = Calibration.from_json(said["calibration"])
-    except (OSError, LookupError, TypeError, AttributeError, ValueError) as error:
+        values = read_versioned_json(summary, "the summary of a prediction")
+        calibration = Calibration.from_json(values["calibration"])
+    except (FileNotFoundError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{summary} does not tell how {path.name} was calibrated ({error!r}); keep the files that predict wrote "
-            "together, or predict again"
+            f"{summary} does not state how {path.name} was calibrated ({error!r}). Keep the files "
+            "that predict wrote together, or predict again"
         ) from error
-    other = {
-        "model.predict_mode=generate": said.get("predict_mode") == "generate",
-        "run.true_share": calibration.prior is not None,
-    }
-    for option, given in other.items():
-        if given:
-            raise ValueError(
-                f"{path} was predicted with {option}, so its numbers cannot be set beside log-odds of validation "
-                "rows; predict again without it"
-            )
+    option = None
+    if values.get("predict_mode") == "generate":
+        option = "model.predict_mode=generate"
+    elif calibration.prior is not None:
+        option = "run.true_share"
+    if option is not None:
+        raise ValueError(
+            f"{path} was predicted with {option}, so its numbers cannot be compared with the "
+            "log-odds of validation rows. Predict again without it"
+        )
     return calibration
 
 
@@ -222,7 +196,3 @@ def load_predicted(source: str, rows: int) -> tuple[Source, np.ndarray]:
             "were made from"
         )
     return loaded, loaded.labels_N
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -15,7 +15,7 @@ from mv_lightning.data.prompts import PROMPTS
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits
 from mv_lightning.metrics import baselines, plots
-from mv_lightning.metrics.scores import mean_interval
+from mv_lightning.metrics.bootstrap import mean_interval
 from mv_lightning.reporting.blocks import Picture, Section, Table, write_report
 from mv_lightning.reporting.phase_blocks import splits_section
 from mv_lightning.schema import TEXT_COLUMNS

@@ -10,7 +10,7 @@ import numpy as np
 from mv_lightning.artifacts.predictions import load_predicted, read_log_odds
 from mv_lightning.atomic import write_json
 from mv_lightning.metrics.best_of_n import POLICIES, solve_rates
-from mv_lightning.metrics.scores import mean_interval
+from mv_lightning.metrics.bootstrap import mean_interval
 from mv_lightning.reporting.blocks import Table
 
 RANKING = "ranking.json"

@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.predictions import (
     applied_calibration,
     load_predicted,
-    read_evaluated,
     read_log_odds,
     write_predictions,
 )
-from mv_lightning.atomic import write_json
+from mv_lightning.metrics.bootstrap import mean_interval
 from mv_lightning.metrics.calibration import Calibration, fit_temperature
 from mv_lightning.metrics.ensembling import fit_weights
-from mv_lightning.metrics.scores import mean_interval, metric_values, score
+from mv_lightning.metrics.scores import metric_values, score
 from mv_lightning.reporting.blocks import Table
+from mv_lightning.versioning import write_versioned_json
 
 SUMMARY = "ensemble.json"
 MIN_ROWS_PER_CLASS = 10
@@ -112,7 +113,7 @@ def run_ensemble(words: list[str]) -> None:
         source, labels_N = load_predicted(options.labels, rows)
         summary |= _compare(labels_N, log_odds_NM, mixed_N, source.question_ids_N, mix.best)
     write_predictions(RunFolder(options.out), dict(enumerate(mixed_N.tolist())), rows)
-    write_json(options.out / SUMMARY, summary)
+    write_versioned_json(options.out / SUMMARY, summary)
     print(_told(summary))
     print(f"\n{rows:,} rows, {members} members: {options.out}")
 

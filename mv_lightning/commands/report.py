@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from mv_lightning.artifacts.calibrations import load_calibration
+from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.layout import RunFolder
-from mv_lightning.artifacts.metrics import load_calibration
 from mv_lightning.artifacts.phase_results import STAGES, PhaseResults, curve, load_rows, read_run
-from mv_lightning.artifacts.predictions import read_evaluated
 from mv_lightning.atomic import atomic_file
 from mv_lightning.numerics import sigmoid
 from mv_lightning.reporting.blocks import Block, Code, Folded, Picture, Section, Table, html_page
@@ -28,9 +27,10 @@ from mv_lightning.reporting.phase_blocks import (
 )
 from mv_lightning.reporting.results_table import phase_table
 from mv_lightning.schema import TEXT_COLUMNS
+from mv_lightning.versioning import read_versioned_json
 
 MISTAKES = 10
-SLICES = {"tokens": "tokens, at most", "cut": "solution", "kind": "kind of error:"}
+SLICES = {"tokens": "tokens, at most", "truncated": "solution", "kind": "kind of error:"}
 """What the names of slices mean."""
 SHOWN = ("accuracy", "auroc")
 """Of a slice."""
@@ -83,7 +83,7 @@ def _results(run: Path, phases: Sequence[PhaseResults]) -> Iterator[Block]:
     yield from alarms.values()
     prediction = RunFolder(run).prediction_summary
     if prediction.is_file():
-        said = json.loads(prediction.read_text(encoding="utf-8"))
+        said = read_versioned_json(prediction, "the summary of a prediction")
         reached = f", accuracy {said['accuracy']:.3f}" if "accuracy" in said else ""
         yield f"Predicted: {said['rows']:,} rows{reached}, in {said['submission']}."
 
@@ -127,7 +127,7 @@ def _metrics(phase: PhaseResults) -> Section:
                 f"{of['rows']:,}",
                 *(with_interval(of["metrics"][m]) for m in SHOWN),
             )
-            for name, parts in found["by"].items()
+            for name, parts in found["slices"].items()
             for part, of in parts.items()
         ]
         table = Table(("", "rows", *map(metric_title, SHOWN)), slices)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mv_lightning.metrics.scores import both_classes, mean_interval
+from mv_lightning.metrics.bootstrap import mean_interval
+from mv_lightning.metrics.scores import both_classes
 from mv_lightning.numerics import sigmoid
 
 _BEYOND_CHANCE = 3.841  # of chi-square with one degree of freedom, 5 % lie above

@@ -1,4 +1,7 @@
-"""Pages as Markdown and as one self-contained HTML file, from the same blocks; every text is escaped."""
+"""Blocks of a page, written as Markdown or as one self-contained HTML file.
+
+In HTML all text is escaped.
+"""
 
 from __future__ import annotations
 
@@ -10,80 +13,86 @@ from pathlib import Path
 
 from mv_lightning.atomic import atomic_file
 
-# Readable on a phone and in the dark; figures keep their white ground.
+# Readable on a phone and in dark mode; figures keep their white background.
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem 1.2rem 3rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 0 auto;
+  padding: 1rem 1.2rem 3rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .table { overflow-x: auto; } .table + .table { margin-top: 1.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid #8885; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font: .9rem/1.5 ui-monospace, monospace; background: #8881;
-  padding: .6rem .8rem; border-radius: 6px; margin: .3rem 0 1rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font: .9rem/1.5 ui-monospace, monospace;
+  background: #8881; padding: .6rem .8rem; border-radius: 6px; margin: .3rem 0 1rem; }
 details { margin: .5rem 0; border-left: 3px solid #8885; padding-left: .8rem; } details p { margin: .3rem 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: .4rem; box-sizing: border-box; }
-@media (min-width: 44rem) { details p:has(img) { display: inline-block; width: 49%; vertical-align: top; } }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: .4rem;
+  box-sizing: border-box; }
+@media (min-width: 44rem) {
+  details p:has(img) { display: inline-block; width: 49%; vertical-align: top; }
+}
 """.strip()
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text; the first column is flush left, the others flush right."""
+    """A table of text; the first column is aligned left, the others right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def markdown(self) -> str:
-        """Return it with aligned columns: legible as it stands, in a terminal too."""
-        widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
-        rule = [
-            ("-" * width if place == 0 else "-" * (width - 1) + ":")
-            for place, width in enumerate(widths)
-        ]
+    def plain(self) -> str:
+        """Return it for a terminal: columns aligned right, with a line below the head."""
         lines = [
-            [
-                cell.ljust(width) if place == 0 else cell.rjust(width)
-                for place, (cell, width) in enumerate(pairs)
-            ]
-            for pairs in (
-                list(zip(line, widths, strict=True)) for line in (self.head, rule, *self.rows)
-            )
+            "  ".join(map(str.rjust, cells, self._widths)) for cells in (self.head, *self.rows)
         ]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        lines.insert(1, "-" * len(lines[0]))
+        return "\n".join(lines)
+
+    def markdown(self) -> str:
+        """Return it as Markdown with aligned columns, which is legible in a terminal too."""
+        rule = ["-" * (width - 1) + ":" for width in self._widths]
+        rule[0] = "-" * self._widths[0]
+        return "\n".join(self._markdown_row(cells) for cells in (self.head, rule, *self.rows))
 
     def html(self) -> str:
-        """Return it as an element that scrolls sideways where it is too wide."""
-        head, *rows = (
-            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
-            for tag, line in (("th", self.head), *(("td", row) for row in self.rows))
-        )
-        body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-        return f'<div class="table"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+        """Return an element that scrolls sideways where it is too wide."""
+        lines = [_html_row("th", self.head), *(_html_row("td", cells) for cells in self.rows)]
+        return '<div class="table"><table>\n' + "\n".join(lines) + "\n</table></div>"
+
+    @property
+    def _widths(self) -> list[int]:
+        return [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
+
+    def _markdown_row(self, cells: Sequence[str]) -> str:
+        aligned = list(map(str.rjust, cells, self._widths))
+        aligned[0] = cells[0].ljust(self._widths[0])
+        return "| " + " | ".join(aligned) + " |"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG beside the report."""
+    """A PNG file in the folder of the page."""
 
     file: Path
-    shows: str
-    """What is to be seen, for those who cannot."""
+    alt: str
+    """What it shows, for those who cannot see it."""
 
     def markdown(self) -> str:
         """Return a link to the file."""
-        return f"![{self.shows}]({self.file.name})"
+        return f"![{self.alt}]({self.file.name})"
 
     def html(self) -> str:
-        """Return an element that holds the file."""
+        """Return an element that contains the file."""
         content = base64.b64encode(self.file.read_bytes()).decode()
-        return f'<p><img alt="{html.escape(self.shows)}" src="data:image/png;base64,{content}"></p>'
+        return f'<p><img alt="{html.escape(self.alt)}" src="data:image/png;base64,{content}"></p>'
 
 
 @dataclass(frozen=True)
 class Code:
-    """Text that keeps its lines: code, or the words of others."""
+    """Preformatted text, such as code or quoted rows."""
 
     text: str
     language: str = ""
@@ -99,13 +108,13 @@ class Code:
 
 @dataclass(frozen=True)
 class Folded:
-    """Blocks that are shown when their title is clicked."""
+    """Blocks that are hidden until their title is clicked."""
 
     title: str
     blocks: Sequence[Block]
 
     def markdown(self) -> str:
-        """Return title and blocks, unfolded: Markdown has no more."""
+        """Return title and blocks, all visible: Markdown cannot fold."""
         return "\n\n".join([f"**{self.title}**", *map(_markdown, self.blocks)])
 
     def html(self) -> str:
@@ -120,7 +129,7 @@ Block = str | Table | Picture | Code | Folded
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: Sequence[Block]
@@ -130,14 +139,15 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> None:
     """Write `report.md` and `report.html`.
 
     Args:
-        folder: Where to; the pictures lie there already.
-        title: Heading of the whole.
+        folder: The folder for both. It contains the pictures already.
+        title: Heading of the page.
         sections: In order.
     """
-    for name, page in (
-        ("report.md", markdown_page(title, sections)),
-        ("report.html", html_page(title, sections)),
-    ):
+    pages = {
+        "report.md": markdown_page(title, sections),
+        "report.html": html_page(title, sections),
+    }
+    for name, page in pages.items():
         with atomic_file(folder / name) as tmp_path:
             tmp_path.write_text(page, encoding="utf-8")
 
@@ -146,8 +156,8 @@ def markdown_page(title: str, sections: Sequence[Section]) -> str:
     """Return a page of Markdown.
 
     Args:
-        title: Heading of the whole.
-        sections: In order; their pictures lie beside the page.
+        title: Heading of the page.
+        sections: In order. Their pictures are expected in the folder of the page.
     """
     parts = [f"# {title}"]
     for section in sections:
@@ -156,13 +166,13 @@ def markdown_page(title: str, sections: Sequence[Section]) -> str:
 
 
 def html_page(title: str, sections: Sequence[Section]) -> str:
-    """Return a page of HTML that holds its style and its pictures.
+    """Return a page of HTML that contains its style and its pictures.
 
     Args:
-        title: Heading of the whole.
+        title: Heading of the page.
         sections: In order.
     """
-    # A path in the title may be broken after its slashes.
+    # A path in the title may break after its slashes.
     parts = [f"<h1>{html.escape(title).replace('/', '/<wbr>')}</h1>"]
     for section in sections:
         parts += [f"<h2>{html.escape(section.title)}</h2>", *map(_html, section.blocks)]
@@ -181,4 +191,9 @@ def _markdown(block: Block) -> str:
 def _html(block: Block) -> str:
     if not isinstance(block, str):
         return block.html()
-    return f"<p>{html.escape(block).replace(' %', '&nbsp;%')}</p>"  # a number and its unit stay in one line
+    # A number and its unit stay in one line.
+    return f"<p>{html.escape(block).replace(' %', '&nbsp;%')}</p>"
+
+
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"

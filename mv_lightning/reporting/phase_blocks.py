@@ -9,6 +9,9 @@ from mv_lightning.artifacts.phase_results import STAGES, PhaseResults
 from mv_lightning.reporting.blocks import Section, Table
 from mv_lightning.training.settings import resume_locked_settings
 
+_SOURCE_SETTINGS = ("model.base.name", "data.source", "data.prompt")
+_ABBREVIATIONS = ("f1", "mcc", "auroc", "ece")
+
 
 def settings_tables(phases: Sequence[PhaseResults]) -> list[Table]:
     """Return the settings that decide a result.
@@ -18,28 +21,28 @@ def settings_tables(phases: Sequence[PhaseResults]) -> list[Table]:
     """
     columns = {}
     for phase in phases:
-        options = dict(_flat(phase.settings))
-        named = {
-            name: options.get(name) for name in ("model.base.name", "data.source", "data.prompt")
-        }
-        columns[phase.name] = named | resume_locked_settings(options)
+        settings = dict(_flatten(phase.settings))
+        sources = {name: settings.get(name) for name in _SOURCE_SETTINGS}
+        columns[phase.name] = sources | resume_locked_settings(settings)
     return phase_tables(columns)
 
 
 def phase_tables(columns: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Return what differs between phases with a column for each, and what all have in common once.
+    """Return what differs between phases with a column for each, and what they share once.
 
     Args:
         columns: Values by name, of each phase by its name.
     """
     names = dict.fromkeys(name for column in columns.values() for name in column)
-    rows = [(name, *(_told(column.get(name)) for column in columns.values())) for name in names]
-    common = [row[:2] for row in rows if len(set(row[1:])) == 1]
-    differing = [row for row in rows if len(set(row[1:])) > 1]
-    tables = (
-        Table(("", *columns), differing),
-        Table(("", "all phases" if len(columns) > 1 else next(iter(columns))), common),
-    )
+    common, differing = [], []
+    for name in names:
+        values = [_cell(column.get(name)) for column in columns.values()]
+        if len(set(values)) == 1:
+            common.append((name, values[0]))
+        else:
+            differing.append((name, *values))
+    common_title = "all phases" if len(columns) > 1 else next(iter(columns))
+    tables = (Table(("", *columns), differing), Table(("", common_title), common))
     return [table for table in tables if table.rows]
 
 
@@ -49,28 +52,27 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: By stage, as `metrics.json` holds them; at least one.
     """
-    head = ["", *(f"{STAGES[stage]}, {of['rows']:,} rows" for stage, of in metrics.items())]
-    names = next(iter(metrics.values()))["metrics"]
-    rows = [
-        (metric_title(name), *(with_interval(of["metrics"][name]) for of in metrics.values()))
-        for name in names
-    ]
+    head = ["", *(f"{STAGES[stage]}, {scores['rows']:,} rows" for stage, scores in metrics.items())]
+    rows = []
+    for name in next(iter(metrics.values()))["metrics"]:
+        values = [with_interval(scores["metrics"][name]) for scores in metrics.values()]
+        rows.append((metric_title(name), *values))
     return Table(head, rows)
 
 
 def metric_title(name: str) -> str:
-    """Return a metric's name as people write it.
+    """Return a metric's name as it is usually written.
 
     Args:
         name: As in `metrics.json`.
     """
-    if name in ("f1", "mcc", "auroc", "ece"):
+    if name in _ABBREVIATIONS:
         return name.upper()
     return "Brier" if name == "brier" else name.replace("_", " ")
 
 
 def with_interval(metric: Mapping[str, Any]) -> str:
-    """Return a metric and, in brackets, its interval; a dash where it is not defined.
+    """Return a metric and, in brackets, its interval; a dash where it is undefined.
 
     Args:
         metric: `value` and `interval`, as `metrics.json` holds them.
@@ -79,33 +81,31 @@ def with_interval(metric: Mapping[str, Any]) -> str:
     return "-" if value is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
-def splits_section(drawn: Mapping[str, Any]) -> Section:
-    """Tell which rows went where.
+def splits_section(manifest: Mapping[str, Any]) -> Section:
+    """State which rows each split holds.
 
     Args:
-        drawn: What `splits.manifest` made.
+        manifest: See `splits.manifest`.
     """
-    rows = [
-        (
-            name,
-            f"{split['rows']:,}",
-            f"{split['true']:,}",
-            f"{split['overlap']:.1%}" if "overlap" in split else "",
-        )
-        for name, split in drawn["splits"].items()
-    ]
-    way = "grouped by question" if drawn["plan"]["group_by_question"] else "drawn row by row"
-    told = f"The rows are {way}. Known question: share of the rows whose question also stands in training rows."
-    return Section("Splits", [told, Table(("", "rows", "True", "known question"), rows)])
+    rows = []
+    for name, split in manifest["splits"].items():
+        overlap = f"{split['overlap']:.1%}" if "overlap" in split else ""
+        rows.append((name, f"{split['rows']:,}", f"{split['true']:,}", overlap))
+    drawn = "grouped by question" if manifest["plan"]["group_by_question"] else "drawn row by row"
+    note = (
+        f"The rows are {drawn}. Known question: share of the rows whose question also occurs in "
+        "training rows."
+    )
+    return Section("Splits", [note, Table(("", "rows", "True", "known question"), rows)])
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
 
-def _told(value: Any) -> str:
+def _cell(value: Any) -> str:
     return "-" if value is None else str(value)

@@ -1,14 +1,17 @@
-"""The table of a run: what each phase reached and cost, and where its products lie."""
+"""The table of a run: the results and the cost of each phase, and where its files are."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mv_lightning.artifacts.layout import RunFolder
+from mv_lightning.artifacts.phase_results import read_summary
 from mv_lightning.reporting.blocks import Table
+from mv_lightning.versioning import read_versioned_json
+
+_COLUMNS = ("", "rows", "steps", "minutes", "peak GB", "val loss", "val acc", "val AUROC")
 
 
 def show_table(run_dir: Path) -> None:
@@ -27,56 +30,54 @@ def results_table(run_dir: Path) -> str:
         run_dir: The run's folder.
 
     Raises:
-        ValueError: No phase is finished there.
+        ValueError: No phase is finished there, or a file is damaged or of another format version.
     """
-    phases = [_read(phase.summary) for phase in RunFolder(run_dir).finished_phases()]
-    if not phases:
-        raise ValueError(f"no finished phase in {run_dir}; fit one first")
-    table = phase_table(phases)
-    widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in (table.head, *table.rows)
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    prediction = RunFolder(run_dir).prediction_summary
-    if prediction.exists():
-        p = _read(prediction)
-        told = f"accuracy {p['accuracy']:.3f} on" if "accuracy" in p else "predicted"
-        lines += [
-            "",
-            f"test split: {told} {p['rows']:,} rows, {p['seconds'] / 60:.1f} min, peak {p['peak_memory_gb']:.1f} GB",
-        ]
-        lines.append(f"predictions: {p['submission']}, probabilities beside it")
-    lines.append(f"adapters:    {', '.join(p['adapter'] for p in phases)}")
-    lines.append(f"curves:      tensorboard --logdir {RunFolder(run_dir).tensorboard}")
+    run = RunFolder(run_dir)
+    summaries = [read_summary(phase) for phase in run.finished_phases()]
+    if not summaries:
+        raise ValueError(f"no finished phase in {run_dir}. Fit a phase first")
+    lines = [phase_table(summaries).plain()]
+    if run.prediction_summary.exists():
+        lines += ["", *_prediction(run)]
+    adapters = ", ".join(summary["adapter"] for summary in summaries)
+    lines.append(f"adapters:    {adapters}")
+    lines.append(f"curves:      tensorboard --logdir {run.tensorboard}")
     return "\n".join(lines)
 
 
 def phase_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
-    """Return what each phase reached and cost.
+    """Return the results and the cost of each phase.
 
     Args:
         summaries: `summary.json` of the phases.
     """
-    head = ("", "rows", "steps", "minutes", "peak GB", "val loss", "val acc", "val AUROC")
-    rows = [
-        (
-            f"phase {p['phase']}",
-            f"{p['rows']:,}",
-            f"{p['steps']:,}",
-            f"{p['minutes']:.1f}",
-            f"{p['peak_memory_gb']:.1f}",
-            *(
-                "-" if p.get(name) is None else f"{p[name]:.3f}"
-                for name in ("val_loss", "val_acc", "val_auroc")
-            ),
-        )
-        for p in summaries
+    return Table(_COLUMNS, [_phase_row(summary) for summary in summaries])
+
+
+def _phase_row(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        f"phase {summary['phase']}",
+        f"{summary['rows']:,}",
+        f"{summary['steps']:,}",
+        f"{summary['minutes']:.1f}",
+        f"{summary['peak_memory_gb']:.1f}",
+        _score(summary.get("val_loss")),
+        _score(summary.get("val_acc")),
+        _score(summary.get("val_auroc")),
+    )
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _prediction(run: RunFolder) -> list[str]:
+    summary = read_versioned_json(run.prediction_summary, "the summary of a prediction")
+    result = "predicted"
+    if "accuracy" in summary:
+        result = f"accuracy {summary['accuracy']:.3f} on"
+    return [
+        f"test split: {result} {summary['rows']:,} rows, {summary['seconds'] / 60:.1f} min, "
+        f"peak {summary['peak_memory_gb']:.1f} GB",
+        f"predictions: {summary['submission']}, probabilities beside it",
     ]
-    return Table(head, rows)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mv_lightning.artifacts.metrics import save_calibration
+from mv_lightning.artifacts.calibrations import save_calibration
 from mv_lightning.model.adapters import flops_per_token
 from mv_lightning.model.gpus import peak_tflops
 from mv_lightning.schema import Batch

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mv_lightning.artifacts.layout import PhaseFolder
-from mv_lightning.atomic import write_json
+from mv_lightning.versioning import write_versioned_json
 
 if TYPE_CHECKING:
     import torch
     from lightning.pytorch import Trainer
 
-    from mv_lightning.artifacts.metrics import EvalReport
+    from mv_lightning.metrics.evaluation import EvalReport
     from mv_lightning.training.callbacks import BestAdapter, ThroughputMonitor
     from mv_lightning.training.datamodule import VerdictDataModule
     from mv_lightning.training.module import VerdictModule
@@ -113,7 +113,9 @@ def _finish(
     best: BestAdapter,
 ) -> None:
     """Validate the final weights, leave the adapter with its calibration, and mark the phase as finished."""
-    from mv_lightning.artifacts.metrics import evaluate, save_calibration, save_report
+    from mv_lightning.artifacts.calibrations import save_calibration
+    from mv_lightning.artifacts.evaluations import save_report
+    from mv_lightning.metrics.evaluation import evaluate
     from mv_lightning.training.callbacks import align_steps, peak_memory_gb
 
     steps, card = trainer.global_step, module.card()
@@ -159,7 +161,7 @@ def _finish(
             found,
             {} if validated else {f"val/{name}": value for name, value in values.items()},
         )
-    write_json(folder.summary, summary)
+    write_versioned_json(folder.summary, summary)
     told = f", validation accuracy {summary['val_acc']:.3f}" if "val_acc" in summary else ""
     print(
         f"{folder.path.name}: {steps} steps, {summary['rows']:,} rows, {summary['minutes']:.1f} min{told}, adapter in "

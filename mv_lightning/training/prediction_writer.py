@@ -13,11 +13,12 @@ import numpy as np
 
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.predictions import check_sample_submission, write_predictions
-from mv_lightning.atomic import Journal, rename_existing, write_json
+from mv_lightning.atomic import Journal, rename_existing
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model.generate import find_verdict
 from mv_lightning.schema import Batch
 from mv_lightning.training.callbacks import peak_memory_gb
+from mv_lightning.versioning import write_versioned_json
 
 EXAMPLES = 5
 """Malformed answers that are shown."""
@@ -176,7 +177,7 @@ class PredictionWriter(pl.Callback):
             )
             summary["accuracy"] = right / rows
             told += f", accuracy {summary['accuracy']:.3f}"
-        write_json(self._folder.prediction_summary, summary)
+        write_versioned_json(self._folder.prediction_summary, summary)
         for part in self._parts():
             part.unlink()
         print(f"{rows:,} rows predicted{told}: {self._folder.submission}")

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mv_lightning.artifacts.evaluations import save_report
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
-from mv_lightning.artifacts.metrics import EvalReport, save_report
 from mv_lightning.artifacts.predictions import read_log_odds
-from mv_lightning.atomic import write_json
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.metrics.evaluation import EvalReport
 from mv_lightning.metrics.scores import score
 from mv_lightning.schema import EvalOutputs
 from mv_lightning.training.prediction_writer import (
     write_predictions,
 )
+from mv_lightning.versioning import write_versioned_json
 
 ROWS = 400
 SOURCE = f"synthetic:{ROWS}"
@@ -113,7 +114,9 @@ def leave_phase(folder: Path, labels_N: np.ndarray, calibration: Calibration) ->
 
 
 def leave_calibration(folder: Path, calibration: Calibration, **other: object) -> None:
-    write_json(folder / "prediction.json", {"calibration": calibration.to_json(), **other})
+    write_versioned_json(
+        folder / "prediction.json", {"calibration": calibration.to_json(), **other}
+    )
 
 
 def test_the_validation_rows_of_phases_need_no_labels_beside_them(
@@ -157,7 +160,7 @@ def test_phases_of_other_rows_or_scales_are_refused(
         assert end.value.code == 2 and not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
-    assert "prediction.json does not tell how probabilities.csv was calibrated" in refused()
+    assert "prediction.json does not state how probabilities.csv was calibrated" in refused()
     leave_calibration(tmp_path / "rows0", Calibration())
     leave_calibration(tmp_path / "rows1", Calibration(prior=(0.5, 0.4)))
     assert "was predicted with run.true_share" in refused()
@@ -278,7 +281,7 @@ def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> Non
         (["--fit-weights", "short.csv"], "needs one per member"),
         (
             ["--fit-weights", "short.csv", "short.csv"],
-            "needed is the val.csv or test.csv of a phase",
+            "Expected the val.csv or test.csv of a phase",
         ),
         (["--fit-weights", "none.csv", "none.csv"], "none.csv does not hold evaluated rows"),
     ],

@@ -84,7 +84,7 @@ def test_everything_is_on_the_page(run: Path) -> None:
         "<h2>Results</h2>",
         "<td>phase 2</td>",
         "Phase 1: metrics",
-        "sub-test, 16 rows",
+        "held-out test, 16 rows",
         "<td>balanced accuracy</td>",
         "<td>AUROC</td>",
         "kind of error: ",
@@ -152,7 +152,10 @@ def test_other_texts_are_not_shown(copy: Path) -> None:
     moved.write_text("\n".join(Path(source[1]).read_text().splitlines()[:-1]))
     config.write_text(config.read_text().replace(source[1], str(moved)))
     text = page(copy)
-    assert "Their texts are not shown" in text and "has other rows than phase 2" in text
+    assert (
+        "Their texts are not shown" in text
+        and "does not hold the rows that phase 2 was trained from" in text
+    )
     moved.unlink()
     text = page(copy)
     assert "no such file or folder" in text and "<p>Row " in text
@@ -168,4 +171,4 @@ def test_a_phase_that_is_not_whole(copy: Path, capsys: pytest.CaptureFixture[str
     (copy / "phase1/config.yaml").unlink()
     with pytest.raises(SystemExit):
         main(["report", str(copy)])
-    assert "is not whole" in capsys.readouterr().err
+    assert "is incomplete" in capsys.readouterr().err

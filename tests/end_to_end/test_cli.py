@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mv_lightning.artifacts.predictions import read_evaluated
+from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.cli import configuration, main
 from mv_lightning.data.sources import load_source
 from mv_lightning.testing import run_command, tiny_options

@@ -123,7 +123,7 @@ def test_copies_of_rows_move_nothing_that_one_of_each_does_not() -> None:
 @pytest.mark.parametrize("fit", [fit_temperature, fit_threshold, fit_calibration])
 @pytest.mark.parametrize("labels", [[], [True, True], [False]])
 def test_one_class_cannot_be_calibrated_on(fit: object, labels: list[bool]) -> None:
-    with pytest.raises(ValueError, match="needed are both classes"):
+    with pytest.raises(ValueError, match="expected rows of both classes"):
         fit(np.array(labels, dtype=bool), np.ones(len(labels)))  # type: ignore[operator]
 
 

@@ -61,5 +61,5 @@ def test_noise_gets_little_and_copies_share() -> None:
 
 
 def test_rows_of_one_class_are_refused() -> None:
-    with pytest.raises(ValueError, match="needed are both classes"):
+    with pytest.raises(ValueError, match="expected rows of both classes"):
         fit_weights(np.array([True, True]), np.ones((2, 2)))

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from mv_lightning.artifacts.layout import PhaseFolder
-from mv_lightning.atomic import write_json
 from mv_lightning.reporting.results_table import results_table
+from mv_lightning.versioning import write_versioned_json
 
 
 def leave_phase(run: Path, phase: int, **values: float | None) -> None:
     folder = PhaseFolder(run, phase)
     cost = {"rows": 19_800, "steps": 2_475, "minutes": 61.25, "peak_memory_gb": 12.34}
-    write_json(folder.summary, {"phase": phase, "adapter": str(folder.adapter), **cost, **values})
+    write_versioned_json(
+        folder.summary, {"phase": phase, "adapter": str(folder.adapter), **cost, **values}
+    )
 
 
 def line(table: str, start: str) -> list[str]:
@@ -76,7 +78,7 @@ def test_the_prediction_has_an_accuracy_where_there_are_labels(
         "peak_memory_gb": 6.0,
         "submission": str(tmp_path / "submission.csv"),
     }
-    write_json(tmp_path / "prediction.json", {**cost, **accuracy})
+    write_versioned_json(tmp_path / "prediction.json", {**cost, **accuracy})
     assert f"test split: {told} 10,000 rows, 1.5 min, peak 6.0 GB" in results_table(tmp_path)
 
 

@@ -1,0 +1,106 @@
+"""All metrics of an evaluation: over all rows, by slices, as text and as figures."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mv_lightning.metrics.scores import Scores, score, score_slices, upper_quantile
+from mv_lightning.schema import EncodedRows, EvalOutputs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """The metrics of evaluated rows."""
+
+    outputs: EvalOutputs
+    overall: Scores
+    slices: Mapping[str, Mapping[str, Scores]]
+    """By the name of the slicing, then by slice: `tokens` (upper bounds of fifths), `truncated`
+    (truncated or complete), and `kind` of error where the source states it."""
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the rows."""
+        return float(self.outputs.losses_N.mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON file."""
+        slices = {}
+        for name, parts in self.slices.items():
+            slices[name] = {part: scores.to_json() for part, scores in parts.items()}
+        return {"loss": self.loss, **self.overall.to_json(), "slices": slices}
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """Figures by name, drawn once; empty without matplotlib (the extra `plots`)."""
+        if importlib.util.find_spec("matplotlib") is None:
+            return {}
+        from mv_lightning.metrics import plots
+
+        labels_N, log_odds_N = self.outputs.labels_N, self.outputs.log_odds_N
+        figures = {
+            "reliability": plots.reliability(labels_N, log_odds_N),
+            "confusion": plots.confusion_matrix(self.overall),
+            "log_odds": plots.log_odds_histogram(labels_N, log_odds_N),
+            "length": plots.accuracy_by(self.slices["tokens"], "tokens of the row, at most"),
+        }
+        if "kind" in self.slices:
+            figures["kind"] = plots.accuracy_by(self.slices["kind"], "kind of error")
+        if 0 < self.overall.true_rows < self.overall.rows:
+            figures["roc"] = plots.roc_curve(labels_N, log_odds_N)
+        return figures
+
+    def table(self) -> str:
+        """Return the overall metrics with their 95 % intervals as text."""
+        overall = self.overall
+        lines = [
+            f"{overall.rows:,} rows, {overall.true_rows:,} of them True; loss {self.loss:.4f}; "
+            f"intervals over {overall.units:,} {overall.resampled}"
+        ]
+        for name, value in overall.values.items():
+            low, high = overall.intervals[name]
+            lines.append(f"  {name.replace('_', ' '):18} {value:7.4f}   {low:.4f} to {high:.4f}")
+        cells = [f"{name.replace('_', ' ')} {n:,}" for name, n in overall.confusion.items()]
+        lines.append("  " + ", ".join(cells))
+        if overall.alarm:
+            lines.append(overall.alarm)
+        return "\n".join(lines)
+
+
+def evaluate(
+    outputs: EvalOutputs, encoded: EncodedRows, kinds_N: np.ndarray | None = None
+) -> EvalReport:
+    """Compute all metrics of evaluated rows.
+
+    Args:
+        outputs: Of rows of `encoded`, in any order.
+        encoded: The N rows of the split, as the model read them.
+        kinds_N: str [N], the kind of error of each row of `encoded`, for sources that state it.
+    """
+    index_of = {row: index for index, row in enumerate(encoded.rows_N.tolist())}
+    order_N = np.array([index_of[row] for row in outputs.rows_N.tolist()], dtype=np.int64)
+    tokens_N = encoded.lengths_N[order_N] + len(encoded.prefix_ids)
+    truncated_N = encoded.truncated_N[order_N] > 0
+    values = {
+        "tokens": upper_quantile(tokens_N),
+        "truncated": np.where(truncated_N, "truncated", "complete"),
+    }
+    if kinds_N is not None:
+        values["kind"] = kinds_N[order_N]
+    labels_N, log_odds_N = outputs.labels_N, outputs.log_odds_N
+    questions_N = outputs.question_ids_N
+    slices = {
+        name: score_slices(values_N, labels_N, log_odds_N, question_ids_N=questions_N)
+        for name, values_N in values.items()
+    }
+    overall = score(labels_N, log_odds_N, question_ids_N=questions_N)
+    return EvalReport(outputs, overall, slices)
