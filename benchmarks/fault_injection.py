@@ -11,10 +11,7 @@ start costs little. Exits with status 1 if anything differs.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import random
-import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,87 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import RESULTS
-from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
+from mv_lightning.artifacts.layout import PhaseFolder, RunFolder, checkpoint_step
 from mv_lightning.atomic import write_json
-from mv_lightning.commands.verify_resume import compare_phases
+from mv_lightning.experiments.resume_check import compare_phases
 from mv_lightning.model.adapter_files import WEIGHTS
-from mv_lightning.testing import save_tiny_base, tiny_options
+from mv_lightning.testing import (
+    batches_done,
+    predict_with_kills,
+    run_forked,
+    save_tiny_base,
+    tiny_options,
+)
 from mv_lightning.training.checkpoint import checkpoints
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-_POLL_SECONDS = 0.001
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    [
-        "lightning.pytorch.cli",
-        "mv_lightning.training.module",
-        "mv_lightning.training.datamodule",
-        "peft",
-        "datasets",
-    ]
-)
-
-
-def run(words: list[str], log: Path, kill_when: Callable[[], bool] | None = None) -> bool:
-    """Run a command of mv_lightning in a process of its own.
-
-    Args:
-        words: The command and its options.
-        log: File that gets what the command prints.
-        kill_when: Asked all the time; the process is killed as soon as it says so.
-
-    Returns:
-        Whether the process was killed.
-
-    Raises:
-        RuntimeError: The command failed by itself.
-    """
-    process = _SERVER.Process(target=_work, args=(words, str(log)))
-    process.start()
-    assert process.pid is not None
-    while kill_when is not None and process.is_alive():
-        if kill_when():
-            os.kill(process.pid, signal.SIGKILL)
-            break
-        time.sleep(_POLL_SECONDS)
-    process.join()
-    if process.exitcode not in (0, -signal.SIGKILL):
-        raise RuntimeError(
-            f"{words[0]} ended with status {process.exitcode}:\n{log.read_text()[-2000:]}"
-        )
-    return process.exitcode != 0
-
-
-def batches_done(folder: Path) -> int:
-    """Count the batches in the part files of a prediction, a torn one excluded.
-
-    Args:
-        folder: The run's folder.
-    """
-    return sum(max(0, part.read_bytes().count(b"\n") - 1) for part in RunFolder(folder).journals())
-
-
-def predict_with_kills(words: list[str], folder: Path, marks: list[int]) -> list[dict[str, Any]]:
-    """Predict into `folder`, killed whenever the next mark is passed, until it is complete.
-
-    Args:
-        words: A predict command that writes to `folder`.
-        folder: The run's folder.
-        marks: Batches done at which to kill, ascending. A mark that was passed before its turn waits for one batch.
-
-    Returns:
-        For each kill that met a living process: `batches` in the part files then, and `torn`, whether a line was cut
-        off in the middle.
-    """
-    kills: list[dict[str, Any]] = []
-    for mark in marks:
-        due = max(mark, batches_done(folder) + 1)
-        if not run(words, folder / "log.txt", lambda due=due: batches_done(folder) >= due):  # type: ignore[misc]
-            return kills
-        torn = any(not part.read_bytes().endswith(b"\n") for part in RunFolder(folder).journals())
-        kills.append({"batches": batches_done(folder), "torn": torn})
-    run(words, folder / "log.txt")
-    return kills
 
 
 def faults_predict(kills: int, rows: int, seed: int = 3407) -> dict[str, Any]:
@@ -121,7 +51,7 @@ def faults_predict(kills: int, rows: int, seed: int = 3407) -> dict[str, Any]:
         base, straight, killed = (Path(scratch) / name for name in ("base", "straight", "killed"))
         save_tiny_base(base)
         killed.mkdir()
-        run(
+        run_forked(
             ["fit", "--config", str(CONFIGS / "phase1.yaml"), *tiny_options(base, straight)],
             straight / "log.txt",
         )
@@ -155,7 +85,7 @@ def faults_predict(kills: int, rows: int, seed: int = 3407) -> dict[str, Any]:
             most = max(most, batches_done(straight))
             return False
 
-        run(predict(straight), straight / "log.txt", watch)
+        run_forked(predict(straight), straight / "log.txt", watch)
         marks = sorted(random.Random(seed).sample(range(1, most), kills))
         start = time.perf_counter()
         seen = predict_with_kills(predict(killed), killed, marks)
@@ -203,10 +133,10 @@ def fit_with_kills(
     log = folder.path.with_suffix(".txt")
     kills: list[dict[str, Any]] = []
     for moment in moments:
-        if not run(words, log, _due(moment, folder, log)):
+        if not run_forked(words, log, _due(moment, folder, log)):
             return kills
         kills.append({"step": _newest_step(folder), "writing": bool(_drafts(folder))})
-    run(words, log)
+    run_forked(words, log)
     return kills
 
 
@@ -216,10 +146,7 @@ def _due(moment: Moment, folder: PhaseFolder, log: Path) -> Callable[[], bool]:
     ready: list[float] = []
 
     def due() -> bool:
-        new = sum(
-            int(path.stem.removeprefix("step-")) > before
-            for path in checkpoints(folder.checkpoints)
-        )
+        new = sum(checkpoint_step(path) > before for path in checkpoints(folder.checkpoints))
         if not ready and _starts(log) > starts and new >= moment.checkpoints:
             ready.append(time.monotonic())
         if moment.writing:
@@ -231,7 +158,7 @@ def _due(moment: Moment, folder: PhaseFolder, log: Path) -> Callable[[], bool]:
 
 def _newest_step(folder: PhaseFolder) -> int:
     newest = next(iter(checkpoints(folder.checkpoints)), None)
-    return int(newest.stem.removeprefix("step-")) if newest else 0
+    return checkpoint_step(newest) if newest else 0
 
 
 def _drafts(folder: PhaseFolder) -> list[Path]:
@@ -291,7 +218,7 @@ def faults_train(kills: int, seed: int = 3407) -> dict[str, Any]:
             ]
             for folder in folders:
                 folder.run.mkdir(exist_ok=True)
-            run(commands[0], folders[0].path.with_suffix(".txt"))
+            run_forked(commands[0], folders[0].path.with_suffix(".txt"))
             share = kills // 3 + (phase <= kills % 3)
             moments = [
                 Moment(rng.randrange(2), rng.uniform(0, 1), writing=i % 4 == 0)
@@ -309,21 +236,6 @@ def faults_train(kills: int, seed: int = 3407) -> dict[str, Any]:
             "identical": identical,
             "seconds": round(time.perf_counter() - start, 1),
         }
-
-
-def _work(words: list[str], log: str) -> None:
-    import torch
-
-    from mv_lightning.cli import main
-
-    torch.set_num_threads(
-        1
-    )  # sums are split over threads, so their number would show in the last bits
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        for stream in (1, 2):  # the descriptors themselves: the server's loggers hold its streams
-            os.dup2(file.fileno(), stream)
-    main(words)
 
 
 def main() -> None:

@@ -1,21 +1,40 @@
-"""The smallest run that is real in every part: a tiny Llama with its own BPE tokenizer, and the options to train it."""
+"""A tiny model and helpers for tests and benchmarks; nothing in the package imports this module.
+
+The tiny run is real in every part: a Llama with its own BPE tokenizer, quantised, adapted and trained.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shlex
-import subprocess
-import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from mv_lightning.artifacts.layout import RunFolder
+from mv_lightning.experiments.child_run import KILLED, check_status, run_child, wait_for
+
+_FORK_SERVER = multiprocessing.get_context("forkserver")
+_FORK_SERVER.set_forkserver_preload(
+    [
+        "lightning.pytorch.cli",
+        "mv_lightning.training.module",
+        "mv_lightning.training.datamodule",
+        "peft",
+        "datasets",
+    ]
+)
+
 
 def save_tiny_base(folder: Path) -> None:
-    """Save a Llama of two layers, grouped queries and special tokens like any base model.
+    """Save a Llama of two layers with grouped queries, and a tokenizer with special tokens.
 
     Args:
-        folder: Where to.
+        folder: A new folder.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -23,11 +42,12 @@ def save_tiny_base(folder: Path) -> None:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    corpus = [
-        "The verdict is True. The verdict is False. Question Solution answer 0 1 2 3 4 5 6 7 8 9 + - * /"
-    ] * 30
+    line = (
+        "The verdict is True. The verdict is False. "
+        "Question Solution answer 0 1 2 3 4 5 6 7 8 9 + - * /"
+    )
     bpe.train_from_iterator(
-        corpus,
+        [line] * 30,
         trainers.BpeTrainer(
             vocab_size=400,
             special_tokens=["<s>", "<|eot|>"],
@@ -54,33 +74,106 @@ def save_tiny_base(folder: Path) -> None:
 
 
 def tiny_options(base: Path, run: Path) -> list[str]:
-    """Return the options of a command that let it finish in seconds.
+    """Return the options with which a command finishes in seconds.
 
     Args:
-        base: What `save_tiny_base` saved.
+        base: The folder that `save_tiny_base` saved to.
         run: The run's folder.
     """
     return shlex.split(
-        f"--model.base.name {base} --model.base.gradient_checkpointing true --model.lora.r 32 --data.source synthetic:120 "
-        f"--data.splits.rows 32 --data.splits.val_fraction 0.25 --data.splits.test_rows 16 --data.batch_size 2 "
-        f"--trainer.accelerator cpu --trainer.accumulate_grad_batches 2 --trainer.enable_progress_bar false "
-        f"--trainer.enable_model_summary false --run.dir {run} --run.eval_every 2 --run.save_every 2"
+        f"--model.base.name {base} --model.base.gradient_checkpointing true --model.lora.r 32 "
+        "--data.source synthetic:120 --data.splits.rows 32 --data.splits.val_fraction 0.25 "
+        "--data.splits.test_rows 16 --data.batch_size 2 "
+        "--trainer.accelerator cpu --trainer.accumulate_grad_batches 2 "
+        "--trainer.enable_progress_bar false --trainer.enable_model_summary false "
+        f"--run.dir {run} --run.eval_every 2 --run.save_every 2"
     )
 
 
-def run_command(*words: str) -> str:
-    """Run a command of mv_lightning in a fresh process of one thread, and return what it prints.
+def run_command(*args: str) -> str:
+    """Run a command in a new process of one thread, and return its output.
 
     Args:
-        words: The command and its options.
+        args: The command and its options.
+
+    Raises:
+        ValueError: It failed.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "mv_lightning", *words],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.txt"
+        check_status(args, run_child(args, log, threads=1), log)
+        return log.read_text(encoding="utf-8")
+
+
+def run_forked(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | None = None) -> bool:
+    """Run a command in a process that is forked from a server with the libraries loaded.
+
+    It starts in milliseconds instead of seconds, which many kills need.
+
+    Args:
+        args: The command and its options.
+        log: File that the output is appended to.
+        kill_when: Checked continually; the process is killed once it returns True.
+
+    Returns:
+        Whether the process was killed.
+
+    Raises:
+        ValueError: The command failed.
+    """
+    process = _FORK_SERVER.Process(target=_run_here, args=(list(args), str(log)))
+    process.start()
+    status = wait_for(lambda: process.exitcode, process.kill, kill_when)
+    check_status(args, status, log)
+    return status == KILLED
+
+
+def batches_done(run: Path) -> int:
+    """Count the batches in the journals of a prediction, without an incomplete last line.
+
+    Args:
+        run: The run's folder.
+    """
+    lines = [journal.read_bytes().count(b"\n") for journal in RunFolder(run).journals()]
+    return sum(max(0, count - 1) for count in lines)  # the first line describes the prediction
+
+
+def predict_with_kills(args: Sequence[str], run: Path, marks: list[int]) -> list[dict[str, Any]]:
+    """Predict, killed whenever the next mark is passed, until the prediction is complete.
+
+    Args:
+        args: A predict command that writes to `run`.
+        run: The run's folder.
+        marks: Batches done at which to kill, ascending. A mark that was passed before its turn waits for
+            one more batch.
+
+    Returns:
+        For each process that was killed: `batches` in the journals then, and `torn`, whether the last
+        line of one is incomplete.
+    """
+    kills: list[dict[str, Any]] = []
+    for mark in marks:
+        due = max(mark, batches_done(run) + 1)
+        if not run_forked(args, run / "log.txt", _at_least(due, run)):
+            return kills
+        journals = [journal.read_bytes() for journal in RunFolder(run).journals()]
+        torn = any(not content.endswith(b"\n") for content in journals)
+        kills.append({"batches": batches_done(run), "torn": torn})
+    run_forked(args, run / "log.txt")
+    return kills
+
+
+def _at_least(batches: int, run: Path) -> Callable[[], bool]:
+    return lambda: batches_done(run) >= batches
+
+
+def _run_here(args: list[str], log: str) -> None:
+    from mv_lightning.cli import main
+
+    # Sums are split over the threads, so the number of threads shows in the last bits.
+    torch.set_num_threads(1)
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        for stream in (1, 2):  # the descriptors themselves: the server's loggers hold its streams
+            os.dup2(file.fileno(), stream)
+    main(args)

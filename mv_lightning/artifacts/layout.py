@@ -169,6 +169,11 @@ class PhaseFolder:
                 print(f"{folder} was renamed to {rename_existing(folder)}")
 
 
+def checkpoint_step(path: Path) -> int:
+    """Return the optimizer step of a checkpoint's file name."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def phase_folder(path: Path) -> PhaseFolder | None:
     """Return the phase that a path names, or None where it is not of the form `RUN/phaseN`."""
     match = re.fullmatch(r"phase(\d+)", path.name)

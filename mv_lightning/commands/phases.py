@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mv_lightning.experiments.child_run import run_child
 from mv_lightning.reporting.results_table import show_table
 
 
@@ -66,9 +66,7 @@ def run_phases(words: list[str], configuration: Callable[[list[str]], dict[str, 
     settings = [configuration(line) for line in lines]
     for line in lines:
         print("\n$ python -m mv_lightning " + shlex.join(line), flush=True)
-        status = subprocess.run(
-            [sys.executable, "-m", "mv_lightning", *line], check=False
-        ).returncode
+        status = run_child(line)
         if status:
             sys.exit(status)
     show_table(Path(settings[-1]["run"]["dir"]))

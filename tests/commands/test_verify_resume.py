@@ -9,7 +9,7 @@ import torch
 
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
-from mv_lightning.commands.verify_resume import compare_phases
+from mv_lightning.experiments.resume_check import compare_phases
 from mv_lightning.testing import run_command, tiny_options
 from mv_lightning.training.checkpoint import checkpoints
 from tests.conftest import ROOT
@@ -22,7 +22,7 @@ def test_a_sound_run(tiny_folder: Path, tmp_path: Path) -> None:
     ]
     printed = run_command(*words)
     assert printed.count("killed after step") == 2
-    assert "the resumed run equals the undisturbed one, bit for bit" in printed
+    assert "the resumed run equals the uninterrupted one, bit for bit" in printed
     assert not (tmp_path / "unused").exists()
     straight, killed = (PhaseFolder(tmp_path / "both" / name, 1) for name in ("straight", "killed"))
     assert not any(compare_phases(straight, killed).values())

@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.fault_injection import batches_done, predict_with_kills, run
 from mv_lightning.atomic import Journal
 from mv_lightning.cli import main
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model.generate import find_verdict
 from mv_lightning.schema import Batch
-from mv_lightning.testing import run_command, tiny_options
+from mv_lightning.testing import (
+    batches_done,
+    predict_with_kills,
+    run_command,
+    run_forked,
+    tiny_options,
+)
 from mv_lightning.training.checkpoint import checkpoints
 from mv_lightning.training.module import VerdictModule
 from tests.conftest import ROOT
@@ -28,7 +33,7 @@ FILES = ("submission.csv", "probabilities.csv")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """As in `benchmarks.fault_injection`, so that this process's sums are the same to the last bit."""
+    """As in `run_forked`, so that this process's sums are the same to the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +44,7 @@ def one_thread():
 def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with one short phase: its adapter is what predicts."""
     folder = tmp_path_factory.mktemp("trained")
-    run(
+    run_forked(
         ["fit", "--config", str(ROOT / "configs/phase1.yaml"), *tiny_options(tiny_folder, folder)],
         folder / "log.txt",
     )
@@ -74,7 +79,7 @@ def words(trained: Path, tiny_folder: Path):
 def straight(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prediction that nothing disturbed."""
     folder = tmp_path_factory.mktemp("straight")
-    run(words(folder), folder / "log.txt")
+    run_forked(words(folder), folder / "log.txt")
     return folder
 
 
@@ -82,7 +87,7 @@ def straight(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prediction that was killed after its tenth batch."""
     folder = tmp_path_factory.mktemp("killed")
-    assert run(words(folder), folder / "log.txt", lambda: batches_done(folder) >= 10)
+    assert run_forked(words(folder), folder / "log.txt", lambda: batches_done(folder) >= 10)
     assert batches_done(folder) < 30 and not (folder / "submission.csv").exists()
     return folder
 

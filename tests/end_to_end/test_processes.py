@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from mv_lightning.artifacts.layout import PhaseFolder
-from mv_lightning.commands.verify_resume import compare_phases, logged
+from mv_lightning.experiments.resume_check import compare_phases, logged_values
 from mv_lightning.testing import run_command, tiny_options
 from tests.conftest import ROOT
 
@@ -48,7 +48,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(
     two: PhaseFolder, tiny_folder: Path, tmp_path: Path
 ) -> None:
     one = fit(tiny_folder, tmp_path, *EXACT, "--data.batch_size", "4")
-    left, right = (logged(folder, "train/loss") for folder in (one, two))
+    left, right = (logged_values(folder, "train/loss") for folder in (one, two))
     assert left.keys() == right.keys() and len(left) == 4
     for step, loss in left.items():
         assert right[step] == pytest.approx(loss, rel=1e-4), step

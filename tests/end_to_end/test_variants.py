@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from mv_lightning.artifacts.layout import CALIBRATION_FILE, PhaseFolder
 from mv_lightning.cli import main
-from mv_lightning.commands.verify_resume import logged
 from mv_lightning.data.sources import load_source
+from mv_lightning.experiments.resume_check import logged_values
 from mv_lightning.model import adapter_files
 from mv_lightning.reporting.results_table import results_table
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
@@ -79,7 +79,9 @@ def test_warm_up_and_schedule_reach_the_curve(
     options = (
         f"--model.optim.schedule {schedule} --model.optim.warmup_steps 2 --model.optim.lr 1e-3"
     )
-    curve = logged(fit(tiny_folder, tmp_path, f"{options} --trainer.max_steps 6"), "train/lr")
+    curve = logged_values(
+        fit(tiny_folder, tmp_path, f"{options} --trainer.max_steps 6"), "train/lr"
+    )
     falling = [
         (1 + math.cos(math.pi * i / 4)) / 2 if schedule == "cosine" else 1 - i / 4 for i in range(4)
     ]
@@ -97,7 +99,7 @@ def test_without_validation_rows_nothing_is_validated(tiny_folder: Path, tmp_pat
         path.exists()
         for path in (phase.best, phase.adapter / CALIBRATION_FILE, phase.path / "val.csv")
     )
-    assert not logged(phase, "val/loss")
+    assert not logged_values(phase, "val/loss")
     (line,) = (line for line in results_table(tmp_path).splitlines() if line.startswith("phase 1"))
     assert line.split()[-3:] == ["-"] * 3
 

@@ -10,7 +10,7 @@ import torch
 
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
-from mv_lightning.commands.verify_resume import compare_phases
+from mv_lightning.experiments.resume_check import compare_phases
 from mv_lightning.schema import Batch
 from mv_lightning.testing import tiny_options
 from mv_lightning.training.callbacks import MemoryProbe, probe_memory

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
-from mv_lightning.commands.verify_resume import compare_phases, logged
+from mv_lightning.experiments.resume_check import compare_phases, logged_values
 from mv_lightning.testing import tiny_options
 from mv_lightning.training.checkpoint import (
     ResumeCheckpoint,
@@ -286,7 +286,7 @@ def test_the_newest_few_and_the_best_stay(
     folder = fit(tiny_folder, tmp_path, "--run.keep", "1", "--run.eval_every", "1")
     assert [path.stem for path in checkpoints(folder.checkpoints)] == ["step-0000006"]
     summary = json.loads(folder.summary.read_text())
-    losses = logged(folder, "val/loss")
+    losses = logged_values(folder, "val/loss")
     assert len(losses) == 6
     best = min(losses, key=losses.__getitem__)
     # The curves count steps from 0.

@@ -1,0 +1,1 @@
+"""Runs of this program that another run starts and watches."""

@@ -1,0 +1,1 @@
+"""Trained verifiers as folders that other tools can load."""
