@@ -1,7 +1,8 @@
-"""Files and folders that appear whole or not at all, and journals that a crash cannot spoil.
+"""Files and folders that are written completely or not at all, and journals that survive a crash.
 
-A file or folder is written beside its target under a temporary name, synced to the disk and renamed: a crash at any
-moment leaves either the old state or the new one. A journal only grows, a line at a time: a crash costs it its end.
+A file or folder is written under a temporary name in the folder of its target, synced to the disk
+and renamed: a crash at any moment leaves either the old state or the new one. A journal is only
+appended to, one line at a time: a crash costs it its last line.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path; rename what was written there to `target` if the block succeeds.
 
     Args:
-        target: Where the file shall appear. Its folder is made if it is missing.
+        target: The file. Missing folders above it are made.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     tmp_path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -37,10 +38,10 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder; rename it to `target`, replacing what stood there, if the block succeeds.
+    """Yield an empty temporary folder; rename it to `target` if the block succeeds.
 
     Args:
-        target: Where the folder shall appear.
+        target: The folder. An existing one is replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     tmp_path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -62,7 +63,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, completely or not at all."""
     with atomic_file(target) as tmp_path:
         tmp_path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
@@ -78,30 +79,26 @@ def read_json(path: Path) -> Any:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the room on the disk that a file or folder would lie on.
+    """Return the free bytes of the disk that a file or folder would be written to.
 
     Args:
-        path: It and its folders need not be there yet.
+        path: It and the folders above it need not exist yet.
     """
-    return shutil.disk_usage(
-        next(place for place in (path, *path.absolute().parents) if place.is_dir())
-    ).free
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(existing).free
 
 
 def rename_existing(path: Path) -> Path:
-    """Rename `path` to a free name beside it, so that nothing is lost.
+    """Rename `path` to a free name in the same folder, so that nothing is lost.
 
     Args:
         path: A file or folder.
 
     Returns:
-        Its new name: the old one and a number.
+        Its new path: the old name and a number.
     """
-    free = next(
-        name
-        for n in itertools.count(1)
-        if not (name := path.with_name(f"{path.name}.{n}")).exists()
-    )
+    names = (path.with_name(f"{path.name}.{n}") for n in itertools.count(1))
+    free = next(name for name in names if not name.exists())
     path.rename(free)
     return free
 
@@ -109,18 +106,18 @@ def rename_existing(path: Path) -> Path:
 class Journal:
     """A file of JSON values, one a line, that is only ever appended to.
 
-    Each value is with the system before `append` returns, so a kill costs at most the line that was being written; a
-    power cut costs what was appended in the last few seconds.
+    Each value is handed to the operating system before `append` returns, so a kill costs at most
+    the line that was being written; a power cut costs what was appended in the last few seconds.
     """
 
     SYNC_SECONDS = 5.0
-    """Most time between an append and the disk: syncing each line would cost more than many a batch."""
+    """Longest time until an appended line is synced: to sync each would cost more than a batch."""
 
     def __init__(self, path: Path) -> None:
-        """Open for appending; the file is made if it is missing.
+        """Open for appending; a missing file is made.
 
         Args:
-            path: A new file, or one that `read` has been over.
+            path: A new file, or one that `read` has truncated to its complete lines.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
@@ -128,33 +125,33 @@ class Journal:
 
     @staticmethod
     def read(path: Path) -> list[Any]:
-        """Return the values of a journal that nobody is appending to.
+        """Return the values of a journal that no process is appending to.
 
-        From the first line on that is torn or damaged, the file is cut off.
+        The file is truncated at the first line that is incomplete or damaged.
 
         Args:
             path: The file.
         """
         values = []
-        whole = 0
+        valid_bytes = 0
         with path.open("rb") as file:
             for line in file:
                 try:
-                    if line.endswith(b"\n"):
-                        values.append(json.loads(line))
-                        whole += len(line)
-                        continue
+                    value = json.loads(line)
                 except ValueError:
-                    pass
-                break
-        os.truncate(path, whole)
+                    break
+                if not line.endswith(b"\n"):
+                    break
+                values.append(value)
+                valid_bytes += len(line)
+        os.truncate(path, valid_bytes)
         return values
 
     def append(self, value: Any) -> None:
         """Add one line, in one write.
 
         Args:
-            value: What JSON can hold.
+            value: A value that JSON can hold.
         """
         self._file.write(json.dumps(value).encode() + b"\n")
         if time.monotonic() - self._synced > self.SYNC_SECONDS:

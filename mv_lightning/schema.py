@@ -1,8 +1,8 @@
-"""The values that pass between the rooms of the package, and nothing that computes.
+"""The values that pass between the modules of the package; nothing here computes.
 
 Shape suffixes used here and in `data/batching.py` and `model/`:
 
-    T  tokens of a packed sequence (what rows share once, and every row's rest)
+    T  tokens of a packed sequence (shared beginnings once, then the rest of every row)
     B  rows of a batch
     D  hidden size of the base model
     H  attention heads
@@ -31,10 +31,10 @@ UNLABELLED = -1
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Token ids of N rows, end to end, without the instruction prefix that all of them share.
+    """Token ids of N rows, concatenated, without the instruction prefix that all of them share.
 
-    Kept as three flat arrays rather than N objects: 20,000 rows cost one allocation, and a worker
-    process receives them without pickling a list.
+    Flat arrays rather than N objects: 20,000 rows cost one allocation, and a worker process
+    receives them without pickling a list.
     """
 
     ids_T: np.ndarray
@@ -46,10 +46,10 @@ class EncodedRows:
     rows_N: np.ndarray
     """int64 [N], the row's number in its source."""
     truncated_N: np.ndarray
-    """int32 [N], tokens taken out of the middle of the solution; 0 where the row fitted."""
+    """int32 [N], tokens removed from the middle of the solution; 0 where the row fitted."""
     question_prefix_N: np.ndarray
-    """int32 [N], tokens at the start of each row that all rows of its question have; 0 where the prompt puts something
-    else before the question."""
+    """int32 [N], tokens at the start of each row that all rows of its question share; 0 where the
+    prompt puts something else before the question."""
     prefix_ids: tuple[int, ...]
     """The instruction's ids, beginning-of-text token included."""
 
@@ -57,15 +57,19 @@ class EncodedRows:
         return len(self.rows_N)
 
     def row(self, index: int) -> np.ndarray:
-        """int32, the ids of a row after the prefix."""
+        """Return the ids of a row after the prefix, int32."""
         return self.ids_T[self.starts_N[index] : self.starts_N[index + 1]]
 
     @cached_property
     def prefix_groups_N(self) -> np.ndarray:
-        """int64 [N], numbers of the questions: rows that start with the same stem have the same one."""
+        """int64 [N], from 0: equal for the rows that start with the same question prefix."""
         numbers: dict[bytes | int, int] = {}
-        stems = (self.row(i)[:stem].tobytes() or i for i, stem in enumerate(self.question_prefix_N))
-        return np.array([numbers.setdefault(stem, len(numbers)) for stem in stems], dtype=np.int64)
+        groups = []
+        for index, tokens in enumerate(self.question_prefix_N.tolist()):
+            # A row without a question prefix is a group of its own.
+            key = self.row(index)[:tokens].tobytes() or index
+            groups.append(numbers.setdefault(key, len(numbers)))
+        return np.array(groups, dtype=np.int64)
 
     @property
     def lengths_N(self) -> np.ndarray:
@@ -75,7 +79,7 @@ class EncodedRows:
 
 @dataclass(frozen=True)
 class EvalOutputs:
-    """What a model said of N labelled rows."""
+    """The outputs of a model for N labelled rows."""
 
     rows_N: np.ndarray
     """int64 [N], source row numbers, ascending."""
@@ -86,34 +90,36 @@ class EvalOutputs:
     losses_N: np.ndarray
     """float64 [N], cross-entropy of the right verdict over the whole vocabulary, in nats."""
     question_ids_N: np.ndarray | None = None
-    """int64 [N], the question of each row (`fingerprint.question_ids`); None where it is not known."""
+    """int64 [N], the question of each row (`fingerprint.question_ids`); None if not known."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The tree of a packed sequence: what attention has to know.
+    """The tree of a packed sequence, which decides what each token attends to.
 
-    The sequence is cut into spans that lie end to end. A span continues its parent: its tokens see the spans on the way
-    from the root and, causally, their own. The root is the instruction, which all rows share; then come the questions,
-    each for one row or several; the rest of every row is a leaf.
+    The sequence consists of consecutive spans. A span continues its parent: its tokens attend to
+    the spans on the path from the root and, causally, to their own. The root is the instruction,
+    which all rows share; then come the questions, each of one row or several; the rest of every
+    row is a leaf.
     """
 
     lengths: tuple[int, ...]
-    """Tokens of each span, in the order in which they lie."""
+    """Tokens of each span, in the order of the sequence."""
     parents: tuple[int, ...]
-    """The span that each one continues, which lies before it; -1 for the root."""
+    """The span that each one continues, an earlier one; -1 for the root."""
 
     @cached_property
     def paths(self) -> tuple[tuple[int, ...], ...]:
         """The spans from the root to each span, itself included."""
         paths: list[tuple[int, ...]] = []
         for span, parent in enumerate(self.parents):
-            paths.append((*(paths[parent] if parent >= 0 else ()), span))
+            before = paths[parent] if parent >= 0 else ()
+            paths.append((*before, span))
         return tuple(paths)
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """Tokens from the start of the root to the end of each span, on the way to it."""
+        """Tokens on the path from the start of the root to the end of each span."""
         return tuple(sum(self.lengths[step] for step in path) for path in self.paths)
 
     @cached_property
@@ -125,19 +131,19 @@ class Packing:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows laid end to end; what they start with in common is there once. No padding exists."""
+    """Packed rows: what they start with in common is stored once, and there is no padding."""
 
     ids_T: torch.Tensor
     """int64 [T]."""
     positions_T: torch.Tensor
-    """int64 [T]; a row's positions run on over its spans, as if it stood alone."""
+    """int64 [T]; positions continue over the spans of a row, as if it were the only one."""
     packing: Packing
     labels_B: torch.Tensor
     """int64 [B], see `EncodedRows.labels_N`."""
     rows_B: torch.Tensor
     """int64 [B], source row numbers."""
     step_rows: int
-    """Rows of the whole optimizer step that this micro-batch is a part of: what its loss is divided by."""
+    """Rows of the optimizer step that this micro-batch is a part of: the divisor of its loss."""
 
     @property
     def verdict_B(self) -> torch.Tensor:
@@ -149,7 +155,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Real tokens: what the rows would hold without sharing."""
+        """Tokens of the rows, counted as if nothing were shared."""
         return sum(self.packing.ends[leaf] for leaf in self.packing.leaves)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:

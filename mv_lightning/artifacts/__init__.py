@@ -1,1 +1,1 @@
-"""What a run leaves: where each file lies, and how it is read and written."""
+"""The files of a run: their names, and how they are written and read."""

@@ -1,4 +1,4 @@
-"""Where every file of a run lies; each name is stated here and nowhere else."""
+"""The path of every file of a run; each name is stated here and nowhere else."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ class RunFolder:
     def finished_phases(self) -> list[PhaseFolder]:
         """Return the folders of the finished phases, in order; renamed ones are left out."""
         summaries = self.path.glob("phase*/summary.json")
-        matches = (re.fullmatch(r"phase(\d+)", summary.parent.name) for summary in summaries)
-        return [
-            self.phase(number) for number in sorted(int(match[1]) for match in matches if match)
-        ]
+        folders = [phase_folder(summary.parent) for summary in summaries]
+        phases = [folder for folder in folders if folder is not None]
+        return sorted(phases, key=lambda folder: folder.phase)
 
     @property
     def tensorboard(self) -> Path:
@@ -56,12 +55,12 @@ class RunFolder:
 
     @property
     def prediction_summary(self) -> Path:
-        """What was predicted, with what, and how well."""
+        """The settings, cost and accuracy of the prediction."""
         return self.path / "prediction.json"
 
     @property
     def report(self) -> Path:
-        """The page that `report` writes."""
+        """The report page, which `report` writes."""
         return self.path / "report.html"
 
     @property
@@ -78,7 +77,7 @@ class RunFolder:
         return self.path / _JOURNAL.format(rank)
 
     def journals(self) -> list[Path]:
-        """Return the journals of all processes that are there."""
+        """Return the existing journals, of all processes."""
         return sorted(self.path.glob(_JOURNAL.format("*")))
 
 
@@ -93,22 +92,22 @@ class PhaseFolder:
 
     @property
     def path(self) -> Path:
-        """Everything of the phase but its curves."""
+        """All files of the phase except its curves."""
         return self.run / f"phase{self.phase}"
 
     @property
     def adapter(self) -> Path:
-        """The PEFT folder that the finished phase leaves."""
+        """The PEFT folder of the finished phase."""
         return self.path / ADAPTER_FOLDER
 
     @property
     def best(self) -> Path:
-        """The PEFT folder of the lowest validation loss so far."""
+        """The PEFT folder of the adapter with the lowest validation loss so far."""
         return self.path / "best"
 
     @property
     def checkpoints(self) -> Path:
-        """The checkpoints that the phase can be resumed from."""
+        """The checkpoints from which the phase can resume."""
         return self.path / "checkpoints"
 
     @property
@@ -118,12 +117,12 @@ class PhaseFolder:
 
     @property
     def config(self) -> Path:
-        """Every setting of the run."""
+        """All settings of the phase."""
         return self.path / "config.yaml"
 
     @property
     def manifest(self) -> Path:
-        """Which rows were drawn for which split."""
+        """The rows of every split."""
         return self.path / "manifest.json"
 
     @property
@@ -138,7 +137,7 @@ class PhaseFolder:
 
     @property
     def summary(self) -> Path:
-        """Written last: its presence says that the phase is finished."""
+        """Written last: its presence means that the phase is finished."""
         return self.path / "summary.json"
 
     @property
@@ -147,7 +146,7 @@ class PhaseFolder:
         return RunFolder(self.run).tensorboard / self.path.name
 
     def evaluated_rows(self, stage: str) -> Path:
-        """Return the file of every evaluated row's log-odds.
+        """Return the CSV of the log-odds of every evaluated row.
 
         Args:
             stage: `val` or `test`.
@@ -163,7 +162,7 @@ class PhaseFolder:
         return self.checkpoints / _CHECKPOINT.format(step)
 
     def rename_existing(self) -> None:
-        """Give what an earlier run of the phase left another name."""
+        """Rename the folders that an earlier run of the phase left."""
         for folder in (self.path, self.tensorboard):
             if folder.exists():
                 print(f"{folder} was renamed to {rename_existing(folder)}")
@@ -175,6 +174,6 @@ def checkpoint_step(path: Path) -> int:
 
 
 def phase_folder(path: Path) -> PhaseFolder | None:
-    """Return the phase that a path names, or None where it is not of the form `RUN/phaseN`."""
+    """Return the phase of a path of the form `RUN/phaseN`; None for any other path."""
     match = re.fullmatch(r"phase(\d+)", path.name)
     return PhaseFolder(path.parent, int(match[1])) if match else None

@@ -1,1 +1,1 @@
-"""How good the verdicts are: arrays in, numbers and figures out."""
+"""Metrics, calibration and figures: arrays in, numbers and figures out."""

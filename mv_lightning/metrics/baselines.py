@@ -1,4 +1,4 @@
-"""What can be reached without looking at the mathematics: a verifier must beat all of these.
+"""Predictors that ignore the mathematics: a verifier must beat all of them.
 
 Each takes training rows and the rows to score (M of them), and returns verdicts, bool [M].
 """
@@ -14,7 +14,7 @@ LENGTH_PARTS = 20
 
 
 def majority(train_labels_N: np.ndarray, rows: int) -> np.ndarray:
-    """Judge all rows as most training rows are; False where both classes are as many.
+    """Predict the class of most training rows; False where both classes are equally frequent.
 
     Args:
         train_labels_N: bool [N].
@@ -26,31 +26,30 @@ def majority(train_labels_N: np.ndarray, rows: int) -> np.ndarray:
 def length_only(
     train_lengths_N: np.ndarray, train_labels_N: np.ndarray, lengths_M: np.ndarray
 ) -> np.ndarray:
-    """Judge a row as most training rows of about its length are: the same twentieth of them.
+    """Predict the class of most training rows of similar length: those in the same twentieth.
 
     Args:
         train_lengths_N: int [N], at least one.
         train_labels_N: bool [N].
         lengths_M: int [M].
     """
-    # Upper bounds that are lengths of training rows, the last one left open: no part is without a training row.
+    # Upper bounds are lengths of training rows, and the last part is open: none is without a row.
     parts = np.arange(1, LENGTH_PARTS + 1) / LENGTH_PARTS
     bounds = np.unique(np.quantile(train_lengths_N, parts, method="inverted_cdf"))[:-1]
     train_parts_N = np.searchsorted(bounds, train_lengths_N)
-    rows, true = (
-        np.bincount(train_parts_N, weights, len(bounds) + 1) for weights in (None, train_labels_N)
-    )
+    rows = np.bincount(train_parts_N, minlength=len(bounds) + 1)
+    true = np.bincount(train_parts_N, train_labels_N, len(bounds) + 1)
     return (2 * true > rows)[np.searchsorted(bounds, lengths_M)]
 
 
 def bag_of_words(
     train_texts: Sequence[str], train_labels_N: np.ndarray, texts: Sequence[str], seed: int
 ) -> np.ndarray | None:
-    """Judge rows by a linear classifier on which words occur, whatever their order.
+    """Predict with a linear classifier on the words that occur, in whatever order.
 
     Args:
         train_texts: N texts.
-        train_labels_N: bool [N]; of one class only, it is what all rows are said to be.
+        train_labels_N: bool [N]; if they are of one class, all rows get it.
         texts: M texts.
         seed: Seed of the classifier.
 
@@ -64,7 +63,7 @@ def bag_of_words(
         return None
     if len(np.unique(train_labels_N)) < 2:
         return majority(train_labels_N, len(texts))
-    # Hashing holds no vocabulary. Single characters count: they are the digits and the operators.
+    # Hashing stores no vocabulary. Single characters matter: they are the digits and operators.
     vectorizer = HashingVectorizer(
         n_features=2**18, token_pattern=r"\w+|[^\w\s]", alternate_sign=False
     )
@@ -80,24 +79,25 @@ def lookup(
     groups_M: np.ndarray,
     answers: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Judge an answer by whether it is the one most often labelled True for the same question.
+    """Predict True for the answer that is most often labelled True for the same question.
 
-    It measures the leak between training rows and others: nothing is learned but known questions.
+    It measures the leakage from training rows: all it can know is the questions among them.
 
     Args:
-        train_groups_N: int [N], see `fingerprint.question_ids`.
+        train_groups_N: int [N], the question of each training row.
         train_answers: N proposed answers.
         train_labels_N: bool [N].
         groups_M: int [M].
         answers: M proposed answers.
 
     Returns:
-        Verdicts (as `majority` where the question has no answer labelled True), and bool [M]: where it has one.
+        Verdicts (those of `majority` where the question has no answer labelled True), and
+        bool [M]: where it has one.
     """
     true_answers: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for row in np.flatnonzero(train_labels_N).tolist():
         true_answers[int(train_groups_N[row])][train_answers[row].strip()] += 1
-    # The first of equals: what most_common gives is the order of the training rows.
+    # Of equally frequent answers, most_common gives the first in the order of the training rows.
     usual = {group: counts.most_common(1)[0][0] for group, counts in true_answers.items()}
     known = [usual.get(group) for group in groups_M.tolist()]
     covered_M = np.array([answer is not None for answer in known], dtype=bool)

@@ -1,4 +1,4 @@
-"""Several verifiers as one: weights of an average of log-odds."""
+"""Weights for the average of several verifiers' log-odds."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import numpy as np
 from mv_lightning.metrics.scores import both_classes
 from mv_lightning.numerics import sigmoid
 
-_STEPS = 300  # of the descent; it is at its end to six digits after some tens
-_LONGEST = 5.0  # largest change of a factor's logarithm in one step
+_STEPS = 300  # of the descent; a few tens suffice for six digits
+_MAX_CHANGE = 5.0  # of a factor's logarithm in one step
 
 
 def fit_weights(labels_N: np.ndarray, log_odds_NM: np.ndarray) -> np.ndarray:
-    """Find the average whose log loss is least once it has the temperature that suits it.
+    """Find the weighted average of least log loss under the best temperature for each average.
 
-    Members that err independently are together surer than each alone, so the plain average of calibrated members is
-    too timid. Were its scale held fixed, the loss would prefer one member alone to a better but timid average. So
-    factors are sought that need not sum to 1, but may not be negative: logistic regression without an offset, followed
-    down by exponentiated gradients (Kivinen and Warmuth 1997, Information and Computation 132(1)). Their shares are
-    the weights; the scale is left to `calibration.fit_temperature`, which copes with rows judged without a mistake.
+    Members with independent errors deserve more confidence together than each of them does, so the
+    plain average of calibrated members is underconfident. If its scale were fixed, the loss would
+    prefer a single member to a better but underconfident average. So the factors need not sum to 1,
+    but may not be negative: logistic regression without an offset, fitted by exponentiated
+    gradients (Kivinen and Warmuth 1997, Information and Computation 132(1)). Their shares are the
+    weights; the scale is left to `calibration.fit_temperature`, which also handles rows without a
+    wrong verdict.
 
     Args:
-        labels_N: bool [N], both classes; validation rows that no member was trained on.
+        labels_N: bool [N], both classes, of validation rows that no member was trained on.
         log_odds_NM: float64 [N, M], calibrated, a column per member.
 
     Returns:
@@ -44,9 +46,10 @@ def fit_weights(labels_N: np.ndarray, log_odds_NM: np.ndarray) -> np.ndarray:
         wrong_N = sigmoid(-(signed_NM @ factors_M))
         slope_M = -(wrong_N @ signed_NM) / len(wrong_N)
         # Bounded, so that a long step is refused for its loss and not for an overflow.
-        trial_M = factors_M * np.exp(np.clip(-step * slope_M, -_LONGEST, _LONGEST))
-        if (reached := loss(trial_M)) < least:
-            factors_M, least, step = trial_M, reached, 2 * step
+        trial_M = factors_M * np.exp(np.clip(-step * slope_M, -_MAX_CHANGE, _MAX_CHANGE))
+        trial_loss = loss(trial_M)
+        if trial_loss < least:
+            factors_M, least, step = trial_M, trial_loss, 2 * step
         else:
             step /= 2
     return factors_M / factors_M.sum()

@@ -1,7 +1,8 @@
 """The figures of a run and of a source, in one style. They need the extra `plots` (matplotlib).
 
-Blue is True and orange is False in every figure; the colours are those of Okabe and Ito (2008), which the
-colour-blind can tell apart. Nothing here touches pyplot, so no display is needed and no state is left.
+Blue is True and orange is False in every figure; the colours are those of Okabe and Ito (2008),
+which colour-blind readers can distinguish. Nothing here uses pyplot, so no display is needed and no
+global state changes.
 """
 
 from __future__ import annotations
@@ -58,18 +59,18 @@ class PhaseLoss:
 
 
 def loss_curve(phases: Sequence[PhaseLoss]) -> Figure:
-    """Draw training and validation loss over all phases, with a border where a phase ends.
+    """Draw training and validation loss over all phases, with a vertical line where a phase ends.
 
-    The first steps of a run lose many times as much as all later ones; they may leave the plot at its top, so that
-    these can be told apart.
+    The loss of the first steps is many times that of all later ones. It may exceed the limits of
+    the plot, so that later differences stay visible.
 
     Args:
-        phases: In order; steps go on from one to the next.
+        phases: In order; steps continue from one to the next.
     """
     figure, axes = _figure("Loss over the phases", "optimizer step", "loss", room_above=True)
     steps = sum(len(phase.train) for phase in phases)
     for phase in phases:
-        # Thousands of single steps are a band: the line is a running mean, the steps lie behind it.
+        # Thousands of single steps form a band: in front of it is their running mean.
         window = max(1, min(len(phase.train), steps // 40))
         axes.plot(phase.steps, phase.train, color=TRUE, alpha=0.25, linewidth=0.8)
         smooth = np.convolve(phase.train, np.full(window, 1 / window), mode="valid")
@@ -80,9 +81,8 @@ def loss_curve(phases: Sequence[PhaseLoss]) -> Figure:
         _border(axes, (before.steps[-1] + after.steps[0]) / 2)
     for phase in phases:
         _above(axes, (phase.steps[0] + phase.steps[-1]) / 2, phase.name)
-    train, val = (
-        np.concatenate([getattr(phase, name) for phase in phases]) for name in ("train", "val")
-    )
+    train = np.concatenate([phase.train for phase in phases])
+    val = np.concatenate([phase.val for phase in phases])
     axes.set_ylim(0, 1.1 * max(1.4 * np.quantile(train, 0.95), val.max(initial=0)))
     _legend(axes, {"training (running mean)": TRUE, "validation": FALSE})
     return figure
@@ -101,7 +101,7 @@ def roc_curve(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Figure:
     false_rate, true_rate = roc(labels_N, log_odds_N)
     area = np.trapezoid(true_rate, false_rate)
     figure, axes = _figure(
-        f"ROC, area {area:.3f}", "False rows taken for True", "True rows found", square=True
+        f"ROC, area {area:.3f}", "false positive rate", "true positive rate", square=True
     )
     _diagonal(axes, "by chance")
     axes.plot(false_rate, true_rate, color=TRUE)
@@ -109,7 +109,7 @@ def roc_curve(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Figure:
 
 
 def reliability(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Figure:
-    """Draw how often rows of a predicted probability are True, and how many rows there are.
+    """Draw the share of True rows by predicted probability, and the number of rows.
 
     Args:
         labels_N: bool [N].
@@ -133,43 +133,31 @@ def reliability(labels_N: np.ndarray, log_odds_N: np.ndarray) -> Figure:
         _diagonal(above, "calibrated")
         above.plot(predicted, observed, color=TRUE, marker="o", markersize=6)
         above.set(ylabel="share that is True", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        bars = below.bar(
-            edges[:-1],
-            count,
-            width=1 / RELIABILITY_BINS,
-            align="edge",
-            color=TRUE,
-            edgecolor="white",
-        )
-        below.bar_label(
-            bars, [f"{many:,}" if many else "" for many in count], fontsize=8, padding=2
-        )
+        width = 1 / RELIABILITY_BINS
+        bars = below.bar(edges[:-1], count, width, align="edge", color=TRUE, edgecolor="white")
+        labels = [f"{rows:,}" if rows else "" for rows in count]
+        below.bar_label(bars, labels, fontsize=8, padding=2)
         below.margins(y=0.25)
         below.set(xlabel="predicted probability of True", ylabel="rows")
     return figure
 
 
 def confusion_matrix(scores: Scores) -> Figure:
-    """Draw how many rows of each label got each verdict, and their share of the label's rows.
+    """Draw the number of rows of each label with each verdict, and their share of the label.
 
     Args:
-        scores: What `score` found.
+        scores: See `scores.score`.
     """
     cells = np.array(list(scores.confusion.values())).reshape(2, 2)
     shares = cells / np.maximum(1, cells.sum(axis=1, keepdims=True))
     figure, axes = _figure(f"Verdicts on {scores.rows:,} rows", "verdict", "label", square=True)
     axes.grid(False)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), many in np.ndenumerate(cells):
-        axes.text(
-            column,
-            row,
-            f"{many:,}\n{shares[row, column]:.1%}",
-            ha="center",
-            va="center",
-            fontsize=14,
-            color="white" if shares[row, column] > 0.5 else "black",
-        )
+    for (row, column), count in np.ndenumerate(cells):
+        share = shares[row, column]
+        text = f"{count:,}\n{share:.1%}"
+        colour = "white" if share > 0.5 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=14, color=colour)
     axes.set_xticks([0, 1], ["False", "True"])
     axes.set_yticks([0, 1], ["False", "True"])
     axes.spines[:].set_visible(False)
@@ -181,29 +169,18 @@ def accuracy_by(slices: Mapping[str, Scores], what: str) -> Figure:
     """Draw the accuracy of each slice with its interval.
 
     Args:
-        slices: What `scores.score_slices` found.
+        slices: See `scores.score_slices`.
         what: The meaning of the slices' names, such as "words of the solution, at most".
     """
     figure, axes = _figure("Accuracy with 95 % interval", what, "accuracy")
     for place, part in enumerate(slices.values()):
         low, high = part.intervals["accuracy"]
         value = part.values["accuracy"]
-        axes.errorbar(
-            place,
-            value,
-            [[value - low], [high - value]],
-            fmt="o",
-            color=TRUE,
-            capsize=5,
-            markersize=7,
-        )
+        error = [[value - low], [high - value]]
+        axes.errorbar(place, value, error, fmt="o", color=TRUE, capsize=5, markersize=7)
+        text, offset = f"{value:.3f}", (9, 0)
         axes.annotate(
-            f"{value:.3f}",
-            (place, value),
-            (9, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
+            text, (place, value), offset, textcoords="offset points", va="center", fontsize=9
         )
     axes.axhline(0.5, color=NEUTRAL, linestyle="--", linewidth=1)
     names = [f"{name}\n({part.rows:,} rows)" for name, part in slices.items()]
@@ -216,12 +193,12 @@ def accuracy_by(slices: Mapping[str, Scores], what: str) -> Figure:
 def log_odds_histogram(
     labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0
 ) -> Figure:
-    """Draw where the True and the False rows lie.
+    """Draw the distributions of the log-odds of True and of False rows.
 
     Args:
         labels_N: bool [N].
         log_odds_N: float64 [N].
-        threshold: Where verdicts turn True.
+        threshold: Log-odds above it are a verdict of True.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -243,25 +220,21 @@ def log_odds_histogram(
 def length_histogram(
     lengths: Mapping[str, np.ndarray], unit: str, title: str, marks: Sequence[int] = ()
 ) -> Figure:
-    """Draw the distribution of lengths, on a logarithmic axis: texts differ by factors.
+    """Draw the distribution of lengths, on a logarithmic axis: lengths differ by factors.
 
     Args:
         lengths: Name -> int [N], at most four of them.
-        unit: What is counted, such as "words".
-        title: What the figure shows.
-        marks: Lengths to mark, such as the limits at which rows are cut.
+        unit: The unit of length, such as "words".
+        title: Of the figure.
+        marks: Lengths to mark, such as the limits from which rows are truncated.
     """
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure, axes = _figure(title, unit, "share of rows", room_above=bool(marks))
     shown = {name: np.maximum(1, values_N) for name, values_N in lengths.items()}
-    ends = [
-        end
-        for values_N in shown.values()
-        if len(values_N)
-        for end in (values_N.min(), values_N.max() + 1)
-    ]
-    edges = np.unique(np.round(np.geomspace(min(ends, default=1), max(ends, default=2), 32)))
+    everything = np.concatenate(list(shown.values()))
+    low, high = everything.min(initial=1 << 62), everything.max(initial=1) + 1
+    edges = np.unique(np.round(np.geomspace(min(low, high - 1), high, 32)))
     colours = dict(zip(shown, (TRUE, FALSE, ACCENT, NEUTRAL), strict=False))
     for name, values_N in shown.items():
         shares_N = np.full(len(values_N), 1 / max(1, len(values_N)))
@@ -279,11 +252,11 @@ def length_histogram(
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure as PNG, completely or not at all.
 
     Args:
-        figure: Any figure of this file.
-        path: Where to.
+        figure: Any figure of this module.
+        path: The file.
     """
     with atomic_file(path) as tmp_path:
         figure.savefig(tmp_path, format="png")
@@ -294,7 +267,7 @@ def _style() -> AbstractContextManager[None]:
         import matplotlib
     except ImportError as reason:
         raise ValueError("plots need matplotlib: pip install 'mv-lightning[plots]'") from reason
-    # Other settings of the user's, such as a style sheet, shall not mix in.
+    # The user's own settings, such as a style sheet, must not have an effect.
     return matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE})
 
 
@@ -321,10 +294,9 @@ def _histogram(
     weights_N: np.ndarray | None = None,
 ) -> None:
     """A light area with a clear outline, so that two of them can overlap."""
-    axes.hist(values_N, edges.tolist(), weights=weights_N, color=colour, alpha=0.5)
-    axes.hist(
-        values_N, edges.tolist(), weights=weights_N, color=colour, histtype="step", linewidth=1.5
-    )
+    bins = edges.tolist()
+    axes.hist(values_N, bins, weights=weights_N, color=colour, alpha=0.5)
+    axes.hist(values_N, bins, weights=weights_N, color=colour, histtype="step", linewidth=1.5)
 
 
 def _border(axes: Axes, x: float) -> None:
@@ -332,17 +304,9 @@ def _border(axes: Axes, x: float) -> None:
 
 
 def _above(axes: Axes, x: float, text: str) -> None:
-    """Write above the plot; figures that do so have `room_above`."""
-    axes.text(
-        x,
-        1.01,
-        text,
-        transform=axes.get_xaxis_transform(),
-        ha="center",
-        va="bottom",
-        color=NEUTRAL,
-        fontsize=9,
-    )
+    """Write above the plot; figures with such a text need `room_above`."""
+    place = axes.get_xaxis_transform()
+    axes.text(x, 1.01, text, transform=place, ha="center", va="bottom", color=NEUTRAL, fontsize=9)
 
 
 def _diagonal(axes: Axes, text: str) -> None:
