@@ -171,7 +171,7 @@ def test_it_survives_json(calibration: Calibration) -> None:
     ],
 )
 def test_impossible_values_are_refused(mistake: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="expected (a positive|two shares)"):
+    with pytest.raises(ValueError, match=r"expected (a positive|two shares)"):
         Calibration(**mistake)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="with the keys"):
         Calibration.from_json(mistake)
