@@ -1,7 +1,7 @@
-"""Which rows stand together, in which order, and how they are laid end to end.
+"""The composition of batches, their order, and how rows are packed into one sequence.
 
-Every choice is a pure function of sizes, seed and epoch, so a resumed run finds its place by arithmetic
-instead of replaying the epoch. Shape suffixes: see `mv_lightning/schema.py`.
+Every choice is a pure function of sizes, seed and epoch, so a resumed run finds its position by
+arithmetic instead of replaying the epoch. Shape suffixes: see `mv_lightning/schema.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from mv_lightning.schema import UNLABELLED, Batch, EncodedRows, Packing
 
 EVAL_TOKENS = 8192
-"""Most tokens of a batch in a pass without gradients, unless told otherwise."""
+"""Default of the maximum tokens of a batch in a pass without gradients."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,18 @@ class MicroBatch:
     step_rows: int
     """Rows of the optimizer step that the micro-batch belongs to, over all processes."""
     is_dummy: bool = False
-    """True for a batch that keeps a process without rows in step with the others: its labels are masked."""
+    """True for a batch that keeps a process without rows in step with the others; its labels are
+    masked."""
 
 
 def training_micro_batches(
     rows: int, batch_size: int, accumulate: int, order_N: np.ndarray, rank: int = 0, world: int = 1
 ) -> list[MicroBatch]:
-    """Cut an epoch into micro-batches for one process.
+    """Divide an epoch into micro-batches for one process.
 
-    An optimizer step takes `batch_size * accumulate * world` consecutive rows of the order. The rows of a step are
-    dealt evenly to its micro-batches; the last step of an epoch may have fewer rows and fewer micro-batches, but the
-    same number for every process.
+    An optimizer step takes `batch_size * accumulate * world` consecutive rows of the order. The
+    rows of a step are divided evenly among its micro-batches; the last step of an epoch may have
+    fewer rows and fewer micro-batches, but the same number for every process.
 
     Args:
         rows: Rows of the shard.
@@ -66,50 +67,66 @@ def evaluation_micro_batches(
     world: int = 1,
     done_N: np.ndarray | None = None,
 ) -> list[MicroBatch]:
-    """Group rows for a pass without gradients: longest first, as many to a batch as `tokens` hold.
+    """Group rows for a pass without gradients: longest first, as many per batch as fit in `tokens`.
 
-    The rows of a question stand together, so that `pack` computes the question once. A batch that is too large for the
-    memory shows at once. The groups depend on the rows and `tokens` alone: a pass that goes on after an interruption
-    makes the same ones.
+    The rows of a question are neighbours, so that `pack` computes the question once. A batch that
+    is too large for the memory comes first. The groups depend only on the rows and `tokens`: a pass
+    that resumes after an interruption makes the same ones.
 
     Args:
-        encoded: N rows.
-        tokens: Most tokens of a packed batch; a single longer row still makes one.
+        encoded: N rows, at least one.
+        tokens: Maximum tokens of a packed batch; a single longer row still makes one.
         rank: This process.
         world: Processes in all; each row goes to exactly one.
-        done_N: bool [N], rows to leave out; they are taken out of their groups, and groups that end up empty are
-            dropped.
+        done_N: bool [N], rows to leave out; they are taken out of their groups, and groups that end
+            up empty are dropped.
 
     Returns:
-        At least one micro_batch, and as many as every other process gets: stand-ins that count for nothing fill up.
+        At least one micro-batch, and as many as every other process gets: dummy batches fill up.
+
+    Raises:
+        ValueError: There are no rows.
     """
+    if not len(encoded):
+        raise ValueError(
+            "Expected at least one row to evaluate, got none. Hold rows out for validation "
+            "(data.splits.val_fraction) or for the test set (data.splits.test_rows)."
+        )
     lengths_N, questions_N = encoded.lengths_N, encoded.prefix_groups_N
     longest_Q = np.zeros(len(encoded), dtype=np.int64)
     np.maximum.at(longest_Q, questions_N, lengths_N)
     order = np.lexsort((-lengths_N, questions_N, -longest_Q[questions_N]))
     groups: list[list[int]] = []
-    room = 0
+    free = 0
     for index in order.tolist():
-        together = bool(groups) and questions_N[groups[-1][-1]] == questions_N[index]
-        needed = int(lengths_N[index]) - (int(encoded.question_prefix_N[index]) if together else 0)
-        if not groups or needed > room:
+        needed = int(lengths_N[index])
+        if groups and questions_N[groups[-1][-1]] == questions_N[index]:
+            needed -= int(encoded.question_prefix_N[index])
+        if not groups or needed > free:
             groups.append([])
-            room, needed = tokens - len(encoded.prefix_ids), int(lengths_N[index])
+            free, needed = tokens - len(encoded.prefix_ids), int(lengths_N[index])
         groups[-1].append(index)
-        room -= needed
+        free -= needed
     if done_N is not None:
-        groups = [
-            left for group in groups if (left := [index for index in group if not done_N[index]])
-        ]
-    # Never none at all: Lightning passes over the hooks of a loop without batches.
-    rounds = max(1, -(-len(groups) // world)) * world
-    padded = [np.array(group) for group in groups] + [np.empty(0, dtype=np.int64)] * (
-        rounds - len(groups)
-    )
+        groups = _without(groups, done_N)
+    # At least one per process: Lightning skips the hooks of a loop without batches.
+    n_groups = max(1, -(-len(groups) // world)) * world
+    groups += [[]] * (n_groups - len(groups))
+    dummy_index = int(order[-1])
     return [
-        _micro_batch(group, max(len(group), 1), dummy_index=int(order[-1]))
-        for group in padded[rank::world]
+        _micro_batch(np.array(group), max(len(group), 1), dummy_index)
+        for group in groups[rank::world]
     ]
+
+
+def _without(groups: list[list[int]], done_N: np.ndarray) -> list[list[int]]:
+    """The groups without the rows that are done, and without groups of none."""
+    rest = []
+    for group in groups:
+        remaining = [index for index in group if not done_N[index]]
+        if remaining:
+            rest.append(remaining)
+    return rest
 
 
 def _micro_batch(indices: np.ndarray, step_rows: int, dummy_index: int) -> MicroBatch:
@@ -119,12 +136,12 @@ def _micro_batch(indices: np.ndarray, step_rows: int, dummy_index: int) -> Micro
 
 
 def epoch_order(rows: int, seed: int, phase: int, epoch: int) -> np.ndarray:
-    """Return the order of a shard's rows in one epoch: int64 [rows], a function of its arguments alone."""
+    """Return the order of a shard's rows in an epoch: int64 [rows], a function of its arguments."""
     return np.random.default_rng([seed, phase, epoch]).permutation(rows)
 
 
 class TrainingOrder(Sampler[MicroBatch]):
-    """Yields the micro_batches of the current epoch from the current position on.
+    """Yields the micro-batches of the current epoch from the current position on.
 
     `len` is always that of the whole epoch: Lightning counts a resumed epoch from its start.
     """
@@ -134,11 +151,12 @@ class TrainingOrder(Sampler[MicroBatch]):
         micro_batches: Callable[[int], list[MicroBatch]],
         position: Callable[[], tuple[int, int]],
     ) -> None:
-        """Keep how to make and where to start.
+        """Store the two functions.
 
         Args:
-            micro_batches: The micro_batches of an epoch.
-            position: Returns (epoch, micro-batches of it that are done); asked whenever iteration begins.
+            micro_batches: Returns the micro-batches of an epoch.
+            position: Returns (epoch, micro-batches of it that are done); called whenever iteration
+                begins.
         """
         self._micro_batches = micro_batches
         self._position = position
@@ -155,14 +173,14 @@ class TrainingOrder(Sampler[MicroBatch]):
 
 
 class PackedRows(Dataset[Batch]):
-    """Looks micro_batches up in the encoded rows and packs them."""
+    """Looks up the rows of micro-batches and packs them."""
 
     def __init__(self, encoded: EncodedRows) -> None:
-        """Keep the rows."""
+        """Store the rows."""
         self.encoded = encoded
 
     def __getitem__(self, micro_batch: MicroBatch) -> Batch:
-        """Pack the picked rows."""
+        """Pack the rows of a micro-batch."""
         batch = pack(self.encoded, np.array(micro_batch.indices), micro_batch.step_rows)
         if micro_batch.is_dummy:
             batch.labels_B.fill_(UNLABELLED)
@@ -171,10 +189,10 @@ class PackedRows(Dataset[Batch]):
 
 
 def pack(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
-    """Lay rows end to end behind their shared instruction; neighbours of one question share its tokens too.
+    """Lay rows end to end after the instruction; neighbours share their question's tokens too.
 
-    A row without such neighbours has a span for its question all the same: what is computed for a row, rounding
-    included, does not depend on the company it is in.
+    A row without neighbours of its question has a span for its question all the same: what is
+    computed for a row, rounding included, does not depend on the batch composition.
 
     Args:
         encoded: The rows to choose from.

@@ -1,13 +1,13 @@
-"""Tokenised rows on disk: a phase that starts again, or another process of it, does not tokenise again.
+"""Tokenised rows on disk: a phase that is started again, or another process, reuses them.
 
-A folder holds one file of NumPy's format for each array of an `EncodedRows`, read by mapping it into memory, and the
-key that says what was tokenised, how and with what. What cannot be read, or is not what was written, is tokenised anew.
+A folder holds one file of NumPy's format for each array of an `EncodedRows`, which is mapped into
+memory, and the key that says what was tokenised, how and with what. What cannot be read, or is not
+what was written, is tokenised again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mv_lightning.atomic import atomic_folder, free_bytes
+from mv_lightning.hashing import sha256_file
 from mv_lightning.schema import EncodedRows
 
 KEY = "key.json"
@@ -25,10 +26,10 @@ _ARRAYS = tuple(field.name for field in dataclasses.fields(EncodedRows))
 def cached(
     folder: Path, key: dict[str, Any], encode: Callable[[], EncodedRows], write: bool = True
 ) -> EncodedRows:
-    """Return the rows in `folder` if they are those of `key`; else encode them, and keep them there.
+    """Return the rows in `folder` if they are those of `key`, else encode and store them.
 
     Args:
-        folder: Where they are kept; what it held of another key is replaced.
+        folder: Where they are stored; rows of another key are replaced.
         key: Everything that the rows depend on, as plain values.
         encode: Makes the rows.
         write: False for a process that only reads.
@@ -36,12 +37,13 @@ def cached(
     Returns:
         The rows; read from the disk, their arrays are mapped read-only.
     """
-    if (found := _read(folder, key)) is not None:
-        return found
+    stored = _read(folder, key)
+    if stored is not None:
+        return stored
     encoded = encode()
     arrays = {name: np.asarray(getattr(encoded, name)) for name in _ARRAYS}
-    needed = sum(array.nbytes for array in arrays.values())
-    if write and free_bytes(folder) > 2 * needed:  # a full disk is for checkpoints
+    size = sum(array.nbytes for array in arrays.values())
+    if write and free_bytes(folder) > 2 * size:  # checkpoints need the rest of the disk
         with atomic_folder(folder) as tmp_path:
             for name, array in arrays.items():
                 np.save(tmp_path / f"{name}.npy", array)
@@ -53,8 +55,8 @@ def cached(
 
 def _read(folder: Path, key: dict[str, Any]) -> EncodedRows | None:
     try:
-        kept = json.loads((folder / KEY).read_text(encoding="utf-8"))
-        if kept != {"key": key, "sha256": _sha256(folder)}:
+        stored = json.loads((folder / KEY).read_text(encoding="utf-8"))
+        if stored != {"key": key, "sha256": _sha256(folder)}:
             return None
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
     except (OSError, ValueError):
@@ -63,8 +65,4 @@ def _read(folder: Path, key: dict[str, Any]) -> EncodedRows | None:
 
 
 def _sha256(folder: Path) -> dict[str, str]:
-    def digest(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    return {name: digest(folder / f"{name}.npy") for name in _ARRAYS}
+    return {name: sha256_file(folder / f"{name}.npy") for name in _ARRAYS}

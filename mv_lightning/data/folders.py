@@ -38,8 +38,8 @@ def split_files(folder: Path, split: str) -> list[Path]:
     if not chosen:
         raise ValueError(
             f"{folder}: expected files named after the split {split!r}, got "
-            f"{shorten(map(repr, files))}. Name the file itself as the source, or rename it to start "
-            f"with {split!r}."
+            f"{shorten(map(repr, files))}. Name the file itself as the source, or rename it to "
+            f"start with {split!r}."
         )
     suffixes = {path.suffix.lower() for path in chosen}
     if len(suffixes) > 1:

@@ -51,8 +51,9 @@ def read_file(path: Path, select: ColumnSelector) -> pa.Table:
         return reader(path, select)
     except (pa.ArrowException, OSError) as reason:
         raise ValueError(
-            f"{path}: cannot be read as {path.suffix[1:]}: {reason}. The file is damaged, cut short "
-            "or of another format or encoding (text must be UTF-8). Write or download it again."
+            f"{path}: cannot be read as {path.suffix[1:]}: {reason}. The file is damaged, cut "
+            "short or of another format or encoding (text must be UTF-8). Write or download it "
+            "again."
         ) from reason
 
 

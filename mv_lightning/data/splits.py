@@ -1,12 +1,11 @@
-"""Which rows train, validate and test each phase: disjoint, balanced, and written down.
+"""Which rows train, validate and test each phase: disjoint, balanced, and stored in a manifest.
 
-A split depends on the labels, the question groups and the plan, and on nothing else. The sub-test is drawn
+A split depends only on the labels, the question ids and the plan. The held-out test set is drawn
 first and the phases follow in order, so a further phase changes none of the rows drawn before it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from mv_lightning.atomic import atomic_file
+from mv_lightning.hashing import sha256_bytes
 from mv_lightning.schema import DEFAULT_SEED
+from mv_lightning.versioning import FORMAT_VERSION, VERSION_KEY, check_format_version
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,15 @@ class SplitPlan:
     phases: int = 3
     """Phases of training; each has rows of its own."""
     rows: int = 20_000
-    """Rows of one phase, its validation rows included."""
+    """Rows of one phase, validation rows included."""
     val_fraction: float = 0.01
-    """Share of a phase's rows (of each class, when balanced) held out for its validation; 0 for none."""
+    """Share of a phase's rows (of each class, if balanced) held out for validation; 0 for none."""
     test_rows: int = 1_000
-    """Rows of the sub-test that no phase trains on; 0 for none."""
+    """Rows of the held-out test set, which no phase trains on; 0 for none."""
     balance: bool = True
-    """Half True, half False in training and validation; off keeps the mix of the source."""
+    """Half True, half False in training and validation; off keeps the shares of the source."""
     balance_test: bool = True
-    """The same for the sub-test."""
+    """The same for the held-out test set."""
     group_by_question: bool = False
     """Keep all rows of a question in one split. Rows that fit no split then stay unused."""
     seed: int = DEFAULT_SEED
@@ -44,37 +45,39 @@ class SplitPlan:
         """Refuse a plan that no source could fulfil.
 
         Raises:
-            ValueError: A count, fraction or odd size that cannot be.
+            ValueError: A count or fraction out of its range, or an odd size that is to be balanced.
         """
         if self.phases < 1 or self.rows < 1 or self.test_rows < 0 or self.seed < 0:
             raise ValueError(
-                f"phases={self.phases}, rows={self.rows}, test_rows={self.test_rows}, seed={self.seed}: needed are at "
-                f"least 1 phase, 1 row, 0 test_rows and seed 0."
+                "Expected at least phases=1, rows=1, test_rows=0 and seed=0, got "
+                f"phases={self.phases}, rows={self.rows}, test_rows={self.test_rows}, "
+                f"seed={self.seed}. Raise what is too small."
             )
         for size, balance in (("rows", "balance"), ("test_rows", "balance_test")):
             if getattr(self, balance) and getattr(self, size) % 2:
                 raise ValueError(
-                    f"{size}={getattr(self, size)} cannot be half True, half False: make it even, or set "
-                    f"{balance}=False."
+                    f"{size}={getattr(self, size)}: expected an even number, half True and half "
+                    f"False. Make it even, or set {balance}=False."
                 )
         if not 0 <= self.val_fraction < 1:
             raise ValueError(
-                f"val_fraction={self.val_fraction}: needed is a share from 0 to below 1, such as 0.01."
+                f"val_fraction={self.val_fraction}: expected a share from 0 to below 1. Set for "
+                "example 0.01."
             )
         _, val, train = _sizes(self, self.rows)
         if train == 0 or (val == 0 < self.val_fraction):
-            part = (
-                f"the {self.rows // 2:,} rows of a class" if self.balance else f"{self.rows:,} rows"
-            )
+            rows = f"{self.rows:,} rows"
+            if self.balance:
+                rows = f"the {self.rows // 2:,} rows of a class"
             raise ValueError(
-                f"val_fraction={self.val_fraction} of {part} leaves {val} for validation and {train} for training: "
-                f"change val_fraction (0 for no validation) or raise rows."
+                f"val_fraction={self.val_fraction} of {rows} leaves {val} for validation and "
+                f"{train} for training. Change val_fraction (0 for no validation) or raise rows."
             )
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Row numbers of the source, no number in two places; in shuffled order."""
+    """Row numbers of the source in shuffled order, each in one split at most."""
 
     train: tuple[np.ndarray, ...]
     """int64 [rows] per phase."""
@@ -84,7 +87,7 @@ class Splits:
     """int64 [test_rows]."""
 
     def named(self) -> dict[str, np.ndarray]:
-        """Every split under the name it has in reports: `test`, `val_1`, `train_1`, `val_2`, ..."""
+        """Every split by its name in reports: `test`, `val_1`, `train_1`, `val_2`, ..."""
         names = {"test": self.test}
         for phase, (val, train) in enumerate(zip(self.val, self.train, strict=True), 1):
             names |= {f"val_{phase}": val, f"train_{phase}": train}
@@ -94,42 +97,36 @@ class Splits:
 def plan_splits(labels_N: np.ndarray, question_ids_N: np.ndarray | None, plan: SplitPlan) -> Splits:
     """Draw the splits of `plan`.
 
-    The groups (a question's rows, or each row by itself) are put in a random order. Each split in turn takes
-    the first rows it needs of each class; the groups it took from are then gone for the splits after it.
-    For single rows that is a draw per class, which wastes none.
+    The groups (the rows of a question, or single rows) are put in a random order. Each split in
+    turn takes the first rows it needs of each class; the splits after it cannot use the groups that
+    it took from. For single rows that is a draw per class, which leaves none unused.
 
     Args:
         labels_N: bool [N].
-        question_ids_N: int64 [N], see `fingerprint.question_ids`; not looked at unless `plan.group_by_question`.
+        question_ids_N: int64 [N], see `fingerprint.question_ids`; only used by
+            `plan.group_by_question`.
         plan: What to draw.
 
     Returns:
         The splits, each of exactly the planned size.
 
     Raises:
-        ValueError: The source lacks a class, or has too few rows; the message says what would fit.
+        ValueError: The source has no row of a class, or too few rows; the message says what fits.
     """
     if plan.group_by_question:
         if question_ids_N is None:
             raise ValueError(
-                "group_by_question needs the question groups of the rows: pass `question_ids_N`."
+                "group_by_question needs the question ids of the rows. Pass `question_ids_N`."
             )
         _, question_ids_N = np.unique(question_ids_N, return_inverse=True)
     else:
         question_ids_N = np.arange(len(labels_N))
-    for name, many in (
-        ("True", np.count_nonzero(labels_N)),
-        ("False", np.count_nonzero(~labels_N)),
-    ):
-        if many == 0 and (plan.balance or (plan.balance_test and plan.test_rows)):
-            raise ValueError(
-                f"The source has no {name} row among its {len(labels_N):,}: balanced splits need both classes. Check "
-                f"its labels, or set balance=False and balance_test=False."
-            )
+    if plan.balance or (plan.balance_test and plan.test_rows):
+        _check_both_classes(labels_N)
     rng = np.random.default_rng(plan.seed)
     shuffled_N = rng.permutation(len(labels_N))
-    rank_G = rng.permutation(int(question_ids_N.max(initial=-1)) + 1)
-    order_N = shuffled_N[np.argsort(rank_G[question_ids_N[shuffled_N]], kind="stable")]
+    rank_Q = rng.permutation(int(question_ids_N.max(initial=-1)) + 1)
+    order_N = shuffled_N[np.argsort(rank_Q[question_ids_N[shuffled_N]], kind="stable")]
     drawn = _draw(order_N, labels_N, question_ids_N, plan, plan.rows)
     if drawn is None:
         raise ValueError(_too_few(order_N, labels_N, question_ids_N, plan))
@@ -137,25 +134,38 @@ def plan_splits(labels_N: np.ndarray, question_ids_N: np.ndarray | None, plan: S
     return Splits(train=tuple(phases[1::2]), val=tuple(phases[0::2]), test=test)
 
 
+def _check_both_classes(labels_N: np.ndarray) -> None:
+    for name, count in (
+        ("True", np.count_nonzero(labels_N)),
+        ("False", np.count_nonzero(~labels_N)),
+    ):
+        if count == 0:
+            raise ValueError(
+                f"The source has no {name} row among its {len(labels_N):,}: balanced splits need "
+                "both classes. Check its labels, or set balance=False and balance_test=False."
+            )
+
+
 def overlap(question_ids_N: np.ndarray, splits: Splits) -> dict[str, float]:
-    """How far questions leak from training into evaluation.
+    """Measure how many questions leak from training into evaluation.
 
     Args:
         question_ids_N: int64 [N], see `fingerprint.question_ids`.
         splits: The drawn rows.
 
     Returns:
-        For `test` and each `val_*`: the share of its rows (0 to 1) whose question also stands in the training
-        rows of any phase.
+        For `test` and each `val_*`: the share of its rows (0 to 1) whose question is also in the
+        training rows of any phase.
     """
-    trained_G = np.zeros(int(question_ids_N.max(initial=-1)) + 1, dtype=bool)
+    trained_Q = np.zeros(int(question_ids_N.max(initial=-1)) + 1, dtype=bool)
     for rows_N in splits.train:
-        trained_G[question_ids_N[rows_N]] = True
-    return {
-        name: float(trained_G[question_ids_N[rows_N]].mean()) if len(rows_N) else 0.0
-        for name, rows_N in splits.named().items()
-        if not name.startswith("train")
-    }
+        trained_Q[question_ids_N[rows_N]] = True
+    shares = {}
+    for name, rows_N in splits.named().items():
+        if not name.startswith("train"):
+            is_trained_N = trained_Q[question_ids_N[rows_N]]
+            shares[name] = float(is_trained_N.sum() / max(1, len(rows_N)))
+    return shares
 
 
 def manifest(
@@ -165,46 +175,43 @@ def manifest(
     labels_N: np.ndarray,
     question_ids_N: np.ndarray,
 ) -> dict[str, Any]:
-    """What identifies a draw, in values that JSON can hold.
+    """Return what identifies a draw, in values that JSON can hold.
 
     Args:
         source_fingerprint: `Source.fingerprint` of the rows.
-        plan: What was asked for.
+        plan: What was to be drawn.
         splits: What was drawn.
         labels_N: bool [N].
         question_ids_N: int64 [N], see `fingerprint.question_ids`.
 
     Returns:
-        `fingerprint`, `plan`, and `splits`: for each name its `rows`, how many are `true`, the `sha256` of its
-        row numbers and (not for training rows) its `overlap`.
+        `fingerprint`, `plan`, and `splits`: for each name its `rows`, how many are `true`, the
+        `sha256` of its row numbers and (not for training rows) its `overlap`.
     """
-    leaked = overlap(question_ids_N, splits)
-    return {
-        "fingerprint": source_fingerprint,
-        "plan": asdict(plan),
-        "splits": {
-            name: {
-                "rows": len(rows_N),
-                "true": int(np.count_nonzero(labels_N[rows_N])),
-                "sha256": _sha256(rows_N),
-            }
-            | ({"overlap": leaked[name]} if name in leaked else {})
-            for name, rows_N in splits.named().items()
-        },
-    }
+    overlaps = overlap(question_ids_N, splits)
+    described: dict[str, dict[str, Any]] = {}
+    for name, rows_N in splits.named().items():
+        described[name] = {
+            "rows": len(rows_N),
+            "true": int(np.count_nonzero(labels_N[rows_N])),
+            "sha256": _sha256(rows_N),
+        }
+        if name in overlaps:
+            described[name]["overlap"] = overlaps[name]
+    return {"fingerprint": source_fingerprint, "plan": asdict(plan), "splits": described}
 
 
 def write_manifest(path: Path | str, manifest_dict: Mapping[str, Any], splits: Splits) -> None:
     """Write the manifest and all row numbers as one JSON file, whole or not at all.
 
     Args:
-        path: The file; folders above it are made.
+        path: The file; missing folders above it are made.
         manifest_dict: See `manifest`.
-        splits: The rows, kept under `row_ids`.
+        splits: The rows, stored under `row_ids`.
     """
     row_ids = {name: rows_N.tolist() for name, rows_N in splits.named().items()}
-    fields = {**manifest_dict, "row_ids": row_ids}
-    # One line per field: the head stays readable above 60,000 numbers.
+    fields = {VERSION_KEY: FORMAT_VERSION, **manifest_dict, "row_ids": row_ids}
+    # One line per field: the first lines stay readable above 60,000 numbers.
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
     with atomic_file(Path(path)) as tmp_path:
         tmp_path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
@@ -222,9 +229,11 @@ def read_manifest(path: Path | str) -> tuple[dict[str, Any], Splits]:
     Raises:
         ValueError: No such file, or one that was damaged or edited.
     """
-    mend = "Delete it to have the splits drawn again, or restore it from a copy"
+    hint = "Delete it to have the splits drawn again, or restore it from a copy"
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        check_format_version(fields, Path(path), "a split manifest")
+        del fields[VERSION_KEY]
         row_ids = {
             name: np.array(rows, dtype=np.int64) for name, rows in fields.pop("row_ids").items()
         }
@@ -240,23 +249,23 @@ def read_manifest(path: Path | str) -> tuple[dict[str, Any], Splits]:
             test=row_ids["test"],
         )
     except FileNotFoundError as reason:
-        raise ValueError(f"{path}: no split manifest there. Correct the path.") from reason
+        raise ValueError(f"{path}: no split manifest. Correct the path.") from reason
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as reason:
         raise ValueError(
-            f"{path}: not a split manifest, or a damaged one ({reason!r}). {mend}."
+            f"{path}: expected a split manifest, got a damaged or another file: {reason!r}. {hint}."
         ) from reason
     if wrong:
         raise ValueError(
-            f"{path}: the row numbers of {', '.join(wrong)} do not match their hashes. {mend}."
+            f"{path}: the row numbers of {', '.join(wrong)} do not match their hashes. {hint}."
         )
     return fields, splits
 
 
 def _sizes(plan: SplitPlan, rows: int) -> tuple[int, int, int]:
-    """Rows of the sub-test, of one validation and of one training split: per class where these are balanced."""
-    phase = rows // 2 if plan.balance else rows
+    """Rows of the test, of one validation and of one training split; per class where balanced."""
+    phase = rows // (1 + plan.balance)
     val = round(phase * plan.val_fraction)
-    return plan.test_rows // 2 if plan.balance_test else plan.test_rows, val, phase - val
+    return plan.test_rows // (1 + plan.balance_test), val, phase - val
 
 
 def _draw(
@@ -266,24 +275,21 @@ def _draw(
     plan: SplitPlan,
     rows: int,
 ) -> list[np.ndarray] | None:
-    """Rows of test, val 1, train 1, val 2, ... for phases of `rows` rows; None where the source runs out."""
+    """Rows of test, val 1, train 1, val 2, ... for phases of `rows` rows; None if too few."""
     test, val, train = _sizes(plan, rows)
+    phase = [(val, plan.balance), (train, plan.balance)]
     drawn = []
-    for size, balance in [
-        (test, plan.balance_test),
-        *[(val, plan.balance), (train, plan.balance)] * plan.phases,
-    ]:
+    for size, balance in [(test, plan.balance_test), *phase * plan.phases]:
+        pools = [order_N]
         if balance:
             true_N = labels_N[order_N]
             pools = [order_N[true_N], order_N[~true_N]]
-        else:
-            pools = [order_N]
         if min(map(len, pools)) < size:
             return None
         taken = np.concatenate([pool[:size] for pool in pools])
-        spent_G = np.zeros(len(labels_N), dtype=bool)
-        spent_G[question_ids_N[taken]] = True
-        order_N = order_N[~spent_G[question_ids_N[order_N]]]
+        used_Q = np.zeros(len(labels_N), dtype=bool)
+        used_Q[question_ids_N[taken]] = True
+        order_N = order_N[~used_Q[question_ids_N[order_N]]]
         drawn.append(taken)
     return drawn
 
@@ -292,15 +298,39 @@ def _too_few(
     order_N: np.ndarray, labels_N: np.ndarray, question_ids_N: np.ndarray, plan: SplitPlan
 ) -> str:
     """What the plan needs, what there is, and the largest phases that the same draw does fill."""
+    fits = _largest_phase(order_N, labels_N, question_ids_N, plan)
+    advice = "phases, test_rows, or both, and rows"
+    if fits:
+        advice = f"rows to at most {fits:,}, phases or test_rows"
+    true = int(np.count_nonzero(labels_N))
+    questions = ""
+    if plan.group_by_question:
+        n_questions = len(np.unique(question_ids_N))
+        questions = f" on {n_questions:,} questions (group_by_question leaves some unused)"
+    return (
+        f"test_rows={plan.test_rows} and {plan.phases} phases of rows={plan.rows} need "
+        f"{_needed_rows(plan)}; the source has {true:,} True and {len(labels_N) - true:,} "
+        f"False{questions}. Lower {advice}, or take a larger source."
+    )
+
+
+def _needed_rows(plan: SplitPlan) -> str:
     test, val, train = _sizes(plan, plan.rows)
-    phase = plan.phases * (val + train)
+    phases = plan.phases * (val + train)
     if plan.balance and plan.balance_test:
-        need = f"{test + phase:,} True and {test + phase:,} False rows"
-    else:
-        need = f"{plan.test_rows + plan.phases * plan.rows:,} rows"
-        halves = (phase if plan.balance else 0) + (test if plan.balance_test else 0)
-        need += f" (at least {halves:,} of each class)" if halves else ""
-    unit = 2 if plan.balance else 1
+        return f"{test + phases:,} True and {test + phases:,} False rows"
+    needed = f"{plan.test_rows + plan.phases * plan.rows:,} rows"
+    per_class = phases * plan.balance + test * plan.balance_test
+    if per_class:
+        needed += f" (at least {per_class:,} of each class)"
+    return needed
+
+
+def _largest_phase(
+    order_N: np.ndarray, labels_N: np.ndarray, question_ids_N: np.ndarray, plan: SplitPlan
+) -> int:
+    """The most rows of a phase that can be drawn, found by bisection; 0 where none can."""
+    unit = 1 + plan.balance
     fits, fails = 0, plan.rows // unit
     while fails - fits > 1:
         middle = (fits + fails) // 2
@@ -308,22 +338,8 @@ def _too_few(
             fails = middle
         else:
             fits = middle
-    advice = (
-        f"rows to at most {fits * unit:,}, phases or test_rows"
-        if fits
-        else "phases, test_rows, or both, and rows"
-    )
-    true = int(np.count_nonzero(labels_N))
-    questions = (
-        f" on {len(np.unique(question_ids_N)):,} questions (group_by_question leaves some unused)"
-        if plan.group_by_question
-        else ""
-    )
-    return (
-        f"test_rows={plan.test_rows} and {plan.phases} phases of rows={plan.rows} need {need}; the source has "
-        f"{true:,} True and {len(labels_N) - true:,} False{questions}. Lower {advice}, or take a larger source."
-    )
+    return fits * unit
 
 
 def _sha256(rows_N: np.ndarray) -> str:
-    return hashlib.sha256(rows_N.astype("<i8").tobytes()).hexdigest()
+    return sha256_bytes(rows_N.astype("<i8").tobytes())

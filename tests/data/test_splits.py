@@ -173,8 +173,8 @@ def test_overlap_is_the_share_of_rows_whose_question_is_trained_on() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rows": 41}, "rows=41 .*even.*balance=False"),
-        ({"test_rows": 21}, "test_rows=21 .*even.*balance_test=False"),
+        ({"rows": 41}, "rows=41: .*even.*balance=False"),
+        ({"test_rows": 21}, "test_rows=21: .*even.*balance_test=False"),
         ({"val_fraction": 1.0}, "val_fraction=1.0"),
         ({"val_fraction": -0.1}, "val_fraction=-0.1"),
         ({"val_fraction": float("nan")}, "val_fraction=nan"),
@@ -217,7 +217,7 @@ def test_too_few_rows_are_refused_with_the_largest_that_fit(grouped: bool, balan
         assert "need 2,010 True and 2,010 False" in message
 
 
-def test_a_sub_test_that_takes_everything_is_named() -> None:
+def test_a_test_set_that_takes_everything_is_named() -> None:
     with pytest.raises(ValueError, match="Lower phases, test_rows"):
         plan_splits(source(100, 10)[0], None, replace(SMALL, test_rows=5_000))
 
@@ -305,7 +305,16 @@ def test_damaged_manifests_are_refused(tmp_path: Path) -> None:
         read_manifest(path)
 
     del fields["row_ids"]["val_2"]
-    for damaged in (json.dumps(fields), text[: len(text) // 2], "[]", '{"row_ids": {}}'):
+    for damaged in (
+        json.dumps(fields),
+        text[: len(text) // 2],
+        "[]",
+        '{"format_version": 1, "row_ids": {}}',
+    ):
         path.write_text(damaged)
         with pytest.raises(ValueError, match="damaged"):
             read_manifest(path)
+
+    path.write_text(text.replace('"format_version": 1', '"format_version": 0'))
+    with pytest.raises(ValueError, match="expected format version 1, got 0"):
+        read_manifest(path)

@@ -1,4 +1,4 @@
-"""The practice data: right and wrong by construction, and told apart by nothing but the reasoning."""
+"""Right and wrong by construction, and only the reasoning distinguishes the two."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def rows_of(split: str, rows: int, seed: int = 0) -> list[Row]:
     return table
 
 
-def practised() -> list[Row]:
+def train_rows() -> list[Row]:
     return rows_of("train", 3000)
 
 
-def unseen() -> list[Row]:
+def held_out_rows() -> list[Row]:
     return rows_of("test", 1000)
 
 
 def of_kind(*kinds: str) -> list[Row]:
-    return [row for row in practised() if row["error"] in kinds]
+    return [row for row in train_rows() if row["error"] in kinds]
 
 
 def equations(solution: str) -> list[tuple[str, int]]:
@@ -53,11 +53,11 @@ def value(left: str) -> float:
     return float(eval(left))
 
 
-def broken(solution: str) -> int:
+def wrong_equations(solution: str) -> int:
     return sum(not math.isclose(value(left), right) for left, right in equations(solution))
 
 
-def concluded(solution: str) -> str:
+def final_answer(solution: str) -> str:
     return re.search(r"\nThe answer is (\d+)\.$", solution)[1]  # type: ignore[index]
 
 
@@ -85,28 +85,29 @@ def test_exactly_half_is_correct(rows: int) -> None:
 
 
 def test_kinds_have_equal_shares() -> None:
-    counts = Counter(row["error"] for row in practised())
+    counts = Counter(row["error"] for row in train_rows())
     assert counts == {CORRECT: 1500, **dict.fromkeys(ERRORS, 375)}
-    assert all((row["error"] == CORRECT) == row["is_correct"] for row in practised())
+    assert all((row["error"] == CORRECT) == row["is_correct"] for row in train_rows())
 
 
 def test_equations_hold_but_for_one_slip() -> None:
-    assert all(len(equations(row["solution"])) >= 2 for row in practised())
+    assert all(len(equations(row["solution"])) >= 2 for row in train_rows())
     assert {
-        broken(row["solution"]) for row in of_kind(CORRECT, "operation", "quantity", "answer")
+        wrong_equations(row["solution"])
+        for row in of_kind(CORRECT, "operation", "quantity", "answer")
     } == {0}
-    assert {broken(row["solution"]) for row in of_kind("slip")} == {1}
+    assert {wrong_equations(row["solution"]) for row in of_kind("slip")} == {1}
 
 
 def test_solutions_arrive_at_their_answers() -> None:
-    for row in practised():
-        assert equations(row["solution"])[-1][1] == int(concluded(row["solution"]))
-        assert (concluded(row["solution"]) == row["answer"]) == (row["error"] != "answer")
+    for row in train_rows():
+        assert equations(row["solution"])[-1][1] == int(final_answer(row["solution"]))
+        assert (final_answer(row["solution"]) == row["answer"]) == (row["error"] != "answer")
 
 
 def test_steps_take_known_numbers() -> None:
-    """An error is carried through: what a step uses stands in the question or is the result of a step."""
-    for row in practised():
+    """An error is carried through: a step uses numbers of the question or results of steps."""
+    for row in train_rows():
         known = set(numbers(row["question"]))
         for left, result in equations(row["solution"]):
             assert known.issuperset(numbers(left)), row
@@ -116,29 +117,32 @@ def test_steps_take_known_numbers() -> None:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_wrong_answers_are_wrong(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the answers that the library gives, taken on its way into the generator."""
+    """By the answers that the library gives, intercepted on their way into the generator."""
     truth: dict[str, str] = {}
     parse = synthetic._parse
 
-    def listen(question: str, source: str) -> synthetic._Worked | None:
+    def record(question: str, source: str) -> synthetic._ParsedSolution | None:
         truth[question] = source.rpartition("#### ")[2]
         return parse(question, source)
 
-    monkeypatch.setattr(synthetic, "_parse", listen)
+    monkeypatch.setattr(synthetic, "_parse", record)
     for row in synthetic_table(split, 400, 2).to_pylist():
         assert (row["answer"] == truth[row["question"]]) == row["is_correct"], row
 
 
 def test_answers_stay_plausible() -> None:
-    for row in (*practised(), *unseen()):
-        assert synthetic.SMALLEST <= int(row["answer"]) <= synthetic.LARGEST
-        assert max(numbers(row["question"] + row["solution"])) <= synthetic.LARGEST
+    for row in (*train_rows(), *held_out_rows()):
+        assert synthetic.MIN_ANSWER <= int(row["answer"]) <= synthetic.MAX_NUMBER
+        assert max(numbers(row["question"] + row["solution"])) <= synthetic.MAX_NUMBER
         assert len(f"{row['question']} {row['solution']}".split()) <= 150
 
 
 def test_same_arguments_same_table() -> None:
     """In another process as well, where strings hash differently."""
-    code = "from mv_lightning.data.synthetic import synthetic_table as s; import json; print(json.dumps(s({}).to_pylist()))"
+    code = (
+        "from mv_lightning.data.synthetic import synthetic_table as s; import json; "
+        "print(json.dumps(s({}).to_pylist()))"
+    )
     command = [sys.executable, "-W", "ignore", "-c", code.format("'test', 40, 7")]
     output = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(output.stdout) == synthetic_table("test", 40, 7).to_pylist()
@@ -154,8 +158,8 @@ def test_seeds_and_splits_differ() -> None:
 def test_no_question_twice_nor_in_both_splits() -> None:
     seen = {"train": set[str](), "test": set[str]()}
     for split, rows in (
-        ("train", practised()),
-        ("test", unseen()),
+        ("train", train_rows()),
+        ("test", held_out_rows()),
         ("train", rows_of("train", 1000, 1)),
     ):
         questions = {row["question"] for row in rows}
@@ -167,14 +171,15 @@ def test_no_question_twice_nor_in_both_splits() -> None:
     assert not tuples[0] & tuples[1]
 
 
-# What a reader without arithmetic could go by. Half of the rows are correct, so 0.5 is chance; the standard
+# Features that need no arithmetic. Half of the rows are correct, so 0.5 is chance; the standard
 # error of an accuracy on 1,000 rows is 0.016.
 CHANCE = 0.56
 TEXTS = ("question", "answer", "solution")
 
 
 def lengths(row: Row) -> list[float]:
-    return [size for text in TEXTS for size in (len(row[text]), len(row[text].split()))]
+    characters = [len(row[text]) for text in TEXTS]
+    return characters + [len(row[text].split()) for text in TEXTS]
 
 
 def answer_only(row: Row) -> list[float]:
@@ -188,65 +193,72 @@ def together(row: Row) -> str:
 
 
 def by_column(row: Row) -> str:
-    return " ".join(f"{text}_{word}" for text in TEXTS for word in row[text].split())
+    return " ".join(re.sub(r"(\S+)", rf"{text}_\1", row[text]) for text in TEXTS)
 
 
 @pytest.mark.parametrize("features", [lengths, answer_only])
-def test_sizes_do_not_tell(features: Callable[[Row], list[float]]) -> None:
+def test_sizes_do_not_predict_the_label(features: Callable[[Row], list[float]]) -> None:
     pytest.importorskip("sklearn")
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    model.fit([features(row) for row in practised()], [row["is_correct"] for row in practised()])
+    model.fit([features(row) for row in train_rows()], [row["is_correct"] for row in train_rows()])
     accuracy = model.score(
-        [features(row) for row in unseen()], [row["is_correct"] for row in unseen()]
+        [features(row) for row in held_out_rows()], [row["is_correct"] for row in held_out_rows()]
     )
     assert 1 - CHANCE <= accuracy <= CHANCE
 
 
 @pytest.mark.parametrize("text", [together, by_column])
 @pytest.mark.parametrize("token", [r"\w+", r"\S+"], ids=["words", "words and signs"])
-def test_words_do_not_tell(text: Callable[[Row], str], token: str) -> None:
+def test_words_do_not_predict_the_label(text: Callable[[Row], str], token: str) -> None:
     pytest.importorskip("sklearn")
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(CountVectorizer(token_pattern=token), LogisticRegression(max_iter=2000))
-    model.fit([text(row) for row in practised()], [row["is_correct"] for row in practised()])
-    accuracy = model.score([text(row) for row in unseen()], [row["is_correct"] for row in unseen()])
+    model.fit([text(row) for row in train_rows()], [row["is_correct"] for row in train_rows()])
+    accuracy = model.score(
+        [text(row) for row in held_out_rows()], [row["is_correct"] for row in held_out_rows()]
+    )
     assert 1 - CHANCE <= accuracy <= CHANCE
 
 
-def test_twins_are_drawn_alike() -> None:
-    """Correct and wrong rows ask the same questions: the words of a question say nothing about the label."""
+def test_right_and_wrong_rows_have_the_same_questions() -> None:
+    """The words of a question say nothing about the label."""
     pytest.importorskip("sklearn")
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=2000))
-    model.fit([row["question"] for row in practised()], [row["is_correct"] for row in practised()])
+    model.fit(
+        [row["question"] for row in train_rows()], [row["is_correct"] for row in train_rows()]
+    )
     accuracy = model.score(
-        [row["question"] for row in unseen()], [row["is_correct"] for row in unseen()]
+        [row["question"] for row in held_out_rows()], [row["is_correct"] for row in held_out_rows()]
     )
     assert 1 - CHANCE <= accuracy <= CHANCE
 
 
-def test_a_solution_is_taken_apart_and_written_again() -> None:
+def test_a_solution_is_parsed_and_written_again() -> None:
     question = "Ann has 5 bags of 12 pears and eats 9. How many are left?"
-    source = "She had 60 pears because 5 bags x 12 pears/bag = 60 pears.\nSo 60 pears - 9 = 51 are left.\n#### 51"
-    worked = synthetic._parse(question, source)
-    assert worked is not None
+    source = (
+        "She had 60 pears because 5 bags x 12 pears/bag = 60 pears.\n"
+        "So 60 pears - 9 = 51 are left.\n#### 51"
+    )
+    parsed = synthetic._parse(question, source)
+    assert parsed is not None
     solution = (
         "She had 60 pears because 5 * 12 = 60 pears.\nSo 60 - 9 = 51 are left.\nThe answer is 51."
     )
-    assert worked.write(worked.steps) == (solution, "51")
-    carried = {worked.write(steps) for steps in worked.wrong("operation", "-+")}
+    assert parsed.write(parsed.steps) == (solution, "51")
+    carried = {parsed.write(steps) for steps in parsed.wrong_versions("operation", "-+")}
     assert carried == {(solution.replace("- 9", "+ 9").replace("51", "69"), "69")}
-    slipped = {worked.write(steps)[0] for steps in worked.wrong("slip", "up")}
+    slipped = {parsed.write(steps)[0] for steps in parsed.wrong_versions("slip", "up")}
     assert (
         "She had 70 pears because 5 * 12 = 70 pears.\nSo 70 - 9 = 61 are left.\nThe answer is 61."
         in slipped
@@ -276,14 +288,14 @@ def test_a_solution_is_taken_apart_and_written_again() -> None:
         "large",
     ],
 )
-def test_doubtful_solutions_are_left_out(question: str, source: str) -> None:
+def test_ambiguous_solutions_are_left_out(question: str, source: str) -> None:
     assert synthetic._parse(question, source) is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("valid", 10, 0), "choose one of them"),
+        (("valid", 10, 0), "expected the split train or test, got .valid."),
         (("train", 7, 0), "even, positive"),
         (("train", 0, 0), "even, positive"),
         (("train", -2, 0), "even, positive"),
@@ -294,13 +306,13 @@ def test_wrong_arguments(arguments: tuple[str, int, int], message: str) -> None:
         synthetic_table(*arguments)
 
 
-def test_spent_supply(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "DRAWS", 3)
-    with pytest.raises(ValueError, match="of 2000 rows: ask for fewer"):
+def test_running_out_of_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "MAX_DRAWS", 3)
+    with pytest.raises(ValueError, match=r"of 2000 rows\. Ask for fewer"):
         synthetic_table("test", 2000, 0)
 
 
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(ValueError, match=r'pip install "mv-lightning\[sample\]"'):
+    with pytest.raises(ValueError, match=r'pip install "mv-lightning\[synthetic\]"'):
         synthetic_table("train", 2, 0)
