@@ -1,16 +1,20 @@
-"""Attention over packed rows that share what they start with.
+"""Attention over packed rows that share prefixes.
 
-Rows lie end to end in one sequence behind the instruction that all of them start with; rows of one question may share
-its tokens too. Each row attends to what it starts with and, causally, to itself; never to another row. Under causal
-attention a prefix does not depend on what follows it, so computing it once is exact, in values and in gradients.
+Rows are laid end to end in one sequence behind the instruction that all of them share; rows of one
+question may share its tokens too. Each row attends to its shared prefixes and, causally, to itself;
+never to another row. Under causal attention a prefix does not depend on what follows it, so
+computing it once is exact, in values and in gradients.
 
-The function is plugged into transformers through its `AttentionInterface`; the `Packing` travels to every layer as a
-keyword argument. Shape suffixes: see `mv_lightning/schema.py`; K is the key/value heads, E the size of one head.
+The function is plugged into transformers through its `AttentionInterface`; the `Packing` is passed
+to every layer as a keyword argument. What a family of models has besides (a sliding window,
+soft-capped scores, a scale) is passed by its layers and applied here. Shape suffixes: see
+`mv_lightning/schema.py`; K is the key/value heads, E the size of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,14 +25,27 @@ from mv_lightning.schema import Packing
 NAME = "mv_lightning_packed"
 """What a model's `attn_implementation` is set to."""
 BLOCK = 256
-"""Queries taken together: of 128, 256, 384, 512 the best or nearly so on a CPU, for spans of 160 to 1,600 tokens."""
+"""Queries per block: of 128, 256, 384, 512 the fastest or nearly so on a CPU, for spans of 160 to
+1,600 tokens."""
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How a layer computes its attention scores."""
+
+    scale: float
+    """Factor on the scores."""
+    window: int | None = None
+    """Keys that a query may see, its own included; None for all before it."""
+    softcap: float | None = None
+    """Scores are limited to softcap x tanh(scores / softcap); None for no limit."""
 
 
 def register() -> None:
     """Make the attention known to transformers under `NAME`.
 
-    The mask function is registered too, and makes none: without one transformers would leave the choice of mask to
-    its own rules, and the packing says all there is to say.
+    The mask function is registered too, and makes no mask: without it transformers would choose one
+    by its own rules, and the packing already says what may be attended to.
     """
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
@@ -46,6 +63,8 @@ def packed_attention(
     packing: Packing,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend along the rows of a tree.
@@ -56,35 +75,38 @@ def packed_attention(
         key_1KTE: Keys, K dividing H (grouped queries).
         value_1KTE: Values.
         attention_mask: Always None, see `register`.
-        packing: Where the rows lie.
+        packing: The spans of the sequence and their parents.
         scaling: Factor on the scores; None for 1 / sqrt(E).
         dropout: Must be 0: packed training does not drop attention weights.
-        kwargs: What transformers passes along.
+        sliding_window: See `ScoreSettings`.
+        softcap: See `ScoreSettings`.
+        kwargs: What else transformers passes.
 
     Returns:
         The attended values [1, T, H, E], and None for the weights.
 
     Raises:
-        ValueError: Dropout was asked for.
+        ValueError: The base model's config sets dropout.
     """
     if dropout:
         raise ValueError(
-            f"packed attention has no dropout, but the base model asks for attention_dropout={dropout}"
+            "expected a base model with attention_dropout=0, which packed attention does not have, "
+            f"got {dropout}. Set it to 0 in the base's config.json."
         )
-    attend = _fastest(query_1HTE)
-    return attend(query_1HTE, key_1KTE, value_1KTE, packing, scaling), None
+    scale = query_1HTE.shape[-1] ** -0.5 if scaling is None else scaling
+    settings = ScoreSettings(scale, sliding_window, softcap)
+    attend = _fastest(query_1HTE, settings)
+    return attend(query_1HTE, key_1KTE, value_1KTE, packing, settings), None
 
 
-def _fastest(query: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """The varlen call needs compute capability 8.0 and half precision; a T4 goes span by span."""
-    if not query.is_cuda:
+def _fastest(query: torch.Tensor, settings: ScoreSettings) -> Callable[..., torch.Tensor]:
+    """Varlen needs compute capability 8.0 and half precision; no fused kernel has a soft cap."""
+    if not query.is_cuda or settings.softcap is not None:
         return _spans_by_matmul
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    return (
-        _varlen
-        if half and torch.cuda.get_device_capability(query.device) >= (8, 0)
-        else _spans_by_sdpa
-    )
+    in_16_bits = query.dtype in (torch.float16, torch.bfloat16)
+    if in_16_bits and torch.cuda.get_device_capability(query.device) >= (8, 0):
+        return _varlen
+    return _spans_by_sdpa
 
 
 def _spans_by_sdpa(
@@ -92,23 +114,23 @@ def _spans_by_sdpa(
     key_1KTE: torch.Tensor,
     value_1KTE: torch.Tensor,
     packing: Packing,
-    scaling: float | None,
+    settings: ScoreSettings,
 ) -> torch.Tensor:
-    """Span by span through PyTorch's own kernels, which never hold the scores: for cards without the varlen call."""
+    """Span by span through PyTorch's kernels: for GPUs without the varlen call."""
 
     def attend(
-        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: torch.Tensor
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor
     ) -> torch.Tensor:
         return F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=causal,
-            scale=scaling,
+            attn_mask=visible,
+            scale=settings.scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )
 
-    return _span_by_span(attend, query_1HTE, key_1KTE, value_1KTE, packing)
+    return _span_by_span(attend, query_1HTE, key_1KTE, value_1KTE, packing, settings.window)
 
 
 def _spans_by_matmul(
@@ -116,30 +138,30 @@ def _spans_by_matmul(
     key_1KTE: torch.Tensor,
     value_1KTE: torch.Tensor,
     packing: Packing,
-    scaling: float | None,
+    settings: ScoreSettings,
 ) -> torch.Tensor:
-    """Span by span as two plain products: on a CPU the backward pass takes a quarter of the flash kernel's time.
+    """Span by span as two matmuls: on a CPU, backward takes a quarter of the flash kernel's time.
 
-    The queries that share a key head are laid under each other, so that keys are never repeated. Scores are held
-    for the backward pass: H x length x keys numbers a span and layer.
+    The queries that share a key head are stacked, so that keys are never repeated. Scores are
+    stored for the backward pass: H x length x keys numbers for each span and layer.
     """
     heads, size = query_1HTE.shape[1], query_1HTE.shape[3]
-    scale = size**-0.5 if scaling is None else scaling
 
     def attend(
-        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: torch.Tensor
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor
     ) -> torch.Tensor:
         length, group = query.shape[2], heads // key.shape[1]
-        bias = (
-            torch.zeros_like(causal, dtype=query.dtype)
-            .masked_fill(~causal, float("-inf"))
-            .repeat(group, 1)
-        )
+        bias = torch.zeros_like(visible, dtype=query.dtype)
+        bias = bias.masked_fill(~visible, float("-inf")).repeat(group, 1)
         stacked = query.reshape(key.shape[1], group * length, size)
-        weights = torch.baddbmm(bias, stacked, key[0].mT, alpha=scale).softmax(-1)
-        return (weights @ value[0]).view(1, heads, length, size)
+        if settings.softcap is None:
+            scores = torch.baddbmm(bias, stacked, key[0].mT, alpha=settings.scale)
+        else:
+            scores = stacked @ key[0].mT * (settings.scale / settings.softcap)
+            scores = scores.tanh() * settings.softcap + bias
+        return (scores.softmax(-1) @ value[0]).view(1, heads, length, size)
 
-    return _span_by_span(attend, query_1HTE, key_1KTE, value_1KTE, packing)
+    return _span_by_span(attend, query_1HTE, key_1KTE, value_1KTE, packing, settings.window)
 
 
 def _span_by_span(
@@ -148,25 +170,33 @@ def _span_by_span(
     key_1KTE: torch.Tensor,
     value_1KTE: torch.Tensor,
     packing: Packing,
+    window: int | None,
 ) -> torch.Tensor:
-    """Call `attend` for blocks of queries of every span, with the keys that they may see and the causal mask over them.
+    """Call `attend` for blocks of queries of every span, with their keys and the mask over them.
 
-    A block is given no keys behind it: of a long span nearly half of the scores would be masked.
+    A block gets no keys behind it or before its window: of a long span nearly half of the scores
+    would be masked.
     """
-    queries, keys, values = (
-        x.split(packing.lengths, dim=2) for x in (query_1HTE, key_1KTE, value_1KTE)
-    )
+    queries = query_1HTE.split(packing.lengths, dim=2)
+    keys = key_1KTE.split(packing.lengths, dim=2)
+    values = value_1KTE.split(packing.lengths, dim=2)
     attended = []
     for span, path in zip(queries, packing.paths, strict=True):
-        k, v = (torch.cat([spans[step] for step in path], dim=2) for spans in (keys, values))
-        seen = k.shape[2] - span.shape[2]
-        for q in span.split(BLOCK, dim=2):
-            seen += q.shape[2]
-            causal = torch.ones(q.shape[2], seen, dtype=torch.bool, device=q.device).tril(
-                seen - q.shape[2]
-            )
-            attended.append(attend(q, k[:, :, :seen], v[:, :, :seen], causal))
+        key = torch.cat([keys[step] for step in path], dim=2)
+        value = torch.cat([values[step] for step in path], dim=2)
+        stop = key.shape[2] - span.shape[2]
+        for query in span.split(BLOCK, dim=2):
+            start, stop = stop, stop + query.shape[2]
+            first = 0 if window is None else max(0, start - window + 1)
+            visible = _visible(start - first, stop - first, window, query.device)
+            attended.append(attend(query, key[:, :, first:stop], value[:, :, first:stop], visible))
     return torch.cat(attended, dim=2).transpose(1, 2)
+
+
+def _visible(start: int, stop: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """Which of the keys before `stop` the queries `start` to `stop` see: bool [queries, keys]."""
+    visible = torch.ones(stop - start, stop, dtype=torch.bool, device=device).tril(start)
+    return visible if window is None else visible.triu(start - window + 1)
 
 
 def _varlen(
@@ -174,12 +204,13 @@ def _varlen(
     key_1KTE: torch.Tensor,
     value_1KTE: torch.Tensor,
     packing: Packing,
-    scaling: float | None,
+    settings: ScoreSettings,
 ) -> torch.Tensor:
-    """One flash-attention call: every span is a sequence, whose keys are those on the way to it and its own.
+    """One flash-attention call: every span is a sequence, with its own keys and its prefixes'.
 
-    With more keys than queries the kernel aligns the causal mask to the end, which is what a span behind others needs.
-    Copying shared keys to every row costs memory for prefix x rows, a small share of the activations.
+    With more keys than queries the kernel aligns the causal mask to the end, which is what a span
+    behind others needs. Copying shared keys to every row costs memory for prefix x rows, a small
+    share of the activations.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -201,8 +232,9 @@ def _varlen(
         key_starts,
         max(packing.lengths),
         max(packing.ends),
-        scale=scaling,
-        window_size=(-1, 0),
+        scale=settings.scale,
+        # The kernel does not count the query's own key as a part of the window.
+        window_size=(-1 if settings.window is None else settings.window - 1, 0),
         enable_gqa=query_THE.shape[1] != key_TKE.shape[1],
     )
     values_1THE: torch.Tensor = attended.unsqueeze(0)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from mv_lightning.model import attention
 from mv_lightning.model.activation_checkpointing import enable_checkpointing
-from mv_lightning.model.bundled import BUNDLED, bundled_folder
+from mv_lightning.model.bundled import BUNDLED
+from mv_lightning.model.families import check_family
+from mv_lightning.model.location import absolute_name, locate
 from mv_lightning.model.quantization import (
     Quantization,
     disable_cpu_repacking,
@@ -27,7 +28,8 @@ class BaseSettings:
     """Which model is adapted, and how it is stored in memory."""
 
     name: str = "unsloth/Meta-Llama-3.1-8B"
-    """Hub id or local folder of a causal model of the Llama architecture, or `bundled`."""
+    """A causal model of a supported family: its folder, a `.gguf` file, its Hub id (`owner/name`, or
+    `owner/name@revision`), or `bundled`."""
     quantization: Quantization = "nf4"
     """`nf4`: 4-bit NormalFloat with double quantization (Dettmers et al. 2023, arXiv:2305.14314)."""
     gradient_checkpointing: bool | int = True
@@ -38,6 +40,7 @@ class BaseSettings:
     """`random` fills the model from its config, layer by layer: to measure speed and memory."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", absolute_name(self.name))
         if not isinstance(self.gradient_checkpointing, bool) and self.gradient_checkpointing < 1:
             raise ValueError(
                 "expected model.base.gradient_checkpointing to be true, false or a positive number "
@@ -57,8 +60,11 @@ def load_tokenizer(settings: BaseSettings) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    location = locate(settings.name)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(_resolve(settings.name))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            location.source, revision=location.revision
+        )
     except (OSError, ValueError) as error:
         raise ValueError(_not_loaded("tokenizer", settings.name, error)) from error
     return tokenizer
@@ -71,20 +77,18 @@ def load_config(settings: BaseSettings) -> PretrainedConfig:
         settings: Which model.
 
     Raises:
-        ValueError: It cannot be found, or is not of the Llama architecture.
+        ValueError: It cannot be found, or is not of a supported family.
     """
     from transformers import AutoConfig
 
+    location = locate(settings.name)
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(_resolve(settings.name))
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            location.source, revision=location.revision
+        )
     except (OSError, ValueError) as error:
         raise ValueError(_not_loaded("config", settings.name, error)) from error
-    if config.model_type != "llama":
-        raise ValueError(
-            f"expected a base model of type 'llama' (Llama 2 and 3, SmolLM2, ...), got "
-            f"{settings.name!r} of type {config.model_type!r}. Choose another model.base.name: "
-            "packed attention and the adapters' targets are written for that architecture."
-        )
+    check_family(config, settings.name)
     return config
 
 
@@ -97,8 +101,7 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
         device: Where to.
 
     Raises:
-        ValueError: It cannot be found, is not of the Llama architecture, or cannot be quantized
-            here.
+        ValueError: It cannot be found, is not of a supported family, or cannot be quantized here.
     """
     attention.register()
     quantized = settings.quantization != "none"
@@ -129,9 +132,11 @@ def _load_pretrained(
 ) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
+    location = locate(settings.name)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            _resolve(settings.name),
+            location.source,
+            revision=location.revision,
             dtype=dtype,
             device_map={"": device},
             attn_implementation=attention.NAME,
@@ -140,21 +145,6 @@ def _load_pretrained(
     except OSError as error:
         raise ValueError(_not_loaded("weights", settings.name, error)) from error
     return model
-
-
-def _resolve(name: str) -> str:
-    """Return what transformers can load for the user's `model.base.name`."""
-    if name == BUNDLED:
-        return str(bundled_folder())
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise ValueError(
-            f"expected model.base.name to be a folder or a Hub id (owner/name), got {name!r}: "
-            "no such folder. Correct the path."
-        )
-    return name
 
 
 def _not_loaded(part: str, name: str, error: Exception) -> str:

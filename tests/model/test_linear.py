@@ -14,12 +14,18 @@ def layers(model: torch.nn.Module) -> list[FusedLinear4bit]:
     return [module for module in model.modules() if isinstance(module, FusedLinear4bit)]
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-5), (True, 2e-2)])
 def test_values_and_gradients_are_those_of_peft(
-    tiny: torch.nn.Module, autocast: bool, tolerance: float
+    tiny: torch.nn.Module, autocast: bool, tolerance: float, scale: float
 ) -> None:
+    """With a bias and without, where alpha / r is 1 and where it is not."""
     assert len(layers(tiny)) == 2 * 7
-    for layer in layers(tiny)[:7]:
+    for index, layer in enumerate(layers(tiny)[:7]):
+        layer.scaling["default"] = scale
+        if index % 2:
+            bias = torch.randn(layer.out_features, generator=torch.Generator().manual_seed(3))
+            layer.base_layer.bias = torch.nn.Parameter(bias, requires_grad=False)
         results = []
         for forward in (FusedLinear4bit.forward, PeftLinear4bit.forward):
             x = torch.randn(
@@ -34,8 +40,8 @@ def test_values_and_gradients_are_those_of_peft(
             results.append([out.float(), *gradients])
         for fused, reference in zip(*results, strict=True):
             assert fused.dtype == reference.dtype and fused.shape == reference.shape
-            scale = reference.abs().max().item()
-            torch.testing.assert_close(fused, reference, atol=tolerance * scale, rtol=0)
+            largest = reference.abs().max().item()
+            torch.testing.assert_close(fused, reference, atol=tolerance * largest, rtol=0)
 
 
 def test_dropout_keeps_its_own_path(tiny_settings: base.BaseSettings) -> None:

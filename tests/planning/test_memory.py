@@ -66,7 +66,7 @@ def kept_bytes(folder: Path, checkpointing: bool | int, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         attention,
         "_fastest",
-        lambda query: lambda q, k, v, packing, scale: LikeFlash.apply(q, k, v),
+        lambda query, settings: lambda q, k, v, packing, settings: LikeFlash.apply(q, k, v),
     )
     permanent = {p.untyped_storage().data_ptr() for p in adapted.parameters()}
     kept: dict[int, torch.Tensor] = {}
