@@ -16,6 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import numpy as np
 
 from benchmarks.measure import machine
 from mv_lightning.artifacts.layout import RunFolder
-from mv_lightning.artifacts.predictions import load_predicted, read_log_odds
+from mv_lightning.artifacts.predictions import load_predicted, read_predictions
 from mv_lightning.atomic import atomic_file, write_json
 from mv_lightning.commands.best_of_n import RANKING
 from mv_lightning.commands.ensemble import SUMMARY
@@ -149,16 +150,18 @@ def _ensembles(runs: list[Path], folder: Path, trial: Trial) -> dict[str, Any]:
     held_out = str(runs[0] / HELD_OUT)
     for kind, options in zip(ENSEMBLES, (fitted, []), strict=True):
         _command("ensemble", *files, "--out", str(folder / kind), "--labels", held_out, *options)
-    source, labels_N = load_predicted(held_out, trial.test_rows)
+    ids = read_predictions(RunFolder(runs[0]).probabilities).ids
+    source, rows_N = load_predicted(held_out, ids)
+    assert source.labels_N is not None
+    labels_N, question_ids_N = source.labels_N[rows_N], source.question_ids_N[rows_N]
     found = {}
     for kind in ENSEMBLES:
         summary = _read(folder / kind / SUMMARY)
         right_N, *single = (
-            (read_log_odds(RunFolder(run_dir).probabilities) > 0) == labels_N
-            for run_dir in (folder / kind, *runs)
+            (_log_odds(run_dir, ids) > 0) == labels_N for run_dir in (folder / kind, *runs)
         )
         gains_NK = right_N[:, None] - 1.0 * np.column_stack(single)
-        intervals = mean_interval(gains_NK, source.question_ids_N).tolist()
+        intervals = mean_interval(gains_NK, question_ids_N).tolist()
         found[kind] = {
             "weights": {
                 run_dir.name: one["weight"]
@@ -179,13 +182,25 @@ def _ensembles(runs: list[Path], folder: Path, trial: Trial) -> dict[str, Any]:
 
 def _scores(folder: Path, run_dir: Path) -> dict[str, Any]:
     """Of the predictions in a folder."""
-    log_odds_N = read_log_odds(RunFolder(folder).probabilities)
-    source, labels_N = load_predicted(str(run_dir / HELD_OUT), len(log_odds_N))
-    found = score(labels_N, log_odds_N, question_ids_N=source.question_ids_N).to_json()
+    labels_N, question_ids_N, log_odds_N = _predicted(folder, str(run_dir / HELD_OUT))
+    found = score(labels_N, log_odds_N, question_ids_N=question_ids_N).to_json()
     return {
         **{name: found[name] for name in ("rows", "true_rows", "resampled", "units")},
         **{name: found["metrics"][name] for name in (*SHOWN, "log_loss")},
     }
+
+
+def _log_odds(folder: Path, ids: Sequence[str]) -> np.ndarray:
+    predictions = read_predictions(RunFolder(folder).probabilities)
+    return predictions.log_odds_of(ids, "the first run")
+
+
+def _predicted(folder: Path, held_out: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, questions and log-odds of the predictions in a folder."""
+    predictions = read_predictions(RunFolder(folder).probabilities)
+    source, rows_N = load_predicted(held_out, predictions.ids)
+    assert source.labels_N is not None
+    return source.labels_N[rows_N], source.question_ids_N[rows_N], predictions.log_odds_N
 
 
 def _ranking(folder: Path, run_dir: Path) -> dict[str, Any]:
@@ -197,9 +212,8 @@ def _ranking(folder: Path, run_dir: Path) -> dict[str, Any]:
     _command("best-of-n", str(RunFolder(folder).probabilities), "--source", held_out)
     ranking = _read(folder / RANKING)
     most, rates = ranking["solve_rate"].popitem()
-    log_odds_N = read_log_odds(RunFolder(folder).probabilities)
-    source, labels_N = load_predicted(held_out, len(log_odds_N))
-    found = score_slices(source.question_ids_N, labels_N, log_odds_N)
+    labels_N, question_ids_N, log_odds_N = _predicted(folder, held_out)
+    found = score_slices(question_ids_N, labels_N, log_odds_N)
     within_Q = np.array(
         [one.values["auroc"] for one in found.values() if 0 < one.true_rows < one.rows]
     )

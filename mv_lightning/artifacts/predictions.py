@@ -1,14 +1,16 @@
-"""Prediction files: written, checked against a sample submission, read back and joined with labels."""
+"""Prediction files: written, compared with a sample submission, read back and joined by ID."""
 
 from __future__ import annotations
 
 import csv
-from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mv_lightning.artifacts.layout import RunFolder
+from mv_lightning.artifacts.row_ids import match_ids, row_number_ids
 from mv_lightning.atomic import atomic_file
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.formatting import shorten
@@ -16,142 +18,182 @@ from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.schema import LABEL_COLUMN
 from mv_lightning.versioning import read_versioned_json
 
-HEADER = ("ID", LABEL_COLUMN)
-"""Of the submission."""
+ID_COLUMN = "ID"
+HEADER = (ID_COLUMN, LABEL_COLUMN)
+"""Of a submission, unless a sample submission spells it differently."""
 
 
-def check_sample_submission(path: Path, rows: int) -> None:
-    """Compare a contest's sample submission with what will be written: the header, and the IDs 0 to `rows` - 1.
+@dataclass(frozen=True)
+class SampleSubmission:
+    """The header, the IDs and the order that a contest expects."""
 
-    The order of the IDs is not compared: a submission is matched by ID.
+    header: tuple[str, str]
+    ids: Sequence[str]
+    """As the sample spells them."""
+    rows_N: np.ndarray
+    """int64 [N], the source row of each ID."""
+
+
+def read_sample_submission(path: Path, ids: Sequence[str]) -> SampleSubmission:
+    """Read a contest's sample submission and match its IDs with those of the source.
 
     Args:
-        path: CSV in UTF-8.
-        rows: Rows of the source.
+        path: CSV in UTF-8: a column of IDs, then `is_correct` with any values.
+        ids: The IDs of the source's rows, in source order.
 
     Raises:
-        ValueError: The file is not readable, or its header, number of rows or IDs differ; the difference is named.
+        ValueError: The file cannot be read, its header is another one, or its IDs are not exactly
+            those of the source; the differences are listed.
     """
-    mend = "Predict the rows that the sample is for (data.predict_source), or correct run.sample_submission"
+    hint = "Predict the rows of the sample (data.predict_source), or correct run.sample_submission"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *sample = list(csv.reader(file, strict=True)) or [[]]
+            header, *lines = list(csv.reader(file, strict=True)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(
-            f"run.sample_submission {path} cannot be read as CSV: {error}. Needed is a file with the header "
-            f"{','.join(HEADER)}"
+            f"run.sample_submission {path} cannot be read as CSV: {error}. Expected a file with the "
+            f"header {','.join(HEADER)}"
         ) from error
-    if tuple(header) != HEADER:
+    if len(header) != 2 or header[1].strip().lower() != LABEL_COLUMN:
         raise ValueError(
-            f"run.sample_submission {path} has the header {','.join(header)}; the submission will have "
-            f"{','.join(HEADER)}. {mend}"
+            f"run.sample_submission {path}: expected a header of two columns, the ID and "
+            f"{LABEL_COLUMN}, got {','.join(header)}. {hint}"
         )
-    ids = Counter(row[0] for row in sample if row)
-    wanted = [str(row) for row in range(rows)]
-    differences = {
-        "IDs twice in the sample": [name for name, count in ids.items() if count > 1],
-        "IDs of the sample that no row has": sorted(ids.keys() - set(wanted)),
-        "rows that the sample has no ID for": [name for name in wanted if name not in ids],
-    }
-    if any(differences.values()):
-        told = "; ".join(
-            f"{len(names):,} {what}: {shorten(names)}"
-            for what, names in differences.items()
-            if names
-        )
+    sample_ids = [line[0] for line in lines if line]
+    match = match_ids(sample_ids, ids)
+    differences = match.differences("the sample", "the source")
+    if differences:
         raise ValueError(
-            f"run.sample_submission {path} has {ids.total():,} rows, the source {rows:,} (numbered from 0). "
-            f"{told}. {mend}"
+            f"run.sample_submission {path} has {len(sample_ids):,} rows, the source {len(ids):,}. "
+            f"{differences}. {hint}"
         )
+    return SampleSubmission((header[0], header[1]), sample_ids, match.positions_N)
 
 
 def write_predictions(
-    folder: RunFolder, log_odds: dict[int, float], rows: int, threshold: float = 0.0
+    folder: RunFolder,
+    ids: Sequence[str],
+    log_odds: Mapping[int, float],
+    threshold: float = 0.0,
+    sample: SampleSubmission | None = None,
 ) -> None:
-    """Write `probabilities.csv` (ID, probability, log_odds), then `submission.csv` (ID, is_correct).
+    """Write `probabilities.csv`, then `submission.csv`.
+
+    `probabilities.csv` (ID, probability, log_odds) is in source order. So is `submission.csv` (ID,
+    is_correct) unless a sample submission is given: then its order and spelling are used.
 
     Args:
-        folder: Where to.
+        folder: The run's folder.
+        ids: The IDs of the source's rows, in source order.
         log_odds: log P(True) - log P(False) by source row number.
-        rows: Rows of the source; each must have a prediction.
         threshold: Log-odds above it are a verdict of True.
+        sample: What the contest expects.
 
     Raises:
         ValueError: The rows predicted are not exactly those of the source.
     """
-    if log_odds.keys() != set(range(rows)):
-        missing = sorted(set(range(rows)) - log_odds.keys())
-        unknown = sorted(log_odds.keys() - set(range(rows)))
+    rows = range(len(ids))
+    if log_odds.keys() != set(rows):
+        missing = sorted(set(rows) - log_odds.keys())
+        unknown = sorted(log_odds.keys() - set(rows))
         raise ValueError(
-            f"{len(log_odds)} predictions for {rows} rows; the first rows without one: {missing[:5]}, the first that "
-            f"the source does not have: {unknown[:5]}. Nothing was published; run predict again"
+            f"expected a prediction for each of {len(ids):,} rows, got {len(log_odds):,}. Rows "
+            f"without one: {shorten(missing) or 'none'}; rows that the source does not have: "
+            f"{shorten(unknown) or 'none'}. Nothing was written. Run predict again"
         )
     import torch
 
-    odds = torch.tensor([log_odds[row] for row in range(rows)], dtype=torch.float64)
+    log_odds_N = torch.tensor([log_odds[row] for row in rows], dtype=torch.float64)
+    columns = (ids, log_odds_N.sigmoid().tolist(), log_odds_N.tolist())
+    lines = zip(*columns, strict=True)
+    _write_csv(folder.probabilities, (ID_COLUMN, "probability", "log_odds"), lines)
+    verdicts_N = (log_odds_N > threshold).numpy()
+    if sample is None:
+        _write_csv(folder.submission, HEADER, zip(ids, verdicts_N.tolist(), strict=True))
+    else:
+        verdicts = verdicts_N[sample.rows_N].tolist()
+        _write_csv(folder.submission, sample.header, zip(sample.ids, verdicts, strict=True))
+
+
+def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
     with (
-        atomic_file(folder.probabilities) as tmp_path,
+        atomic_file(path) as tmp_path,
         tmp_path.open("w", newline="", encoding="utf-8") as file,
     ):
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["ID", "probability", "log_odds"])
-        table.writerows(zip(range(rows), odds.sigmoid().tolist(), odds.tolist(), strict=True))
-    with (
-        atomic_file(folder.submission) as tmp_path,
-        tmp_path.open("w", newline="", encoding="utf-8") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(HEADER)
-        table.writerows(enumerate((odds > threshold).tolist()))
+        table.writerow(header)
+        table.writerows(lines)
 
 
-def read_log_odds(path: Path) -> np.ndarray:
+@dataclass(frozen=True)
+class Predictions:
+    """The content of a `probabilities.csv`."""
+
+    path: Path
+    ids: Sequence[str]
+    """In the order of the file."""
+    log_odds_N: np.ndarray
+    """float64 [N]."""
+
+    def log_odds_of(self, ids: Sequence[str], owner: str) -> np.ndarray:
+        """Return the log-odds in the order of `ids`, float64 [N].
+
+        Args:
+            ids: All IDs of the predictions, in any order and spelling.
+            owner: What they belong to, for the message, such as another file.
+
+        Raises:
+            ValueError: The predictions are of other rows; the differences are listed.
+        """
+        match = match_ids(ids, self.ids)
+        differences = match.differences(owner, str(self.path))
+        if differences:
+            raise ValueError(
+                f"expected predictions of the same rows. {differences}. Name files of the same rows"
+            )
+        return self.log_odds_N[match.positions_N]
+
+
+def read_predictions(path: Path) -> Predictions:
     """Read a `probabilities.csv`.
 
     Args:
-        path: The file; columns ID and log_odds, in any order of the rows.
-
-    Returns:
-        float64 [N], the log-odds of the rows 0 to N - 1.
+        path: The file, with the columns ID and log_odds.
 
     Raises:
-        ValueError: No such file, or not one log-odds for each row of a source.
+        ValueError: No such file, no rows, or rows without an ID of their own and log-odds.
     """
+    hint = "Expected a probabilities.csv that predict wrote"
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; needed is a probabilities.csv that predict wrote")
-    log_odds: dict[int, float] = {}
+        raise ValueError(f"{path}: no such file. {hint}")
+    log_odds: dict[str, float] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for number, row in enumerate(csv.DictReader(file), 2):
             try:
-                key, value = int(row["ID"]), float(row["log_odds"])
-            except (LookupError, TypeError, ValueError) as reason:
+                name, value = row[ID_COLUMN], float(row["log_odds"])
+            except (LookupError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"{path}: line {number} has no ID and log_odds that are numbers ({reason!r}); needed is a "
-                    "probabilities.csv that predict wrote"
-                ) from reason
-            if key in log_odds:
+                    f"{path}: line {number} has no ID and log_odds ({error!r}). {hint}"
+                ) from error
+            if name in log_odds:
                 raise ValueError(
-                    f"{path}: ID {key} stands there twice (line {number}); keep one line per row"
+                    f"{path}: ID {name} occurs twice (line {number}). Keep one line per row"
                 )
-            log_odds[key] = value
-    if not log_odds or log_odds.keys() != set(range(len(log_odds))):
-        missing = sorted(set(range(max(log_odds, default=0) + 1)) - log_odds.keys())
-        raise ValueError(
-            f"{path}: {len(log_odds)} rows, without the IDs {missing[:5]}; needed are all IDs from 0 on, as predict "
-            "writes them"
-        )
-    return np.array([log_odds[row] for row in range(len(log_odds))])
+            log_odds[name] = value
+    if not log_odds:
+        raise ValueError(f"{path} has no rows. {hint}")
+    return Predictions(path, list(log_odds), np.array(list(log_odds.values())))
 
 
 def applied_calibration(path: Path) -> Calibration:
-    """Return what stands between the model's own log-odds and those of a prediction file.
+    """Return the calibration that a prediction file's log-odds went through.
 
     Args:
-        path: A `probabilities.csv`; `prediction.json` lies beside it.
+        path: A `probabilities.csv`, with its `prediction.json` in the same folder.
 
     Raises:
-        ValueError: There is no such summary, or the file's numbers are not the model's odds on rows like those it was
-            trained on: they were generated, or shifted to another share of True.
+        ValueError: There is no such summary, or the log-odds cannot be compared with those of
+            validation rows: they were generated, or shifted to another share of True.
     """
     summary = RunFolder(path.parent).prediction_summary
     try:
@@ -175,24 +217,27 @@ def applied_calibration(path: Path) -> Calibration:
     return calibration
 
 
-def load_predicted(source: str, rows: int) -> tuple[Source, np.ndarray]:
+def load_predicted(source: str, ids: Sequence[str]) -> tuple[Source, np.ndarray]:
     """Load the labelled rows that were predicted.
 
     Args:
         source: As for `--data.predict_source`; of several splits, `test`.
-        rows: How many rows were predicted.
+        ids: The IDs of the predictions, in any order.
 
     Returns:
-        The source and its labels, bool [rows].
+        The source, and int64 [N], the source row of each ID.
 
     Raises:
-        ValueError: The source cannot be read, has no labels or another number of rows.
+        ValueError: The source cannot be read, has no labels, or has other rows; the differences
+            are listed.
     """
     loaded = load_source(source, split="test")
-    assert loaded.labels_N is not None
-    if len(loaded.labels_N) != rows:
+    expected = row_number_ids(len(loaded.question_ids_N))
+    match = match_ids(ids, expected)
+    differences = match.differences("the predictions", source)
+    if differences:
         raise ValueError(
-            f"{source} has {len(loaded.labels_N):,} rows, the predictions are of {rows:,}; name the source that they "
-            "were made from"
+            f"{source} has {len(expected):,} rows, the predictions are of {len(ids):,}. "
+            f"{differences}. Name the source that they were made from"
         )
-    return loaded, loaded.labels_N
+    return loaded, match.positions_N

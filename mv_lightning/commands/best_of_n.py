@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mv_lightning.artifacts.predictions import load_predicted, read_log_odds
+from mv_lightning.artifacts.predictions import load_predicted, read_predictions
 from mv_lightning.atomic import write_json
 from mv_lightning.metrics.best_of_n import POLICIES, solve_rates
 from mv_lightning.metrics.bootstrap import mean_interval
@@ -47,8 +47,9 @@ def run_best_of_n(words: list[str]) -> None:
     )
     options = parser.parse_args(words)
 
-    log_odds_N = read_log_odds(options.probabilities)
-    source, labels_N = load_predicted(options.source, len(log_odds_N))
+    predictions = read_predictions(options.probabilities)
+    source, rows_N = load_predicted(options.source, predictions.ids)
+    assert source.labels_N is not None
     solutions_Q = np.bincount(source.question_ids_N)
     most = (
         int(np.quantile(solutions_Q, 0.5, method="higher"))
@@ -56,7 +57,11 @@ def run_best_of_n(words: list[str]) -> None:
         else options.most
     )
     rates = solve_rates(
-        source.question_ids_N, source.table["answer"][:], labels_N, log_odds_N, most
+        source.question_ids_N[rows_N],
+        source.table.select(rows_N)["answer"][:],
+        source.labels_N[rows_N],
+        predictions.log_odds_N,
+        most,
     )
     means = rates.mean(axis=0)
     bounds = mean_interval(rates.reshape(len(rates), -1)).reshape(most, len(POLICIES), 2)

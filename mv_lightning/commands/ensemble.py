@@ -15,7 +15,7 @@ from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.predictions import (
     applied_calibration,
     load_predicted,
-    read_log_odds,
+    read_predictions,
     write_predictions,
 )
 from mv_lightning.metrics.bootstrap import mean_interval
@@ -86,16 +86,16 @@ def run_ensemble(words: list[str]) -> None:
             "needs one per member, in the same order"
         )
 
-    log_odds_NM = _read(options.files)
+    ids, log_odds_NM = _read(options.files)
     rows, members = log_odds_NM.shape
     mix = EnsembleFit([Calibration()] * members, np.full(members, 1 / members), Calibration())
     if options.fit_weights:
         if options.val_labels is None:
-            mix = _fit(*_read_validation(options.fit_weights, options.files))
+            val_labels_N, val_NM = _read_validation(options.fit_weights, options.files)
+            mix = _fit(val_labels_N, None, val_NM)
         else:
-            val_NM = _read(options.fit_weights)
-            source, val_labels_N = load_predicted(options.val_labels, len(val_NM))
-            mix = _fit(val_labels_N, val_NM, source.question_ids_N)
+            val_ids, val_NM = _read(options.fit_weights)
+            mix = _fit(*_labels(options.val_labels, val_ids), val_NM)
     log_odds_NM = _calibrated(mix.members, log_odds_NM)
     mixed_N = mix.whole.apply(log_odds_NM @ mix.weights_M)
 
@@ -110,23 +110,26 @@ def run_ensemble(words: list[str]) -> None:
         ],
     }
     if options.labels is not None:
-        source, labels_N = load_predicted(options.labels, rows)
-        summary |= _compare(labels_N, log_odds_NM, mixed_N, source.question_ids_N, mix.best)
-    write_predictions(RunFolder(options.out), dict(enumerate(mixed_N.tolist())), rows)
+        labels_N, question_ids_N = _labels(options.labels, ids)
+        summary |= _compare(labels_N, log_odds_NM, mixed_N, question_ids_N, mix.best)
+    write_predictions(RunFolder(options.out), ids, dict(enumerate(mixed_N.tolist())))
     write_versioned_json(options.out / SUMMARY, summary)
     print(_told(summary))
     print(f"\n{rows:,} rows, {members} members: {options.out}")
 
 
-def _read(files: Sequence[Path]) -> np.ndarray:
-    columns = [read_log_odds(file) for file in files]
-    for file, column_N in zip(files, columns, strict=True):
-        if len(column_N) != len(columns[0]):
-            raise ValueError(
-                f"{file} has the IDs 0 to {len(column_N) - 1}, {files[0]} 0 to {len(columns[0]) - 1}; needed are "
-                "predictions of the same rows"
-            )
-    return np.column_stack(columns)
+def _read(files: Sequence[Path]) -> tuple[Sequence[str], np.ndarray]:
+    """IDs in the order of the first file, and the log-odds of all files in that order, [N, M]."""
+    ids = read_predictions(files[0]).ids
+    columns = [read_predictions(file).log_odds_of(ids, str(files[0])) for file in files]
+    return ids, np.column_stack(columns)
+
+
+def _labels(source: str, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and questions of the rows with these IDs, bool [N] and int64 [N]."""
+    loaded, rows_N = load_predicted(source, ids)
+    assert loaded.labels_N is not None
+    return loaded.labels_N[rows_N], loaded.question_ids_N[rows_N]
 
 
 def _read_validation(
@@ -147,7 +150,7 @@ def _read_validation(
 
 
 def _fit(
-    labels_N: np.ndarray, val_NM: np.ndarray, question_ids_N: np.ndarray | None = None
+    labels_N: np.ndarray, question_ids_N: np.ndarray | None, val_NM: np.ndarray
 ) -> EnsembleFit:
     """Temperatures one by one, weights of what is calibrated, then the temperature of their average."""
     true = int(labels_N.sum())

@@ -12,7 +12,12 @@ import lightning.pytorch as pl
 import numpy as np
 
 from mv_lightning.artifacts.layout import RunFolder
-from mv_lightning.artifacts.predictions import check_sample_submission, write_predictions
+from mv_lightning.artifacts.predictions import (
+    SampleSubmission,
+    read_sample_submission,
+    write_predictions,
+)
+from mv_lightning.artifacts.row_ids import row_number_ids
 from mv_lightning.atomic import Journal, rename_existing
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model.generate import find_verdict
@@ -55,6 +60,7 @@ class PredictionWriter(pl.Callback):
         self._weights = weights
         self._calibration = calibration
         self._sample_submission = sample_submission
+        self._sample: SampleSubmission | None = None
         self._identity: dict[str, Any] = {}
         self._taken_up = 0
         self._part: Journal | None = None
@@ -68,7 +74,8 @@ class PredictionWriter(pl.Callback):
         """
         data = trainer.datamodule
         if self._sample_submission is not None:
-            check_sample_submission(self._sample_submission, len(data.encoded["predict"]))
+            ids = row_number_ids(len(data.encoded["predict"]))
+            self._sample = read_sample_submission(self._sample_submission, ids)
         self._identity = {
             "source": data.predict_fingerprint,
             "adapter": _sha256(self._weights),
@@ -153,7 +160,7 @@ class PredictionWriter(pl.Callback):
             dict(zip(said, calibrated.tolist(), strict=True)),
             self._calibration.threshold,
         )
-        write_predictions(self._folder, log_odds, rows, threshold)
+        write_predictions(self._folder, row_number_ids(rows), log_odds, threshold, self._sample)
         summary: dict[str, Any] = {
             "rows": rows,
             "rows_before_interruption": self._taken_up,

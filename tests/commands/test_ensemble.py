@@ -11,16 +11,14 @@ import pytest
 
 from mv_lightning.artifacts.evaluations import save_report
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
-from mv_lightning.artifacts.predictions import read_log_odds
+from mv_lightning.artifacts.predictions import read_predictions, write_predictions
+from mv_lightning.artifacts.row_ids import row_number_ids
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.metrics.evaluation import EvalReport
 from mv_lightning.metrics.scores import score
 from mv_lightning.schema import EvalOutputs
-from mv_lightning.training.prediction_writer import (
-    write_predictions,
-)
 from mv_lightning.versioning import write_versioned_json
 
 ROWS = 400
@@ -35,6 +33,15 @@ def labels_N() -> np.ndarray:
     return labels
 
 
+def leave_prediction(folder: Path, odds_N: np.ndarray) -> None:
+    ids = row_number_ids(len(odds_N))
+    write_predictions(RunFolder(folder), ids, dict(enumerate(odds_N.tolist())))
+
+
+def read_log_odds(file: Path) -> np.ndarray:
+    return read_predictions(file).log_odds_N
+
+
 @pytest.fixture
 def files(labels_N: np.ndarray, tmp_path: Path) -> dict[str, list[str]]:
     """Three members with errors of their own, the last one useless, on the rows to score and on validation rows."""
@@ -43,9 +50,7 @@ def files(labels_N: np.ndarray, tmp_path: Path) -> dict[str, list[str]]:
     for place, noise in enumerate(NOISES):
         for name, paths in made.items():
             odds_N = np.where(labels_N, 1.0, -1.0) + noise * rng.normal(size=ROWS)
-            write_predictions(
-                RunFolder(tmp_path / f"{name}{place}"), dict(enumerate(odds_N.tolist())), ROWS
-            )
+            leave_prediction(tmp_path / f"{name}{place}", odds_N)
             paths.append(str(tmp_path / f"{name}{place}" / "probabilities.csv"))
     return made
 
@@ -232,9 +237,7 @@ def test_questions_that_repeat_widen_the_interval_of_the_gain(
     twice = []
     for place, file in enumerate(files["rows"]):
         odds_N = np.repeat(read_log_odds(Path(file)), 2)
-        write_predictions(
-            RunFolder(tmp_path / f"twice{place}"), dict(enumerate(odds_N.tolist())), 2 * ROWS
-        )
+        leave_prediction(tmp_path / f"twice{place}", odds_N)
         twice.append(str(tmp_path / f"twice{place}" / "probabilities.csv"))
     main(["ensemble", *files["rows"], "--out", str(tmp_path / "once"), "--labels", SOURCE])
     main(
@@ -253,6 +256,20 @@ def test_questions_that_repeat_widen_the_interval_of_the_gain(
         both["ensemble"]["units"] == once["ensemble"]["units"]
         and both["ensemble"]["resampled"] == "questions"
     )
+
+
+def test_members_are_joined_by_id_not_by_position(
+    files: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """A member whose file was sorted otherwise, with IDs that another program spelled 7.0."""
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "a"), "--labels", SOURCE])
+    path = Path(files["rows"][1])
+    head, *lines = path.read_text().splitlines()
+    respelled = [line.replace(",", ".0,", 1) for line in reversed(lines)]
+    path.write_text("\n".join([head, *respelled]) + "\n")
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "b"), "--labels", SOURCE])
+    for file in ("submission.csv", "probabilities.csv", "ensemble.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> None:
@@ -275,8 +292,8 @@ def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["short.csv"], "has the IDs 0 to 1"),
-        (["--labels", "synthetic:20"], "name the source that they were made from"),
+        (["short.csv"], "expected predictions of the same rows. 398 IDs of"),
+        (["--labels", "synthetic:20"], "Name the source that they were made from"),
         (["--val-labels", SOURCE], "--val-labels names the rows of --fit-weights"),
         (["--fit-weights", "short.csv"], "needs one per member"),
         (
