@@ -298,9 +298,8 @@ def test_a_sample_submission_of_other_rows_stops_before_the_model_is_loaded(
     with pytest.raises(SystemExit) as end:
         main(words(tmp_path / "run", "--run.sample_submission", str(sample)))
     assert end.value.code == 2
-    assert (
-        "has 82 rows, the source 80 (numbered from 0). 2 IDs of the sample that no row has: 80, 81"
-        in (capsys.readouterr().err)
+    assert "has 82 rows, the source 80. 2 IDs of the sample are not in the source: 80, 81" in (
+        capsys.readouterr().err
     )
     assert not (tmp_path / "run" / "submission.csv").exists()
 
