@@ -57,19 +57,42 @@ def bag_of_words(
         bool [M]; None where scikit-learn is not installed.
     """
     try:
-        from sklearn.feature_extraction.text import HashingVectorizer
-        from sklearn.linear_model import SGDClassifier
+        import sklearn.linear_model  # noqa: F401
     except ImportError:
         return None
     if len(np.unique(train_labels_N)) < 2:
         return majority(train_labels_N, len(texts))
+    return bag_of_words_log_odds(train_texts, train_labels_N, texts, seed) > 0
+
+
+def bag_of_words_log_odds(
+    train_texts: Sequence[str], train_labels_N: np.ndarray, texts: Sequence[str], seed: int
+) -> np.ndarray:
+    """Return the log-odds of the classifier of `bag_of_words`.
+
+    Args:
+        train_texts: N texts.
+        train_labels_N: bool [N], both classes.
+        texts: M texts.
+        seed: Seed of the classifier.
+
+    Returns:
+        float64 [M].
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.linear_model import SGDClassifier
+
     # Hashing stores no vocabulary. Single characters matter: they are the digits and operators.
     vectorizer = HashingVectorizer(
         n_features=2**18, token_pattern=r"\w+|[^\w\s]", alternate_sign=False
     )
     classifier = SGDClassifier(loss="log_loss", alpha=1e-5, random_state=seed)
     classifier.fit(vectorizer.transform(train_texts), train_labels_N)
-    return np.asarray(classifier.predict(vectorizer.transform(texts)), dtype=bool)
+    log_odds_M: np.ndarray = classifier.decision_function(vectorizer.transform(texts))
+    return log_odds_M
 
 
 def lookup(

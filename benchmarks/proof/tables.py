@@ -1,0 +1,148 @@
+"""Tables and the learning curve, from the stored results of the proof."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.proof.baselines import BASELINES
+from benchmarks.proof.definitions import CURVE, ROW_SETS, RUNS
+from benchmarks.proof.scoring import SOLUTIONS
+from mv_lightning.reporting.blocks import Table
+
+MAIN_SET = "gsm8k"
+"""The set that the main table and the learning curve show."""
+_COSTS = ("training rows", "steps", "CPU hours")
+_SCORES = {
+    "accuracy": "accuracy",
+    "balanced accuracy": "balanced_accuracy",
+    "AUROC": "auroc",
+    "AUROC within a question": "auroc_within_question",
+}
+_POLICIES = {
+    f"random of {SOLUTIONS}": "random",
+    f"best of {SOLUTIONS}": "best",
+    f"majority of {SOLUTIONS}": "majority",
+    f"weighted vote of {SOLUTIONS}": "weighted",
+    f"stack of {SOLUTIONS}": "stack",
+    "oracle": "oracle",
+}
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Return the stored results by name: baselines, untrained bases, then trained runs.
+
+    Args:
+        folder: Folder of the proof's results.
+    """
+    untrained = [name for name, run in RUNS.items() if not run.rows]
+    trained = [name for name, run in RUNS.items() if run.rows]
+    results = {}
+    for name in (*BASELINES, *untrained, *trained):
+        path = folder / f"{name}.json"
+        if path.is_file():
+            results[name] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def markdown(folder: Path) -> str:
+    """Return all tables as Markdown.
+
+    Args:
+        folder: Folder of the proof's results.
+    """
+    results = read_results(folder)
+    tables = (_verdicts(results), _picks(results), _by_set(results))
+    return "\n\n".join(table.markdown().strip() for table in tables) + "\n"
+
+
+def _verdicts(results: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, result in results.items():
+        if scores := result["scores"].get(MAIN_SET):
+            cells = [with_interval(scores[key]) for key in _SCORES.values()]
+            rows.append((*_labels(name), *_costs(result), *cells))
+    return Table(("model", "run", *_COSTS, *_SCORES), rows)
+
+
+def _picks(results: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, result in results.items():
+        rates = result["scores"].get(MAIN_SET, {}).get("solve_rate")
+        if rates is not None:
+            cells = [with_interval(rates.get(policy)) for policy in _POLICIES.values()]
+            rows.append((*_labels(name), *cells))
+    return Table(("model", "run", *_POLICIES), rows)
+
+
+def _by_set(results: Mapping[str, Any]) -> Table:
+    rows = []
+    for set_name, row_set in ROW_SETS.items():
+        for name, result in results.items():
+            if scores := result["scores"].get(set_name):
+                counts = (f"{scores['rows']:,}", f"{scores['majority']:.3f}")
+                cells = [with_interval(scores[key]) for key in _SCORES.values()]
+                rows.append((row_set.title, name, *counts, *cells))
+    return Table(("scored on", "run", "rows", "majority", *_SCORES), rows)
+
+
+def with_interval(measured: Mapping[str, Any] | None) -> str:
+    """Return a value with its interval, or nothing where it was not computed.
+
+    Args:
+        measured: `value` and `interval`; None where it was not computed.
+    """
+    if measured is None or measured["value"] is None:
+        return ""
+    low, high = measured["interval"]
+    return f"{measured['value']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _labels(name: str) -> tuple[str, str]:
+    if name in BASELINES:
+        return BASELINES[name], ""
+    return RUNS[name].title, name
+
+
+def _costs(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    training = result["training"]
+    if training is None:
+        return "0", "0", "0"
+    hours = training.get("cpu_seconds", 0) / 3600
+    return f"{training['rows']:,}", f"{training.get('steps', 0):,}", f"{hours:.2f}"
+
+
+def plot_learning_curve(folder: Path, path: Path) -> None:
+    """Plot the AUROC and the AUROC within a question over the number of training rows.
+
+    Args:
+        folder: Folder of the proof's results.
+        path: PNG file; not written while fewer than two runs of the curve are stored.
+    """
+    from matplotlib.figure import Figure
+
+    from mv_lightning.metrics.plots import save_png
+
+    results = read_results(folder)
+    stored = [
+        results[name] for name in CURVE if MAIN_SET in results.get(name, {"scores": {}})["scores"]
+    ]
+    if len(stored) < 2:
+        return
+    rows = [(result["training"] or {"rows": 0})["rows"] for result in stored]
+    figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for title in ("AUROC", "AUROC within a question"):
+        measured = [result["scores"][MAIN_SET][_SCORES[title]] for result in stored]
+        values = [one["value"] for one in measured]
+        below = [one["value"] - one["interval"][0] for one in measured]
+        above = [one["interval"][1] - one["value"] for one in measured]
+        axes.errorbar(rows, values, yerr=[below, above], marker="o", capsize=3, label=title)
+    axes.axhline(0.5, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_xlabel("training rows")
+    axes.set_title(f"{RUNS[CURVE[0]].title}, held-out {ROW_SETS[MAIN_SET].title}", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    save_png(figure, path)

@@ -1,0 +1,228 @@
+"""Train a run and predict the held-out rows, by the commands that a user would type.
+
+Every step resumes where it was interrupted, and a finished one is skipped. One thread per process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.proof.definitions import VALIDATION_ROWS, Run
+from benchmarks.proof.rows import write_scored_rows, write_training_rows
+from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
+from mv_lightning.atomic import write_json
+from mv_lightning.data.sources import load_source
+from mv_lightning.experiments.child_run import check_status
+
+_RECORD_SECONDS = 30
+
+
+class ProofFolder:
+    """The files of one run."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        """Name the files; none is created.
+
+        Args:
+            root: Folder of all runs.
+            name: A key of `RUNS`.
+        """
+        self.path = root / name
+        self.training_rows = self.path / "training_rows.jsonl"
+        self.phase = PhaseFolder(self.path, 1)
+        self.log = self.path / "log.txt"
+        self.cpu_seconds = self.path / "cpu_seconds.json"
+        self._root = root
+
+    def scored_rows(self, name: str) -> Path:
+        """Return the held-out rows of a set, which all runs share.
+
+        Args:
+            name: A key of `ROW_SETS`.
+        """
+        return self._root / "held_out" / f"{name}.jsonl"
+
+    def prediction(self, name: str) -> RunFolder:
+        """Return the folder of a set's predictions.
+
+        Args:
+            name: A key of `ROW_SETS`.
+        """
+        return RunFolder(self.path / f"predict_{name}")
+
+
+def train(run: Run, folder: ProofFolder, sets: Path) -> None:
+    """Train a run, unless it is finished.
+
+    Args:
+        run: The run; it has training rows.
+        folder: Its files.
+        sets: The folder of the sets.
+
+    Raises:
+        ValueError: The command failed.
+    """
+    if folder.phase.summary.is_file():
+        return
+    if not folder.training_rows.is_file():
+        write_training_rows(folder.training_rows, run.rows, sets)
+    _command("fit", _fit_options(run, folder), folder)
+
+
+def predict(run: Run, folder: ProofFolder, name: str, sets: Path) -> None:
+    """Predict the held-out rows of a set, unless that is finished.
+
+    Args:
+        run: The run; it is finished.
+        folder: Its files.
+        name: A key of `ROW_SETS`.
+        sets: The folder of the sets.
+
+    Raises:
+        ValueError: The command failed.
+    """
+    rows, prediction = folder.scored_rows(name), folder.prediction(name)
+    if prediction.prediction_summary.is_file():
+        return
+    if not rows.is_file():
+        write_scored_rows(rows, name, sets)
+    options = {
+        **_model_options(run),
+        "model.init_from": folder.phase.adapter if run.rows else "none",
+        "data.predict_source": rows,
+        "run.dir": prediction.path,
+    }
+    _command("predict", options, folder, stage=f"predict {name}")
+
+
+def cpu_seconds(folder: ProofFolder) -> dict[str, float]:
+    """Return the CPU seconds of each stage, summed over its starts.
+
+    Args:
+        folder: The run's files.
+    """
+    return {stage: sum(starts) for stage, starts in _recorded(folder).items()}
+
+
+def _model_options(run: Run) -> dict[str, Any]:
+    return {
+        "model.base.name": run.base_name(),
+        "model.base.gradient_checkpointing": "false",
+        "model.lora.r": run.r,
+        "model.lora.alpha": run.r,
+        "data.prompt": run.prompt,
+        "data.max_length": run.max_length,
+        "data.eval_tokens": 4096,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+    }
+
+
+def _fit_options(run: Run, folder: ProofFolder) -> dict[str, Any]:
+    rows = _usable_rows(folder.training_rows)
+    options = {
+        **_model_options(run),
+        "model.optim.lr": run.lr,
+        "seed_everything": run.seed,
+        "data.source": folder.training_rows,
+        "data.batch_size": run.batch_size,
+        "data.splits.phases": 1,
+        "data.splits.rows": rows,
+        "data.splits.val_fraction": VALIDATION_ROWS / rows,
+        "data.splits.test_rows": 0,
+        "data.splits.balance": "false",
+        "data.splits.group_by_question": "true",
+        "data.splits.seed": run.seed,
+        "trainer.accumulate_grad_batches": 1,
+        "run.dir": folder.path,
+        "run.save_every": 25,
+        "run.eval_every": 100_000,  # only after the last step
+    }
+    if run.pair_weight:
+        options["model.pair_weight"] = run.pair_weight
+    return options
+
+
+def _usable_rows(path: Path) -> int:
+    """Return how many rows can be divided by question into validation and training rows.
+
+    At most one question is at the boundary; its rows on the far side cannot be used.
+    """
+    source = load_source(str(path))
+    rows_Q = np.bincount(source.question_ids_N)
+    largest = int(rows_Q.max())
+    if (rows_Q == largest).all() and VALIDATION_ROWS % largest == 0:
+        return len(source.table)
+    return len(source.table) - largest + 1
+
+
+def _command(
+    command: str, options: Mapping[str, Any], folder: ProofFolder, stage: str | None = None
+) -> None:
+    """Run a command of mv_lightning as a child process and record its CPU seconds.
+
+    The record is renewed while the child runs, so that little is lost if this process is killed. If
+    this process is terminated, the child is too.
+    """
+    args = [command]
+    for name, value in options.items():
+        args += [f"--{name}", str(value)]
+    recorded = _recorded(folder)
+    starts = recorded.setdefault(stage or command, [])
+    starts.append(0.0)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mv_lightning", *args],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        )
+    previous = signal.signal(signal.SIGTERM, _exit)
+    before = os.times()
+    try:
+        while process.poll() is None:
+            try:
+                process.wait(_RECORD_SECONDS)
+            except subprocess.TimeoutExpired:
+                starts[-1] = _running_cpu_seconds(process.pid)
+                write_json(folder.cpu_seconds, recorded)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        signal.signal(signal.SIGTERM, previous)
+        after = os.times()
+        starts[-1] = after.children_user + after.children_system
+        starts[-1] -= before.children_user + before.children_system
+        write_json(folder.cpu_seconds, recorded)
+    check_status(args, process.returncode, folder.log)
+
+
+def _exit(number: int, frame: Any) -> None:
+    sys.exit(128 + number)
+
+
+def _running_cpu_seconds(pid: int) -> float:
+    """Return the CPU seconds of a running process; 0 where the system does not show them."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _recorded(folder: ProofFolder) -> dict[str, list[float]]:
+    if not folder.cpu_seconds.is_file():
+        return {}
+    recorded: dict[str, list[float]] = json.loads(folder.cpu_seconds.read_text(encoding="utf-8"))
+    return recorded

@@ -1,0 +1,184 @@
+"""The proof: no run sees a held-out question, scores equal hand calculations, runs resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import real_data
+from benchmarks.proof import definitions, rows, scoring, tables, training
+from benchmarks.proof.baselines import score_baseline
+from benchmarks.proof.definitions import HELD_OUT_SHARE, ROW_SETS, RUNS, RowSet, Run
+
+SETS: Mapping[str, RowSet] = {
+    "gsm8k": RowSet("one.jsonl", "One", None),
+    "zeroeval": RowSet("two.jsonl", "Two", 40),
+}
+
+
+def write_set(path: Path, questions: range, solutions: int) -> None:
+    lines = []
+    for number in questions:
+        for solution in range(solutions):
+            row = {
+                "question": f"What is {number} + {number}?",
+                "answer": str(2 * number + solution % 3),
+                "solution": f"{number} + {number} = {2 * number + solution % 3}.",
+                "is_correct": solution % 3 == 0,
+            }
+            lines.append(json.dumps(row) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+@pytest.fixture
+def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two sets that share a hundred questions, in place of the real ones."""
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    write_set(folder / "one.jsonl", range(200), 4)
+    write_set(folder / "two.jsonl", range(100, 250), 3)
+    for module in (definitions, rows, tables, real_data):
+        monkeypatch.setattr(module, "ROW_SETS", SETS, raising=True)
+    return folder
+
+
+def questions_of(path: Path) -> set[str]:
+    return {json.loads(line)["question"] for line in path.read_text("utf-8").splitlines()}
+
+
+def test_no_run_trains_on_a_held_out_question_of_any_set(sets: Path, tmp_path: Path) -> None:
+    trained, scored = tmp_path / "trained.jsonl", tmp_path / "scored.jsonl"
+    rows.write_training_rows(trained, {"gsm8k": None, "zeroeval": None}, sets)
+    held_out = set()
+    for name in SETS:
+        rows.write_scored_rows(scored, name, sets)
+        held_out |= questions_of(scored)
+    assert not questions_of(trained) & held_out
+    divided = rows.divide("gsm8k", sets)
+    assert len(divided.training) + len(divided.held_out) == 200
+    assert len(divided.held_out) == pytest.approx(200 * HELD_OUT_SHARE, rel=0.35)
+
+
+def test_the_position_ignores_form_only() -> None:
+    position = rows.question_position("What is 2 + 3?")
+    assert rows.question_position("  what is 2+3 ") == position
+    assert rows.question_position("What is 2 + 4?") != position
+    positions = np.array([rows.question_position(f"Question {n}") for n in range(2_000)])
+    assert (positions < 1).all() and (positions < 0.3).mean() == pytest.approx(0.3, abs=0.04)
+
+
+def test_a_smaller_training_set_is_a_part_of_a_larger_one(sets: Path, tmp_path: Path) -> None:
+    small, large = tmp_path / "small.jsonl", tmp_path / "large.jsonl"
+    rows.write_training_rows(small, {"gsm8k": 100}, sets)
+    rows.write_training_rows(large, {"gsm8k": 203}, sets)
+    small_lines, large_lines = (path.read_text("utf-8").splitlines() for path in (small, large))
+    assert len(small_lines) == 100 and len(large_lines) == 200  # questions stay whole
+    assert large_lines[:100] == small_lines
+
+
+def test_too_few_rows_are_refused(sets: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected at least 2,000 rows"):
+        rows.write_training_rows(tmp_path / "rows.jsonl", {"gsm8k": 2_000}, sets)
+
+
+def test_other_held_out_questions_than_stored_are_refused(sets: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "held_out.json"
+    rows.check_held_out(stored, sets)
+    before = stored.read_bytes()
+    rows.check_held_out(stored, sets)
+    assert stored.read_bytes() == before
+    write_set(sets / "two.jsonl", range(100, 251), 3)
+    with pytest.raises(ValueError, match="other held-out questions"):
+        rows.check_held_out(stored, sets)
+
+
+def test_auroc_within_a_question_pools_the_pairs() -> None:
+    question_ids_N = np.array([0, 0, 0, 1, 1, 2, 2])
+    labels_N = np.array([True, False, False, True, False, True, True])
+    log_odds_N = np.array([1.0, 0.5, 2.0, 3.0, 3.0, 9.0, -9.0])
+    found = scoring.auroc_within_question(question_ids_N, labels_N, log_odds_N)
+    assert (found["pairs"], found["questions"]) == (3, 2)
+    assert found["value"] == pytest.approx((1 + 0 + 0.5) / 3)
+    only_hard = log_odds_N + 100 * question_ids_N  # ranks questions, not solutions
+    assert scoring.auroc_within_question(question_ids_N, labels_N, only_hard) == found
+    none = scoring.auroc_within_question(question_ids_N, np.ones(7, dtype=bool), log_odds_N)
+    assert none["value"] is None
+
+
+def test_scores_of_a_perfect_and_of_a_constant_prediction() -> None:
+    question_ids_N = np.repeat(np.arange(30), 4)
+    labels_N = np.arange(120) % 4 == 0
+    answers = ["right" if label else "wrong" for label in labels_N]
+    perfect = scoring.score_rows(question_ids_N, answers, labels_N, np.where(labels_N, 1.0, -1.0))
+    assert perfect["auroc_within_question"]["value"] == perfect["accuracy"]["value"] == 1
+    rates = perfect["solve_rate"]
+    assert (rates["best"]["value"], rates["majority"]["value"]) == (1, 0)
+    constant = scoring.score_rows(question_ids_N, answers, labels_N, np.full(120, -0.4))
+    assert constant["majority"] == constant["accuracy"]["value"] == 0.75
+    assert constant["auroc_within_question"]["value"] == 0.5
+    assert constant["solve_rate"]["best"]["value"] == pytest.approx(0.25)
+    pairs = question_ids_N[:2], answers[:2], labels_N[:2], np.zeros(2)
+    assert scoring.score_rows(*pairs)["solve_rate"] is None
+
+
+def test_baselines_are_scored_on_other_questions(sets: Path, tmp_path: Path) -> None:
+    trained, scored = tmp_path / "trained.jsonl", tmp_path / "scored.jsonl"
+    rows.write_training_rows(trained, {"gsm8k": None}, sets)
+    rows.write_scored_rows(scored, "zeroeval", sets)
+    majority = score_baseline("majority", trained, scored)
+    assert majority["accuracy"]["value"] == pytest.approx(majority["majority"])
+    assert score_baseline("bag-of-words", trained, scored)["rows"] == majority["rows"] == 39
+
+
+def test_a_run_is_trained_predicted_scored_and_then_skipped(
+    sets: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run("tiny", {"gsm8k": 200}, batch_size=20)
+    monkeypatch.setattr(Run, "base_name", lambda _: tiny_folder)
+    monkeypatch.setattr(real_data, "RUNS", {"tiny": run})
+    monkeypatch.setattr(training, "VALIDATION_ROWS", 40)
+    results: dict[str, dict[str, object]] = {}
+    monkeypatch.setattr(
+        real_data, "record", lambda name, **content: results.update({name: content})
+    )
+    monkeypatch.setattr(real_data, "PROOF_RESULTS", tmp_path / "results")
+
+    def call() -> None:
+        real_data.run_and_store("tiny", ["gsm8k"], tmp_path / "runs", sets)
+
+    call()
+    result = results["proof/tiny"]
+    figures = result["training"]
+    assert isinstance(figures, dict) and isinstance(result["scores"], dict)
+    assert (figures["rows"], figures["steps"], figures["validation_rows"]) == (160, 8, 40)
+    assert figures["cpu_seconds"] > 0
+    assert set(result["scores"]) == {"gsm8k"}
+    monkeypatch.setattr(training, "_command", lambda *_: pytest.fail("it was finished"))
+    call()
+    assert results["proof/tiny"] == result
+
+
+def test_the_tables_show_what_is_stored(tmp_path: Path) -> None:
+    question_ids_N = np.repeat(np.arange(10), 4)
+    labels_N = np.arange(40) % 4 == 0
+    scores = scoring.score_rows(question_ids_N, ["1"] * 40, labels_N, np.where(labels_N, 1.0, -1.0))
+    stored = {"training": {"rows": 2_328, "steps": 291, "cpu_seconds": 5_400}, "scores": {}}
+    (tmp_path / "0.5b-gsm8k.json").write_text(
+        json.dumps({**stored, "scores": {"gsm8k": scores}}), encoding="utf-8"
+    )
+    text = tables.markdown(tmp_path)
+    assert "| Qwen2.5-Coder-0.5B-Instruct | 0.5b-gsm8k |" in text
+    assert "2,328 |" in text and "291 |" in text and "1.50 |" in text
+    assert "1.000 (1.000 to 1.000)" in text
+
+
+def test_the_definitions_name_known_sets_and_bases() -> None:
+    for run in RUNS.values():
+        assert run.rows.keys() <= ROW_SETS.keys()
+        assert run.title
+    assert set(definitions.CURVE) <= RUNS.keys()
+    assert {RUNS[name].base for name in definitions.CURVE} == {"qwen2.5-coder-0.5b"}
