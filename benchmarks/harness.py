@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks.measure import WORK, Clock, Cost
 from mv_lightning.data.batching import epoch_order, pack
-from mv_lightning.data.prompts import VERDICTS
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan
 from mv_lightning.model import adapters, base
@@ -118,7 +117,7 @@ class Training:
         with path.open("w", encoding="utf-8") as lines:
             for index in self.order.tolist():
                 body = prompt.body.format_map(table[int(encoded.rows_N[index])])
-                verdict = VERDICTS[bool(encoded.labels_N[index])]
+                verdict = prompt.verdicts[int(encoded.labels_N[index])]
                 text = {"prompt": prompt.instruction + body + prompt.cue, "completion": verdict}
                 lines.write(json.dumps(text) + "\n")
 

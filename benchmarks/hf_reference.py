@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mv_lightning.data.encoding import verdict_token_ids
+from mv_lightning.data.prompts import load_prompt
 from mv_lightning.schema import EncodedRows
 
 BATCH_SIZE, MAX_NEW_TOKENS = 16, 64
@@ -56,7 +57,7 @@ class ReferenceModel:
         Returns:
             log P(True) - log P(False) [N].
         """
-        verdict_ids = list(verdict_token_ids(self.tokenizer))
+        verdict_ids = list(verdict_token_ids(self.tokenizer, load_prompt("detailed")))
         log_odds = []
         for inputs in self._padded(rows, batch_size):
             positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)

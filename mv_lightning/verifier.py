@@ -13,7 +13,7 @@ from mv_lightning.artifacts.calibrations import load_calibration
 from mv_lightning.artifacts.layout import ADAPTER_FOLDER
 from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_micro_batches
 from mv_lightning.data.encoding import encode_rows, verdict_token_ids
-from mv_lightning.data.prompts import Prompt
+from mv_lightning.data.prompts import Prompt, prompt_from_metadata
 from mv_lightning.data.rows import Rows, text_columns
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model import adapter_files, adapters, verdict
@@ -78,9 +78,7 @@ class Verifier:
             quantization=card["base"]["quantization"],
             gradient_checkpointing=False,
         )
-        prompt = Prompt(
-            **{name: text for name, text in card["prompt"].items() if name != "fingerprint"}
-        )
+        prompt = prompt_from_metadata(card["prompt"])
         tokenizer = load_tokenizer(settings)
         loaded = load_base(settings, dtype, device)
         here = {
@@ -144,7 +142,10 @@ class Verifier:
         odds_N = np.zeros(len(encoded))
         if not len(encoded):
             return odds_N
-        model, verdict_ids = self.model.get_base_model(), verdict_token_ids(self.tokenizer)
+        model, verdict_ids = (
+            self.model.get_base_model(),
+            verdict_token_ids(self.tokenizer, self.prompt),
+        )
         device = model.device
         packed = PackedRows(encoded)
         with (

@@ -93,4 +93,4 @@ def siblings(tiny_settings: base.BaseSettings) -> EncodedRows:
 
 @pytest.fixture
 def verdict_ids(tiny_settings: base.BaseSettings) -> tuple[int, int]:
-    return verdict_token_ids(base.load_tokenizer(tiny_settings))
+    return verdict_token_ids(base.load_tokenizer(tiny_settings), load_prompt("explanation"))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mv_lightning.atomic import write_json
+from mv_lightning.data.chat import usable_prompts
 from mv_lightning.data.encoding import encode_rows
-from mv_lightning.data.prompts import PROMPTS
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits
 from mv_lightning.metrics import baselines, plots
@@ -183,7 +183,7 @@ def _tokens(
             lengths[TOKENS][name] += map(
                 len, tokenizer(some[name], add_special_tokens=False)["input_ids"]
             )
-        for name, prompt in PROMPTS.items():
+        for name, prompt in usable_prompts(tokenizer).items():
             encoded = encode_rows(some, None, some_N, prompt, tokenizer, _UNLIMITED)
             lengths[ROW_TOKENS][name] += (encoded.lengths_N + len(encoded.prefix_ids)).tolist()
     return {

@@ -64,22 +64,28 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 prompt = json.load(open("verifier.json"))["prompt"]
 
 
-def token_ids(text):
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+def token_ids(text, is_row_text=False):
+    # Special tokens are special in the prompt, and text in a row.
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=is_row_text)["input_ids"]
 
 
 @torch.inference_mode()
 def log_odds(**row):  # question, solution, answer
     # Field by field, as in training: tokens must not reach over the borders of the fields.
-    ids = tokenizer(prompt["instruction"])["input_ids"]
+    ids = token_ids(prompt["instruction"])
+    start = tokenizer("")["input_ids"][:1]
+    if start == [tokenizer.bos_token_id] != ids[:1]:
+        ids = start + ids
     for literal, field, _, _ in string.Formatter().parse(prompt["body"]):
-        ids += token_ids(literal) + token_ids(row[field] if field else "")
+        ids += token_ids(literal)
+        ids += token_ids(row[field], is_row_text=True) if field else []
     ids += token_ids(prompt["cue"])
     output = model(torch.tensor([ids], device=model.device), output_hidden_states=True, logits_to_keep=1)
     hidden = output.hidden_states[-1][0, -1].float()
     # In fp32: the model's own logits are rounded to bf16, to 1/16 where they are above 8.
     head = model.get_output_embeddings().weight.float()
-    return float(hidden @ (head[token_ids(" True")[0]] - head[token_ids(" False")[0]]))
+    true, false = (token_ids(prompt["cue"] + prompt["separator"] + v)[-1] for v in ("True", "False"))
+    return float(hidden @ (head[true] - head[false]))
 """
 
 
@@ -203,9 +209,12 @@ def plain_log_odds(folder: Path, encoded: EncodedRows) -> np.ndarray:
     from transformers import AutoTokenizer
 
     from mv_lightning.data.encoding import verdict_token_ids
+    from mv_lightning.data.prompts import prompt_from_metadata
+    from mv_lightning.model.adapter_files import read_metadata
 
     model = _load_plain(folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    false, true = verdict_token_ids(AutoTokenizer.from_pretrained(folder))
+    prompt = prompt_from_metadata(read_metadata(folder)["prompt"])
+    false, true = verdict_token_ids(AutoTokenizer.from_pretrained(folder), prompt)
     head_VD = model.get_output_embeddings().weight
     direction_D = head_VD[true].float() - head_VD[false].float()
     odds = []

@@ -1,46 +1,63 @@
-"""Rows and a prompt to token ids; what is cut never touches the verdict.
+"""Rows and a prompt to token ids; truncation never touches the verdict.
 
-The text of a row is tokenised field by field, with special tokens switched off: whatever a question
-contains is text, so no row can end its own prompt or forge a verdict, and no template is applied to it.
+The prompt's own text is trusted: special tokens in it are special. The text of a row is tokenised
+field by field with special tokens switched off: whatever a question contains is text, so no row can
+end its own prompt or imitate a verdict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mv_lightning.data.prompts import VERDICTS, Prompt
+from mv_lightning.data.prompts import Prompt
+from mv_lightning.formatting import shorten
 from mv_lightning.schema import TEXT_COLUMNS, UNLABELLED, EncodedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TRUNCATION_MARKER = "\n[...]\n"
-"""Stands where the middle of a solution was taken out."""
-_CHUNK = 1_000  # rows tokenised per call: enough for the tokenizer's threads, small enough for a moving bar
+"""Replaces the middle of a solution that is too long."""
+_CHUNK = 1_000
+"""Rows per call of the tokenizer: enough for its threads, few enough for a moving progress bar."""
 
 
-def verdict_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+def verdict_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, int]:
     """Return the token ids of (False, True), in the order of the labels 0 and 1.
 
+    They are read in context, after the cue: a tokenizer of the SentencePiece kind, such as Llama
+    2's, splits " True" in two when it stands by itself, and has one token for it after other text.
+
+    Args:
+        tokenizer: The base model's tokenizer.
+        prompt: The prompt, rendered.
+
     Raises:
-        ValueError: A verdict is more than one token, or both are the same token.
+        ValueError: After the cue the verdicts are not one token each, or they are the same token.
     """
-    ids = {word: _text_ids(tokenizer, [word])[0] for word in VERDICTS.values()}
-    if any(len(found) != 1 for found in ids.values()) or len(
-        {tuple(found) for found in ids.values()}
-    ) != len(ids):
-        raise ValueError(
-            f"the verdict needs one token of its own for each of {list(ids)}, but the tokenizer "
-            f"{tokenizer.name_or_path!r} gives {ids}; choose a base model whose vocabulary has both words"
-        )
-    return ids[VERDICTS[False]][0], ids[VERDICTS[True]][0]
+    prompt.check_rendered()
+    cue_ids = _trusted_ids(tokenizer, prompt.cue)
+    wrong, right = [_trusted_ids(tokenizer, prompt.cue + verdict) for verdict in prompt.verdicts]
+    n_cue = len(cue_ids)
+    keeps_cue = wrong[:n_cue] == right[:n_cue] == cue_ids
+    if keeps_cue and len(wrong) == len(right) == n_cue + 1 and wrong != right:
+        return wrong[-1], right[-1]
+    n_shown = n_cue if keeps_cue else max(0, n_cue - 3)
+    got = [tokenizer.convert_ids_to_tokens(ids[n_shown:]) for ids in (wrong, right)]
+    raise ValueError(
+        f"expected one token of its own for each of {prompt.verdicts} after the cue "
+        f"{prompt.cue!r}, got {got[0]} and {got[1]} from the tokenizer "
+        f"{tokenizer.name_or_path!r}. Choose a base model whose vocabulary has both words, or "
+        "another end of the cue."
+    )
 
 
 def encode_rows(
-    columns: dict[str, Sequence[str]],
+    columns: Mapping[str, Sequence[str]],
     labels_N: np.ndarray | None,
     rows_N: np.ndarray,
     prompt: Prompt,
@@ -50,102 +67,163 @@ def encode_rows(
 ) -> EncodedRows:
     """Tokenise rows under a prompt.
 
-    A row longer than `max_length` loses the middle of its solution; instruction, question, answer, cue and the
-    solution's end always survive.
+    A row longer than `max_length` loses the middle of its solution; instruction, question, answer,
+    cue and the end of the solution always stay.
 
     Args:
         columns: `question`, `answer`, `solution`: N strings each.
         labels_N: bool [N], or None for rows without labels.
         rows_N: int [N], each row's number in its source.
-        prompt: The prompt variant.
+        prompt: The prompt variant, rendered.
         tokenizer: The base model's tokenizer.
-        max_length: Most tokens of a row, instruction included, verdict excluded.
+        max_length: Maximum tokens of a row, instruction included, verdict excluded.
         progress: Title of a progress bar; None for none.
 
     Raises:
-        ValueError: Rows that do not fit even with the solution cut to nothing.
+        ValueError: Rows that do not fit even without their solution.
     """
-    prefix_ids = tuple(tokenizer(prompt.instruction)["input_ids"])
-    if prefix_ids and prefix_ids[-1] == tokenizer.eos_token_id:
-        prefix_ids = prefix_ids[:-1]
-    cue_ids, mark_ids = _text_ids(tokenizer, [prompt.cue, TRUNCATION_MARKER])
-    literal_ids = _text_ids(tokenizer, [literal for literal, _ in prompt.pieces])
-    fields = [field for _, field in prompt.pieces]
-    budget = max_length - len(prefix_ids) - len(cue_ids) - sum(map(len, literal_ids))
-
+    prompt.check_rendered()
+    tokens = _tokenize_prompt(prompt, tokenizer)
+    max_fields = max_length - tokens.n_fixed
+    fields = [name for name in TEXT_COLUMNS if name in tokens.fields]
     encoded: list[np.ndarray] = []
     truncated_N, question_prefix_N = np.zeros((2, len(rows_N)), dtype=np.int32)
     too_long: list[int] = []
     for start in _chunks(len(rows_N), progress):
-        texts = {
-            name: columns[name][start : start + _CHUNK] for name in TEXT_COLUMNS if name in fields
-        }
-        ids = {name: _text_ids(tokenizer, list(column)) for name, column in texts.items()}
-        for offset in range(len(next(iter(ids.values())))):
-            parts = {name: column[offset] for name, column in ids.items()}
-            solution = parts.get("solution", [])
-            room = budget - sum(map(len, parts.values())) + len(solution)
-            if room < 0:
-                too_long.append(start + offset)
+        ids = {}
+        for name in fields:
+            texts = list(columns[name][start : start + _CHUNK])
+            ids[name] = _row_text_ids(tokenizer, texts)
+        for index in range(start, min(start + _CHUNK, len(rows_N))):
+            parts = {name: column[index - start] for name, column in ids.items()}
+            n_over = sum(map(len, parts.values())) - max_fields
+            if n_over > len(parts.get("solution", [])):
+                too_long.append(index)
                 continue
-            if len(solution) > room:
-                parts["solution"] = _truncate_middle(solution, room, mark_ids)
-                truncated_N[start + offset] = len(solution) - room
-            if fields[0] == "question":  # the literal text behind it is every row's, too
-                question_prefix_N[start + offset] = sum(map(len, literal_ids[:2])) + len(
-                    parts["question"]
-                )
-            body = (
-                token
-                for literal, field in zip(literal_ids, fields, strict=True)
-                for token in (*literal, *(parts[field] if field else ()))
-            )
-            encoded.append(np.fromiter((*body, *cue_ids), dtype=np.int32))
+            if n_over > 0:
+                n_kept = len(parts["solution"]) - n_over
+                parts["solution"] = _truncate_middle(parts["solution"], n_kept, tokens.marker)
+                truncated_N[index] = n_over
+            question_prefix_N[index] = tokens.n_question_prefix(parts["question"])
+            encoded.append(tokens.row(parts))
     if too_long:
-        shown = ", ".join(str(rows_N[i]) for i in too_long[:5])
         raise ValueError(
-            f"{len(too_long)} rows do not fit into max_length={max_length} tokens even with the solution cut to "
-            f"nothing (source rows {shown}{', ...' if len(too_long) > 5 else ''}); raise max_length, choose a "
-            "shorter prompt, or take these rows out of the source"
+            f"{len(too_long)} rows do not fit into max_length={max_length} tokens even without "
+            f"their solution (source rows {shorten(rows_N[too_long])}). Raise max_length, choose a "
+            "shorter prompt, or take these rows out of the source."
         )
-    lengths = [len(row) for row in encoded]
+    if labels_N is None:
+        labels_N = np.full(len(rows_N), UNLABELLED)
+    lengths_N = np.array([len(row) for row in encoded], dtype=np.int64)
     return EncodedRows(
-        ids_T=np.concatenate(encoded) if encoded else np.empty(0, dtype=np.int32),
-        starts_N=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        labels_N=np.full(len(rows_N), UNLABELLED, dtype=np.int8)
-        if labels_N is None
-        else labels_N.astype(np.int8),
+        ids_T=np.concatenate([np.empty(0, dtype=np.int32), *encoded]),
+        starts_N=np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
+        labels_N=labels_N.astype(np.int8),
         rows_N=np.asarray(rows_N, dtype=np.int64),
         truncated_N=truncated_N,
         question_prefix_N=question_prefix_N,
-        prefix_ids=prefix_ids,
+        prefix_ids=tuple(tokens.prefix),
     )
 
 
-def _text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)[
-        "input_ids"
-    ]
+@dataclass(frozen=True)
+class _PromptTokens:
+    """A prompt as token ids."""
+
+    prefix: list[int]
+    """The instruction, beginning-of-text token included."""
+    literals: list[list[int]]
+    """The literal texts of the body."""
+    fields: list[str | None]
+    """The field after each of them."""
+    cue: list[int]
+    marker: list[int]
+    """`TRUNCATION_MARKER`."""
+
+    @property
+    def n_fixed(self) -> int:
+        """Tokens of a row whose fields are empty."""
+        return len(self.prefix) + sum(map(len, self.literals)) + len(self.cue)
+
+    def n_question_prefix(self, question: list[int]) -> int:
+        """Tokens at the start of the row that all rows of its question have."""
+        if self.fields[0] != "question":
+            return 0
+        # The literal text after the question is the same in every row, too.
+        return sum(map(len, self.literals[:2])) + len(question)
+
+    def row(self, parts: Mapping[str, list[int]]) -> np.ndarray:
+        """int32, body and cue of a row with these fields."""
+        ids: list[int] = []
+        for literal, field in zip(self.literals, self.fields, strict=True):
+            ids += literal
+            if field:
+                ids += parts[field]
+        return np.array(ids + self.cue, dtype=np.int32)
+
+
+def _tokenize_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> _PromptTokens:
+    return _PromptTokens(
+        prefix=_prefix_ids(tokenizer, prompt.instruction),
+        literals=[_trusted_ids(tokenizer, literal) for literal, _ in prompt.pieces],
+        fields=[field for _, field in prompt.pieces],
+        cue=_trusted_ids(tokenizer, prompt.cue),
+        marker=_trusted_ids(tokenizer, TRUNCATION_MARKER),
+    )
+
+
+def _prefix_ids(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
+    """The instruction after what the tokenizer puts before a text, such as beginning-of-text.
+
+    Where the instruction begins with that itself, it is there once. What the tokenizer puts after a
+    text, such as an end-of-text token, is left out.
+    """
+    ids = _trusted_ids(tokenizer, instruction)
+    with_added: list[int] = tokenizer(instruction)["input_ids"]
+    for n_before in range(len(with_added) - len(ids) + 1):
+        if with_added[n_before : n_before + len(ids)] == ids:
+            before = with_added[:n_before]
+            return ids if ids[:n_before] == before else before + ids
+    raise ValueError(
+        f"the tokenizer {tokenizer.name_or_path!r} changes the instruction where it adds special "
+        "tokens. Choose another base model."
+    )
+
+
+def _trusted_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a prompt's own text; special tokens in it are special."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 
-def _truncate_middle(ids: list[int], room: int, mark_ids: list[int]) -> list[int]:
-    """Keep the start and the end of `ids` in `room` tokens; the end gets the odd token, and all where it is tight."""
-    if room <= 2 * len(mark_ids):
-        return ids[len(ids) - room :]
-    kept = room - len(mark_ids)
-    tail = kept - kept // 2
-    return [*ids[: kept // 2], *mark_ids, *ids[len(ids) - tail :]]
+def _row_text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Ids of the texts of rows; special tokens in them are text."""
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
 
 
-def _chunks(rows: int, title: str | None) -> Iterator[int]:
-    starts: Iterable[int] = range(0, rows, _CHUNK)
-    if title and rows > _CHUNK:
-        from tqdm import tqdm
+def _truncate_middle(ids: list[int], n_kept: int, marker: list[int]) -> list[int]:
+    """Keep start and end of `ids` in `n_kept` tokens, a marker between them.
 
-        with tqdm(total=rows, desc=title, unit="row") as bar:
-            for start in starts:
-                yield start
-                bar.update(min(_CHUNK, rows - start))
-    else:
+    The end gets the odd token, and everything where there is little space.
+    """
+    if n_kept <= 2 * len(marker):
+        return ids[len(ids) - n_kept :]
+    n_text = n_kept - len(marker)
+    n_end = n_text - n_text // 2
+    return [*ids[: n_text // 2], *marker, *ids[len(ids) - n_end :]]
+
+
+def _chunks(n_rows: int, title: str | None) -> Iterator[int]:
+    """The first row of every chunk, with a progress bar where there are several."""
+    starts = range(0, n_rows, _CHUNK)
+    if not title or n_rows <= _CHUNK:
         yield from starts
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=n_rows, desc=title, unit="row") as bar:
+        for start in starts:
+            yield start
+            bar.update(min(_CHUNK, n_rows - start))

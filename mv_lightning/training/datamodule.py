@@ -22,6 +22,7 @@ from mv_lightning.data.batching import (
     training_micro_batches,
 )
 from mv_lightning.data.cache import cached
+from mv_lightning.data.chat import render_chat
 from mv_lightning.data.columns import KIND_COLUMN
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import load_prompt
@@ -55,7 +56,8 @@ class VerdictDataModule(pl.LightningDataModule):
                 generated practice data (`synthetic:20000` for more rows).
             phase: Which shard this run trains on, from 1.
             splits: How the source is divided.
-            prompt: `answer_only`, `explanation`, `detailed`, or a YAML file with instruction, body and cue.
+            prompt: `answer_only`, `explanation`, `detailed`, `chat` (instruction-tuned bases), or a YAML file with
+                instruction, body and cue.
             max_length: Most tokens of a row; a longer solution loses its middle.
             batch_size: Rows of a micro-batch; an optimizer step takes this times trainer.accumulate_grad_batches.
             eval_tokens: Most tokens of a batch in validation, test and prediction.
@@ -100,6 +102,7 @@ class VerdictDataModule(pl.LightningDataModule):
             ValueError: The source, its rows or the split plan are not usable; the message says how to mend it.
         """
         assert self.trainer is not None
+        self.prompt = render_chat(self.prompt, self.trainer.lightning_module.tokenizer)
         if stage == "predict":
             if "predict" not in self.encoded:
                 rows = load_source(self.predict_source, split="test", labelled=None)

@@ -85,7 +85,7 @@ class VerdictModule(pl.LightningModule):
     @functools.cached_property
     def verdict_ids(self) -> tuple[int, int]:
         """Token ids of (False, True)."""
-        return verdict_token_ids(self.tokenizer)
+        return verdict_token_ids(self.tokenizer, self.trainer.datamodule.prompt)
 
     @property
     def causal_model(self) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""What is cut never touches the verdict, and a row's text is only ever text."""
+"""Truncation never touches the verdict; special tokens are special in the prompt, text in a row."""
 
 from __future__ import annotations
 
@@ -59,18 +59,20 @@ def test_text_survives_whole_where_it_fits(tokenizer, rows: list[tuple[str, str,
 @given(length=st.integers(0, 400), limit=st.integers(200, 500))
 def test_a_long_solution_loses_its_middle_only(tokenizer, length: int, limit: int) -> None:
     solution = "".join(f"{i} " for i in range(length))
-    whole, cut = (encode(tokenizer, [("What?", "4", solution)], size) for size in (100_000, limit))
-    full_ids, ids = whole.ids_T.tolist(), cut.ids_T.tolist()
-    total = len(cut.prefix_ids) + len(ids)
+    whole, truncated = (
+        encode(tokenizer, [("What?", "4", solution)], size) for size in (100_000, limit)
+    )
+    full_ids, ids = whole.ids_T.tolist(), truncated.ids_T.tolist()
+    total = len(truncated.prefix_ids) + len(ids)
     if len(whole.prefix_ids) + len(full_ids) <= limit:
-        assert ids == full_ids and cut.truncated_N[0] == 0
+        assert ids == full_ids and truncated.truncated_N[0] == 0
         return
     assert total == limit
-    assert cut.truncated_N[0] > 0
-    text = text_of(tokenizer, cut, 0)
+    assert truncated.truncated_N[0] > 0
+    text = text_of(tokenizer, truncated, 0)
     assert text.startswith(PROMPTS["explanation"].instruction) and "What?" in text
     assert text.endswith(PROMPTS["explanation"].cue) and "Proposed answer:\n4\n" in text
-    # Everything after the mark is the uncut row's own end.
+    # Everything after the marker is the end of the whole row.
     assert TRUNCATION_MARKER in text
     tail = text.split(TRUNCATION_MARKER)[1]
     assert text_of(tokenizer, whole, 0).endswith(tail) and solution[-4:] in tail
@@ -97,7 +99,7 @@ def test_answer_only_never_shows_the_solution(tokenizer) -> None:
 
 
 def test_verdicts_must_be_single_distinct_tokens(tokenizer) -> None:
-    false, true = verdict_token_ids(tokenizer)
+    false, true = verdict_token_ids(tokenizer, PROMPTS["explanation"])
     assert tokenizer.decode([false]) == " False" and tokenizer.decode([true]) == " True"
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -108,7 +110,9 @@ def test_verdicts_must_be_single_distinct_tokens(tokenizer) -> None:
     bytes_only = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     with pytest.raises(ValueError, match="one token of its own"):
-        verdict_token_ids(PreTrainedTokenizerFast(tokenizer_object=bytes_only))
+        verdict_token_ids(
+            PreTrainedTokenizerFast(tokenizer_object=bytes_only), PROMPTS["explanation"]
+        )
 
 
 @settings(
@@ -121,22 +125,21 @@ def test_verdicts_must_be_single_distinct_tokens(tokenizer) -> None:
 def test_rows_of_one_question_start_alike(
     tokenizer, questions: list[str], others: list[str]
 ) -> None:
-    """Whatever the answer and the solution; another question is told apart, and its own part is never empty."""
+    """Whatever answer and solution; other questions start differently, and no row is all prefix."""
     rows = [(question, other, other[::-1]) for question in questions for other in others]
-    for prompt in PROMPTS:
+    for prompt in ("answer_only", "explanation", "detailed"):
         encoded = encode(tokenizer, rows, prompt=prompt)
-        assert encoded.prefix_groups_N.tolist() == [
-            q for q in range(len(questions)) for _ in others
-        ]
+        numbers_N = np.repeat(np.arange(len(questions)), len(others))
+        assert encoded.prefix_groups_N.tolist() == numbers_N.tolist()
         assert (encoded.question_prefix_N > 0).all() and (
             encoded.question_prefix_N < encoded.lengths_N
         ).all()
         for start in range(0, len(rows), len(others)):
-            stems = {
+            prefixes = {
                 encoded.row(i)[: encoded.question_prefix_N[i]].tobytes()
                 for i in range(start, start + len(others))
             }
-            assert len(stems) == 1 and questions[start // len(others)] in text_of(
+            assert len(prefixes) == 1 and questions[start // len(others)] in text_of(
                 tokenizer, encoded, start
             )
 
@@ -151,3 +154,144 @@ def test_nothing_is_shared_where_another_field_comes_first(tokenizer) -> None:
         0,
         1,
     ]
+
+
+def byte_pair_tokenizer(template: str | None = None):
+    """A Llama 3 in small: byte-level BPE, a beginning-of-text token, tokens for chats."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|begin|>", "<|eot|>", "<|header|>"]
+    bpe.train_from_iterator(
+        ["is True or False:", "True", "False"] * 9,
+        trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<|begin|>",
+        eos_token="<|eot|>",
+        additional_special_tokens=["<|header|>"],
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def sentencepiece_tokenizer(kind: str):
+    """A SentencePiece model in small: `llama2` is BPE with byte fallback, `unigram` has Metaspace."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    corpus = ["The verdict (True or False): True. Verdict: False. It is True, not False."] * 20
+    control = ["<unk>", "<s>", "</s>"]
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    if kind == "llama2":
+        trained = Tokenizer(models.BPE(unk_token="<unk>"))
+        pieces = ["\u2581", *sorted(set("".join(corpus)) - {" "})]
+        merges = []
+        for word in ("\u2581True", "\u2581False"):
+            for end in range(1, len(word)):
+                merges.append((word[:end], word[end]))
+        pieces += [first + second for first, second in merges]
+        vocabulary = {piece: i for i, piece in enumerate([*control, *byte_tokens, *pieces])}
+        trained = Tokenizer(
+            models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+        )
+        trained.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        )
+    else:
+        trained = Tokenizer(models.Unigram())
+        trained.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=60, special_tokens=control, unk_token="<unk>", show_progress=False
+        )
+        trained.train_from_iterator(corpus, trainer)
+    trained.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=trained, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama2", "unigram"])
+def test_verdicts_are_read_after_the_cue(kind: str) -> None:
+    """By itself " True" is two pieces for these tokenizers: the space that they add, and the word."""
+    tokenizer = sentencepiece_tokenizer(kind)
+    alone = tokenizer(" True", add_special_tokens=False)["input_ids"]
+    ids = verdict_token_ids(tokenizer, PROMPTS["explanation"])
+    assert tokenizer.convert_ids_to_tokens(ids) == ["\u2581False", "\u2581True"]
+    assert kind == "unigram" or len(alone) == 2
+
+
+def test_a_cue_that_merges_with_the_verdict_is_refused() -> None:
+    tokenizer = sentencepiece_tokenizer("llama2")
+    prompt = Prompt("merged", "i", "{question}{answer}", "Is it T", separator="")
+    with pytest.raises(ValueError, match=r"one token of its own.*'False', 'True'.*Choose a base"):
+        verdict_token_ids(tokenizer, prompt)
+
+
+def ids_of(tokenizer, prompt: Prompt, *row: str) -> list[int]:
+    columns = {name: [text] for name, text in zip(("question", "answer"), row, strict=True)}
+    encoded = encode_rows(columns, None, np.arange(1), prompt, tokenizer, 10_000)
+    return [*encoded.prefix_ids, *encoded.row(0).tolist()]
+
+
+@pytest.mark.parametrize("start", ["", "<|begin|>"])
+def test_special_tokens_of_the_prompt_are_special_and_the_first_is_there_once(start: str) -> None:
+    tokenizer = byte_pair_tokenizer()
+    prompt = Prompt(
+        "mine",
+        f"{start}<|header|>user\n<|eot|>",
+        "<|header|>{question} is {answer}<|eot|>",
+        "<|header|>True?<|eot|>",
+    )
+    begin, end, header = range(3)
+    ids = ids_of(tokenizer, prompt, "<|eot|><|begin|>", "<|header|>")
+    assert ids[:2] == [begin, header] and ids.count(begin) == 1
+    assert (ids.count(header), ids.count(end)) == (3, 3) and ids[-1] == end
+    text = "".join(
+        (prompt.instruction, "<|header|><|eot|><|begin|> is <|header|><|eot|>", prompt.cue)
+    )
+    assert tokenizer.decode(ids) == ("" if start else "<|begin|>") + text
+
+
+def test_an_instruction_may_end_with_the_end_of_text_token() -> None:
+    """Only what the tokenizer adds after a text is left out."""
+    tokenizer = byte_pair_tokenizer()
+    prompt = Prompt("mine", "Be fair.<|eot|>", "{question}{answer}", "So:")
+    assert ids_of(tokenizer, prompt, "a", "b").count(1) == 1
+    from tokenizers import processors
+
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A <|eot|>", special_tokens=[("<|begin|>", 0), ("<|eot|>", 1)]
+    )
+    assert ids_of(tokenizer, prompt, "a", "b").count(1) == 1
+
+
+def test_no_rows_are_encoded_as_none(tokenizer) -> None:
+    empty = encode_rows(
+        {"question": [], "answer": [], "solution": []},
+        np.empty(0, bool),
+        np.arange(0),
+        PROMPTS["detailed"],
+        tokenizer,
+        100,
+    )
+    assert len(empty) == 0 and empty.starts_N.tolist() == [0] and empty.ids_T.dtype == np.int32
+
+
+def test_a_prompt_without_its_chat_template_is_refused(tokenizer) -> None:
+    with pytest.raises(ValueError, match="Call `render_chat` first"):
+        encode(tokenizer, [("a", "b", "c")], prompt="chat")
+    with pytest.raises(ValueError, match="Call `render_chat` first"):
+        verdict_token_ids(tokenizer, PROMPTS["chat"])

@@ -1,21 +1,31 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from mv_lightning.data.prompts import PROMPTS, Prompt, load_prompt
+from mv_lightning.data.prompts import PROMPTS, Prompt, load_prompt, prompt_from_metadata
+
+FINGERPRINTS = ["aa8eefa9bca8c663", "64adff8c4662647f", "6ccece791eb45435"]
 
 
-def test_the_three_variants_are_distinct_ways_of_asking() -> None:
-    assert list(PROMPTS) == ["answer_only", "explanation", "detailed"]
-    assert len({p.fingerprint for p in PROMPTS.values()}) == 3
+def test_the_variants_are_distinct() -> None:
+    assert list(PROMPTS) == ["answer_only", "explanation", "detailed", "chat"]
+    plain = [prompt for prompt in PROMPTS.values() if not prompt.chat]
+    # A change of these makes every adapter that was trained with them unusable.
+    assert [prompt.fingerprint for prompt in plain] == FINGERPRINTS
     shown = {name: {field for _, field in p.pieces if field} for name, p in PROMPTS.items()}
     assert shown["answer_only"] == {"question", "answer"}
-    assert shown["explanation"] == shown["detailed"] == {"question", "answer", "solution"}
+    assert (
+        shown["explanation"]
+        == shown["detailed"]
+        == shown["chat"]
+        == {"question", "answer", "solution"}
+    )
 
 
-def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
+def test_a_prompt_of_the_user(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(
         'instruction: "Judge.\\n"\nbody: "{question} = {answer}? {{}}\\n"\ncue: "So:"\n'
@@ -30,13 +40,19 @@ def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("instruction: a\nbody: '{question}'\ncue: c\n", "needs {question} and {answer}"),
+        (
+            "instruction: a\nbody: '{question}'\ncue: c\n",
+            "expected the fields {question} and {answer}",
+        ),
         ("instruction: a\nbody: '{question}{answer}{name}'\ncue: c\n", "name"),
         ("instruction: a\nbody: '{question}{answer}'\ncue: 'c '\n", "white space"),
         ("instruction: a\nbody: '{question}{answer'\ncue: c\n", "brace"),
-        ("instruction: a\nbody: b\n", "text keys"),
+        ("instruction: a\nbody: b\n", "expected the keys.*got .'body', 'instruction'."),
+        ("instruction: a\nbody: b\ncue: 1\n", "another type for .'cue'."),
+        ("instruction: a\nbody: b\ncue: c\nchat: 'yes'\n", "another type for .'chat'."),
+        ("instruction: a\nbody: b\ncue: c\nseparator: ''\n", "got .*'separator'"),
         ("[1, 2]", "list"),
-        ("a: [", "not valid YAML"),
+        ("a: [", "expected YAML in UTF-8"),
     ],
 )
 def test_what_is_wrong_with_a_prompt_file_is_said(
@@ -49,7 +65,8 @@ def test_what_is_wrong_with_a_prompt_file_is_said(
 
 def test_no_such_prompt() -> None:
     with pytest.raises(
-        ValueError, match="neither one of answer_only, explanation, detailed nor a file"
+        ValueError,
+        match=r"'detialed': expected one of answer_only, explanation, detailed, chat, or a file",
     ):
         load_prompt("detialed")
 
@@ -58,3 +75,23 @@ def test_the_fingerprint_is_the_wording_not_the_name() -> None:
     a = Prompt("a", "i", "{question}{answer}", "c")
     assert a.fingerprint == Prompt("b", "i", "{question}{answer}", "c").fingerprint
     assert a.fingerprint != Prompt("a", "i!", "{question}{answer}", "c").fingerprint
+    assert a.fingerprint != Prompt("a", "i", "{question}{answer}", "c", separator="").fingerprint
+    with pytest.raises(ValueError, match="render_chat"):
+        _ = Prompt("a", "i", "{question}{answer}", "c", chat=True).fingerprint
+
+
+def test_a_home_folder_and_a_symlink_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real.yaml").write_text("instruction: i\nbody: '{question}{answer}'\ncue: c\n")
+    (tmp_path / "link.yaml").symlink_to("real.yaml")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_prompt("~/link.yaml").name == "link"
+    monkeypatch.chdir(tmp_path)
+    assert load_prompt("link.yaml").fingerprint == load_prompt("./real.yaml").fingerprint
+
+
+def test_adapter_metadata_give_the_prompt_back() -> None:
+    prompt = PROMPTS["detailed"]
+    values = {**dataclasses.asdict(prompt), "fingerprint": prompt.fingerprint}
+    assert prompt_from_metadata(values) == prompt
