@@ -18,7 +18,7 @@ from mv_lightning.artifacts.predictions import (
     load_predicted,
     read_predictions,
 )
-from mv_lightning.metrics.best_of_n import POLICIES, solve_rates
+from mv_lightning.metrics.best_of_n import solve_rates
 from mv_lightning.metrics.bootstrap import RESAMPLES, mean_interval, percentile_interval
 from mv_lightning.metrics.scores import score
 from mv_lightning.schema import DEFAULT_SEED
@@ -126,9 +126,9 @@ def _solve_rates(
 ) -> dict[str, Any] | None:
     if np.bincount(question_ids_N).max() < SOLUTIONS:
         return None
-    rates_QP = solve_rates(question_ids_N, answers, labels_N, log_odds_N, SOLUTIONS)[:, -1]
-    intervals_P = mean_interval(rates_QP).tolist()
-    rates: dict[str, Any] = {"questions": len(rates_QP), "solutions": SOLUTIONS}
-    for policy, value, interval in zip(POLICIES, rates_QP.mean(axis=0), intervals_P, strict=True):
-        rates[policy] = {"value": float(value), "interval": interval}
+    by_policy = solve_rates(question_ids_N, answers, labels_N, log_odds_N, SOLUTIONS)
+    rates: dict[str, Any] = {"questions": len(by_policy["random"]), "solutions": SOLUTIONS}
+    for policy, rates_QC in by_policy.items():
+        interval = mean_interval(rates_QC[:, -1:])[0].tolist()
+        rates[policy] = {"value": float(rates_QC[:, -1].mean()), "interval": interval}
     return rates

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mv_lightning.artifacts.predictions import load_predicted, read_predictions
 from mv_lightning.atomic import write_json
-from mv_lightning.metrics.best_of_n import POLICIES, solve_rates
+from mv_lightning.metrics.best_of_n import solve_rates
 from mv_lightning.metrics.bootstrap import mean_interval
 from mv_lightning.reporting.blocks import Table
 
@@ -63,18 +64,15 @@ def run_best_of_n(words: list[str]) -> None:
         predictions.log_odds_N,
         most,
     )
-    means = rates.mean(axis=0)
-    bounds = mean_interval(rates.reshape(len(rates), -1)).reshape(most, len(POLICIES), 2)
-    solve_rate = {
-        str(size + 1): {
-            policy: {"value": float(means[size, place]), "interval": bounds[size, place].tolist()}
-            for place, policy in enumerate(POLICIES)
-        }
-        for size in range(most)
-    }
-    left_out = len(solutions_Q) - len(rates)
+    solve_rate: dict[str, dict[str, Any]] = {str(size): {} for size in range(1, most + 1)}
+    for policy, rates_QN in rates.items():
+        values, intervals = rates_QN.mean(axis=0).tolist(), mean_interval(rates_QN).tolist()
+        for size, (value, interval) in enumerate(zip(values, intervals, strict=True), 1):
+            solve_rate[str(size)][policy] = {"value": value, "interval": interval}
+    questions = len(rates["random"])
+    left_out = len(solutions_Q) - questions
     out = options.out or options.probabilities.with_name(RANKING)
-    write_json(out, {"questions": len(rates), "left_out": left_out, "solve_rate": solve_rate})
+    write_json(out, {"questions": questions, "left_out": left_out, "solve_rate": solve_rate})
     lines = [
         (
             size,
@@ -85,8 +83,8 @@ def run_best_of_n(words: list[str]) -> None:
         )
         for size, row in solve_rate.items()
     ]
-    print(Table(("solutions", *POLICIES), lines).markdown())
+    print(Table(("solutions", *rates), lines).markdown())
     print(
-        f"\nsolve rate of {len(rates):,} questions with 95 % interval; {left_out:,} with fewer than {most} solutions "
+        f"\nsolve rate of {questions:,} questions with 95 % interval; {left_out:,} with fewer than {most} solutions "
         f"are left out: {out}"
     )

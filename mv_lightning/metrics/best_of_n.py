@@ -1,4 +1,5 @@
-"""A verifier as a judge between several solutions of one question (Cobbe et al. 2021, arXiv:2110.14168).
+"""A verifier that chooses among several solutions of one question (Cobbe et al. 2021,
+arXiv:2110.14168).
 
 Suffixes of this file beside those of `schema.py`:
 
@@ -11,21 +12,25 @@ Suffixes of this file beside those of `schema.py`:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
+from mv_lightning.metrics.answers import answer_ids
+from mv_lightning.metrics.consensus import Consensus
 from mv_lightning.metrics.scores import checked
 from mv_lightning.numerics import sigmoid
 from mv_lightning.schema import DEFAULT_SEED
 
-POLICIES = ("random", "majority", "weighted", "best", "oracle")
-"""How one of several solutions is picked: blindly; the commonest answer; the answer with the largest sum of
-probabilities (Li et al. 2023, arXiv:2206.02336); the highest log-odds; any that is right. Ties are drawn by lot, of
-which the mean is taken."""
+POLICIES = ("random", "majority", "weighted", "best", "stack", "oracle")
+"""How one of several solutions is chosen: at random; the most frequent answer; the answer with the
+largest sum of probabilities (Li et al. 2023, arXiv:2206.02336); the highest log-odds; the highest
+set-level log-odds of a `Consensus`, if there is one; any correct one. Ties are broken at random, and
+the expected value is taken."""
 SUBSETS = 1_000
-"""A question with more subsets of a size is judged on so many, drawn at random."""
+"""Of a question with more subsets of a size, so many are drawn at random."""
 
 
 def solve_rates(
@@ -33,57 +38,108 @@ def solve_rates(
     answers: Sequence[str],
     labels_N: np.ndarray,
     log_odds_N: np.ndarray,
-    most: int,
+    max_n: int,
+    consensus: Consensus | None = None,
     seed: int = DEFAULT_SEED,
-) -> np.ndarray:
-    """Compute the chance that each policy solves each question with 1, 2, ... `most` of its solutions.
+) -> dict[str, np.ndarray]:
+    """Compute the chance that each policy solves each question with 1, 2, ... `max_n` solutions.
 
-    Chances are over which solutions are at hand: all subsets of a size count alike. Answers are the same when they are
-    equal apart from case and white space.
+    The chance is over which of its solutions are available: all subsets of a size are equally
+    likely.
 
     Args:
-        question_ids_N: int [N], see `fingerprint.question_ids`.
-        answers: N proposed answers.
+        question_ids_N: int [N], the question of each row.
+        answers: N proposed answers, compared by value, see `answers.normalize_answer`.
         labels_N: bool [N].
-        log_odds_N: float64 [N], calibrated where the weighted vote shall mean something.
-        most: Solutions a question needs; questions with fewer are left out.
+        log_odds_N: float64 [N], calibrated if the weighted vote is to mean something.
+        max_n: Solutions a question needs; questions with fewer are left out.
+        consensus: For the policy `stack`, fitted on other questions.
         seed: Seed of the subsets, where these are drawn.
 
     Returns:
-        float64 [Q, most, policies in the order of `POLICIES`], for the questions that have enough solutions.
+        float64 [Q, max_n] by policy, in the order of `POLICIES`, for the questions that have enough
+        solutions. Without a consensus, there is no `stack`.
 
     Raises:
         ValueError: No question has so many solutions, or the arrays do not fit each other.
     """
     labels_N, log_odds_N = checked(labels_N, log_odds_N)
+    answers_N = answer_ids(answers)
+    rng = np.random.default_rng(seed)
+    rates: list[Mapping[str, list[float]]] = []
+    for rows_C in _questions(question_ids_N, max_n):
+        _, answers_C = np.unique(answers_N[rows_C], return_inverse=True)
+        question = _Solutions(answers_C, labels_N[rows_C], log_odds_N[rows_C], consensus)
+        by_size = []
+        for size in range(1, max_n + 1):
+            by_size.append(question.rates(_subsets(len(rows_C), size, rng)))
+        rates.append({name: [rate[name] for rate in by_size] for name in by_size[0]})
+    return {name: np.array([rate[name] for rate in rates]) for name in POLICIES if name in rates[0]}
+
+
+@dataclass(frozen=True)
+class _Solutions:
+    """The solutions of one question."""
+
+    answers_C: np.ndarray
+    """int [C], from 0 without gaps."""
+    labels_C: np.ndarray
+    log_odds_C: np.ndarray
+    consensus: Consensus | None
+
+    def rates(self, chosen_SC: np.ndarray) -> dict[str, float]:
+        """Mean over subsets of the chance that each policy chooses a correct solution.
+
+        Args:
+            chosen_SC: bool [S, C], the solutions of each subset; all subsets are of one size.
+        """
+        has_answer_CA = self.answers_C[:, None] == np.arange(self.answers_C.max() + 1)
+        # As numbers: the product of bool arrays is an `or`.
+        chosen = chosen_SC.astype(np.float64)
+        count_SA = chosen @ has_answer_CA
+        # An answer that was proposed with both labels is as correct as its available solutions.
+        correct_SA = (chosen @ (has_answer_CA & self.labels_C[:, None])) / np.maximum(1, count_SA)
+        weight_SA = chosen @ (has_answer_CA * sigmoid(self.log_odds_C)[:, None])
+        correct_SC = np.broadcast_to(self.labels_C, chosen_SC.shape)
+        odds_SC = np.broadcast_to(self.log_odds_C, chosen_SC.shape)
+        rates = {
+            "random": (chosen @ self.labels_C) / chosen.sum(axis=1),
+            "majority": _of_highest(count_SA, correct_SA),
+            "weighted": _of_highest(weight_SA, correct_SA),
+            "best": _of_highest(np.where(chosen_SC, odds_SC, -np.inf), correct_SC),
+            "oracle": (chosen_SC & self.labels_C).any(axis=1),
+        }
+        if self.consensus is not None:
+            siblings = int(chosen_SC[0].sum()) - 1
+            agreement_SC = np.full(chosen_SC.shape, np.nan)
+            if siblings:
+                agreement_SC = (count_SA[:, self.answers_C] - 1) / siblings
+            stack_SC = self.consensus.apply(odds_SC, agreement_SC)
+            rates["stack"] = _of_highest(np.where(chosen_SC, stack_SC, -np.inf), correct_SC)
+        return {name: float(rate_S.mean()) for name, rate_S in rates.items()}
+
+
+def _questions(question_ids_N: np.ndarray, max_n: int) -> list[np.ndarray]:
+    """The rows of each question that has enough solutions, int64 [C] each.
+
+    Raises:
+        ValueError: There is none.
+    """
     order_N = np.argsort(question_ids_N, kind="stable")
-    questions = (
-        np.split(order_N, np.flatnonzero(np.diff(question_ids_N[order_N])) + 1)
-        if len(order_N)
-        else []
-    )
-    kept = [rows_C for rows_C in questions if len(rows_C) >= most >= 1]
-    if not kept:
+    borders = np.flatnonzero(np.diff(question_ids_N[order_N])) + 1
+    questions = np.split(order_N, borders) if len(order_N) else []
+    enough = [rows_C for rows_C in questions if len(rows_C) >= max_n >= 1]
+    if not enough:
         longest = max(map(len, questions), default=0)
         raise ValueError(
-            f"none of {len(questions):,} questions has {most} solutions, the most is {longest}: choose a number of "
-            f"solutions from 1 to {longest}"
+            f"expected a number of solutions from 1 to {longest}, got {max_n}: none of "
+            f"{len(questions):,} questions has so many"
         )
-    rng = np.random.default_rng(seed)
-    rates = np.empty((len(kept), most, len(POLICIES)))
-    for question, rows_C in enumerate(kept):
-        texts = [" ".join(answers[row].lower().split()) for row in rows_C.tolist()]
-        _, answers_C = np.unique(texts, return_inverse=True)
-        for size in range(1, most + 1):
-            chosen_SC = _subsets(len(rows_C), size, rng)
-            rates[question, size - 1] = _rates(
-                chosen_SC, answers_C, labels_N[rows_C], log_odds_N[rows_C]
-            )
-    return rates
+    return enough
 
 
 def _subsets(solutions: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Which solutions each subset holds, bool [S, C]: all of a size, or as many as `SUBSETS` of them."""
+    """Subsets of the solutions, bool [S, C]: all of a size, or as many as `SUBSETS` of them."""
     if math.comb(solutions, size) <= SUBSETS:
         members = np.array(list(combinations(range(solutions), size)))
     else:
@@ -93,32 +149,8 @@ def _subsets(solutions: int, size: int, rng: np.random.Generator) -> np.ndarray:
     return chosen_SC
 
 
-def _rates(
-    chosen_SC: np.ndarray, answers_C: np.ndarray, labels_C: np.ndarray, log_odds_C: np.ndarray
-) -> list[float]:
-    """Mean over the subsets of how right each policy is, in the order of `POLICIES`."""
-    says_CA = answers_C[:, None] == np.arange(answers_C.max() + 1)
-    # As numbers: the product of bool arrays is an `or`.
-    chosen = chosen_SC.astype(np.float64)
-    count_SA = chosen @ says_CA
-    # An answer that was proposed with both labels is as right as its solutions at hand.
-    right_SA = (chosen @ (says_CA & labels_C[:, None])) / np.maximum(1, count_SA)
-    probabilities_C = sigmoid(log_odds_C)
-    odds_SC = np.where(chosen_SC, log_odds_C, -np.inf)
-    return [
-        float(rate_S.mean())
-        for rate_S in (
-            (chosen @ labels_C) / chosen.sum(axis=1),
-            _of_highest(count_SA, right_SA),
-            _of_highest(chosen @ (says_CA * probabilities_C[:, None]), right_SA),
-            _of_highest(odds_SC, np.broadcast_to(labels_C, chosen_SC.shape)),
-            (chosen_SC & labels_C).any(axis=1),
-        )
-    ]
-
-
-def _of_highest(votes: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """How right the candidate with most votes is in each subset, [S]; the mean of those that share the place."""
-    highest = votes == votes.max(axis=1, keepdims=True)
-    rate_S: np.ndarray = (highest * right).sum(axis=1) / highest.sum(axis=1)
-    return rate_S
+def _of_highest(values: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """The share of correct ones among the candidates of highest value in each subset, [S]."""
+    highest = values == values.max(axis=1, keepdims=True)
+    share_S: np.ndarray = (highest * correct).sum(axis=1) / highest.sum(axis=1)
+    return share_S

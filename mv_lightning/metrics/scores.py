@@ -88,12 +88,12 @@ def score(
     """
     labels_N, log_odds_N = checked(labels_N, log_odds_N)
     verdicts_N = log_odds_N > threshold
-    values = metric_values(labels_N, log_odds_N, threshold)
+    values = metric_values(labels_N, log_odds_N, threshold, question_ids_N)
     units_N = resampling_units(len(labels_N), question_ids_N)
     intervals = dict.fromkeys(values, (math.nan, math.nan))
     if len(labels_N):
         drawn = [
-            weighted_metrics(labels_N, verdicts_N, log_odds_N, weights_RN)
+            weighted_metrics(labels_N, verdicts_N, log_odds_N, weights_RN, question_ids_N)
             for weights_RN in resample_weights(units_N, resamples, seed)
         ]
         for name in values:
@@ -112,7 +112,10 @@ def score(
 
 
 def metric_values(
-    labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0
+    labels_N: np.ndarray,
+    log_odds_N: np.ndarray,
+    threshold: float = 0.0,
+    question_ids_N: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Compute all metrics without intervals, as for the curves of a training run.
 
@@ -120,6 +123,7 @@ def metric_values(
         labels_N: As for `score`.
         log_odds_N: As for `score`.
         threshold: As for `score`.
+        question_ids_N: As for `score`.
 
     Returns:
         See `Scores.values`.
@@ -129,7 +133,8 @@ def metric_values(
     """
     labels_N, log_odds_N = checked(labels_N, log_odds_N)
     once_1N = np.ones((1, len(labels_N)))
-    metrics = weighted_metrics(labels_N, log_odds_N > threshold, log_odds_N, once_1N)
+    verdicts_N = log_odds_N > threshold
+    metrics = weighted_metrics(labels_N, verdicts_N, log_odds_N, once_1N, question_ids_N)
     return {name: float(value_1[0]) for name, value_1 in metrics.items()}
 
 

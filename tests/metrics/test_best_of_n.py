@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mv_lightning.metrics import best_of_n
 from mv_lightning.metrics.best_of_n import POLICIES, solve_rates
+from mv_lightning.metrics.consensus import Consensus
 
 
 def rates(
@@ -19,11 +20,17 @@ def rates(
     odds: list[float],
     most: int,
     groups: list[int] | None = None,
+    stack: Consensus | None = None,
 ) -> dict:  # type: ignore[type-arg]
-    found = solve_rates(
-        np.array(groups or [0] * len(labels)), answers, np.array(labels), np.array(odds), most
+    rates = solve_rates(
+        np.array(groups or [0] * len(labels)),
+        answers,
+        np.array(labels),
+        np.array(odds),
+        most,
+        stack,
     )
-    return {policy: found.mean(axis=0)[:, place].tolist() for place, policy in enumerate(POLICIES)}
+    return {policy: rates_QN.mean(axis=0).tolist() for policy, rates_QN in rates.items()}
 
 
 @st.composite
@@ -44,7 +51,8 @@ def questions(draw: st.DrawFn) -> tuple[np.ndarray, list[str], np.ndarray, np.nd
 @given(rows=questions())
 def test_what_always_holds(rows: tuple[np.ndarray, list[str], np.ndarray, np.ndarray]) -> None:
     question_ids_N, _, labels_N, _ = rows
-    found = dict(zip(POLICIES, np.moveaxis(solve_rates(*rows, most=2), 2, 0), strict=True))
+    found = solve_rates(*rows, 2, Consensus(1.5, 2.0, -0.5))
+    assert tuple(found) == POLICIES
     for rate in found.values():
         assert (found["oracle"] >= rate - 1e-12).all()
         assert rate[:, 0] == pytest.approx(found["random"][:, 0])
@@ -59,7 +67,7 @@ def test_best_of_n_is_its_closed_form(
 ) -> None:
     question_ids_N, _, labels_N, log_odds_N = rows
     log_odds_N = log_odds_N + np.arange(len(log_odds_N)) / 100  # no ties
-    found = solve_rates(*rows[:3], log_odds_N, most=2)
+    found = solve_rates(*rows[:3], log_odds_N, 2)
     for question, group in enumerate(np.unique(question_ids_N)):
         ranked = labels_N[question_ids_N == group][np.argsort(-log_odds_N[question_ids_N == group])]
         many, right = len(ranked), int(ranked.sum())
@@ -69,9 +77,9 @@ def test_best_of_n_is_its_closed_form(
                 sum(math.comb(many - 1 - place, size - 1) for place in np.flatnonzero(ranked))
                 / ways
             )
-            assert found[question, size - 1, POLICIES.index("best")] == pytest.approx(best)
+            assert found["best"][question, size - 1] == pytest.approx(best)
             oracle = 1 - math.comb(many - right, size) / ways
-            assert found[question, size - 1, POLICIES.index("oracle")] == pytest.approx(oracle)
+            assert found["oracle"][question, size - 1] == pytest.approx(oracle)
 
 
 def test_a_question_by_hand() -> None:
@@ -83,6 +91,23 @@ def test_a_question_by_hand() -> None:
     )  # of two different answers, either wins
     assert found["weighted"] == pytest.approx([1 / 3, 2 / 3, 1])  # 0.88 against 2 x 0.27
     assert found["best"] == found["oracle"] == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_answers_are_compared_by_value() -> None:
+    """Three spellings of 1000 outvote two of 7."""
+    found = rates(
+        ["$1,000", "1000.0", "\\boxed{1000}", "7", "7.00"], [True] * 3 + [False] * 2, [0.0] * 5, 5
+    )
+    assert found["majority"][4] == 1 and found["weighted"][4] == 1
+
+
+@pytest.mark.parametrize(("agreement_weight", "all_three"), [(1.5, 0), (2.0, 2 / 3), (2.5, 1)])
+def test_a_stack_by_hand(agreement_weight: float, all_three: float) -> None:
+    """A lone answer of log-odds 1 against two that agree: 0 + weight / 2. Of pairs, nobody agrees."""
+    case = (["9", "7", "7"], [False, True, True], [1.0, 0.0, 0.0], 3)
+    found = rates(*case, stack=Consensus(1.0, agreement_weight, 5.0))
+    assert found["stack"] == pytest.approx([2 / 3, 1 / 3, all_three])
+    assert found["best"] == pytest.approx([2 / 3, 1 / 3, 0])
 
 
 def test_ties_are_drawn_by_lot() -> None:
@@ -100,16 +125,10 @@ def test_questions_with_fewer_solutions_are_left_out() -> None:
         np.array([5, 5, 9, 9, 9]),
         np.array([True, True, False, False, False]),
     )
-    assert solve_rates(question_ids_N, ["1"] * 5, labels_N, np.zeros(5), 3).shape == (
-        1,
-        3,
-        len(POLICIES),
-    )
-    assert solve_rates(question_ids_N, ["1"] * 5, labels_N, np.zeros(5), 2).shape == (
-        2,
-        2,
-        len(POLICIES),
-    )
+    for most, questions in ((3, 1), (2, 2)):
+        found = solve_rates(question_ids_N, ["1"] * 5, labels_N, np.zeros(5), most)
+        assert {rates_QN.shape for rates_QN in found.values()} == {(questions, most)}
+        assert "stack" not in found
     for most in (0, 4):
         with pytest.raises(ValueError, match="from 1 to 3"):
             solve_rates(question_ids_N, ["1"] * 5, labels_N, np.zeros(5), most)
@@ -123,8 +142,8 @@ def test_drawn_subsets_come_near_all_of_them(monkeypatch: pytest.MonkeyPatch) ->
         rng.random(12) < 0.4,
         rng.normal(size=12),
     )
-    exact = solve_rates(*rows, most=6)
+    exact = np.array(list(solve_rates(*rows, 6).values()))
     monkeypatch.setattr(best_of_n, "SUBSETS", 200)
-    drawn = solve_rates(*rows, most=6)
-    assert not np.array_equal(exact, drawn) and np.array_equal(drawn, solve_rates(*rows, most=6))
+    drawn, again = (np.array(list(solve_rates(*rows, 6).values())) for _ in range(2))
+    assert not np.array_equal(exact, drawn) and np.array_equal(drawn, again)
     assert np.abs(exact - drawn).max() < 0.12

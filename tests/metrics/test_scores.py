@@ -75,16 +75,29 @@ def test_log_odds_too_large_for_a_probability_still_rank() -> None:
     assert score(np.array([False, True]), np.array([50.0, 60.0])).values["auroc"] == 1
 
 
-ONLY_FALSE = {"balanced_accuracy", "precision", "recall", "f1", "mcc", "auroc", "average_precision"}
+ONLY_FALSE = {
+    "auroc_within_question",
+    "balanced_accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "mcc",
+    "auroc",
+    "average_precision",
+}
 
 
 @pytest.mark.parametrize(
     ("labels", "log_odds", "undefined"),
     [
         ([], [], {*ONLY_FALSE, "accuracy", "brier", "ece", "log_loss"}),
-        ([True, True], [1.0, -1.0], {"balanced_accuracy", "mcc", "auroc"}),
+        (
+            [True, True],
+            [1.0, -1.0],
+            {"balanced_accuracy", "mcc", "auroc", "auroc_within_question"},
+        ),
         ([False, False], [-1.0, -2.0], ONLY_FALSE),
-        ([True, False], [1.0, 2.0], {"mcc"}),
+        ([True, False], [1.0, 2.0], {"mcc", "auroc_within_question"}),
     ],
 )
 def test_what_is_undefined_is_null(
@@ -112,8 +125,11 @@ def test_the_interval_of_accuracy_is_the_binomial_one() -> None:
 
 def test_the_same_seed_gives_the_same_intervals() -> None:
     labels_N, log_odds_N = rows(300, 4)
-    assert score(labels_N, log_odds_N) == score(labels_N, log_odds_N)
-    assert score(labels_N, log_odds_N).intervals != score(labels_N, log_odds_N, seed=1).intervals
+    one, same, other = (
+        score(labels_N, log_odds_N, question_ids_N=np.arange(300) // 3, seed=seed)
+        for seed in (2, 2, 1)
+    )
+    assert one == same and one.intervals != other.intervals
 
 
 @pytest.mark.parametrize("seed", [3407, 1])
@@ -161,6 +177,25 @@ def test_a_row_told_several_times_is_told_once(times: int, seed: int, ties: bool
         bounds[0]
     )
     assert np.diff(bounds[1]) < np.diff(bounds[0])
+
+
+def test_the_interval_within_questions_resamples_questions() -> None:
+    """Copies of questions' rows narrow it only when they are taken as further questions."""
+    rng = np.random.default_rng(2)
+    questions_N = np.repeat(np.arange(60), 4)
+    labels_N = rng.random(240) < 0.5
+    log_odds_N = rng.normal(0, 1, 240) + labels_N
+    name = "auroc_within_question"
+    once = score(labels_N, log_odds_N, question_ids_N=questions_N)
+    twice = [np.tile(values_N, 2) for values_N in (labels_N, log_odds_N)]
+    same = score(*twice, question_ids_N=np.tile(questions_N, 2))
+    more = score(*twice, question_ids_N=np.r_[questions_N, questions_N + 60])
+    low, high = once.intervals[name]
+    assert 0.6 < low < once.values[name] < high < 0.9
+    assert same.values[name] == more.values[name] == pytest.approx(once.values[name])
+    assert same.intervals[name] == pytest.approx(once.intervals[name])
+    assert more.intervals[name][1] - more.intervals[name][0] < 0.85 * (high - low)
+    assert math.isnan(score(labels_N, log_odds_N).values[name])
 
 
 def test_slices_hold_every_row_once() -> None:

@@ -74,8 +74,58 @@ def test_weights_are_repetitions_of_rows(
     for draw, weights_N in enumerate(weights_RN.astype(int)):
         taken = np.repeat(np.arange(many), weights_N)
         values = {name: float(values_R[draw]) for name, values_R in metrics.items()}
+        assert math.isnan(values.pop("auroc_within_question"))
         expected = reference(labels_N[taken], verdicts_N[taken], log_odds_N[taken])
         assert values == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+def within(
+    labels: list[int],
+    log_odds: list[float],
+    questions: list[int],
+    weights: list[float] | None = None,
+) -> float:
+    labels_N, log_odds_N = np.array(labels, dtype=bool), np.array(log_odds, dtype=float)
+    weights_1N = np.array([weights or np.ones(len(labels))])
+    metrics = weighted_metrics(
+        labels_N, log_odds_N > 0, log_odds_N, weights_1N, np.array(questions)
+    )
+    return float(metrics["auroc_within_question"][0])
+
+
+def test_auroc_within_questions_by_hand() -> None:
+    """Question 5: True 2 and 0 against False 1, 0: right, right, wrong, tie. Question 3: right."""
+    labels, log_odds = [1, 0, 1, 0, 1, 0], [2, 1, 0, 0, -5, -6]
+    questions = [5, 5, 5, 5, 3, 3]
+    assert within(labels, log_odds, questions) == pytest.approx((2 + 0.5 + 1) / 5)
+    assert within(labels, log_odds, questions, [2, 2, 2, 2, 0, 0]) == pytest.approx(2.5 / 4)
+    assert within(labels, log_odds, questions, [1, 1, 1, 1, 3, 3]) == pytest.approx(5.5 / 7)
+
+
+def test_auroc_within_questions_ignores_which_questions_are_hard() -> None:
+    """Log-odds that state the question's share of True rank all rows well, and no pair."""
+    labels, log_odds = [1, 1, 1, 0, 1, 0, 0, 0], [3, 3, 3, 3, -3, -3, -3, -3]
+    questions = [0] * 4 + [1] * 4
+    assert within(labels, log_odds, questions) == 0.5
+    assert within(labels, log_odds, [0] * 8) == 0.75
+
+
+@pytest.mark.parametrize("questions", [[0, 1, 2], [0, 0, 1], []])
+def test_auroc_within_questions_needs_a_pair(questions: list[int]) -> None:
+    labels = [1, 1, 0][: len(questions)]
+    assert math.isnan(within(labels, [1, 2, 3][: len(questions)], questions))
+
+
+@given(rows=st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(-2, 2)), min_size=1))
+def test_auroc_within_questions_is_the_share_of_pairs(rows: list[tuple[int, bool, int]]) -> None:
+    pairs = [
+        (rows[i][2] > rows[j][2]) + (rows[i][2] == rows[j][2]) / 2
+        for i, j in np.ndindex(len(rows), len(rows))
+        if rows[i][0] == rows[j][0] and rows[i][1] and not rows[j][1]
+    ]
+    questions, labels, log_odds = zip(*rows, strict=True)
+    expected = float(np.mean(pairs)) if pairs else math.nan
+    assert within(labels, log_odds, questions) == pytest.approx(expected, nan_ok=True)  # type: ignore[arg-type]
 
 
 def test_no_rows_define_no_metric() -> None:
