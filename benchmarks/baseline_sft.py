@@ -25,8 +25,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.measure import Clock
-from mv_lightning.model.adapters import TARGETS
 from mv_lightning.model.base import BaseSettings, load_base
+from mv_lightning.model.families import TARGETS
 from mv_lightning.model.quantization import quantization_config
 from mv_lightning.schema import DEFAULT_SEED
 

@@ -237,7 +237,7 @@ def stage_generate(folder: Path, size: Size) -> dict[str, Any]:
     """Prediction by generation in transformers and PEFT; random weights never end a text."""
     from peft import LoraConfig, get_peft_model
 
-    from mv_lightning.model.adapters import TARGETS
+    from mv_lightning.model.families import TARGETS
 
     model = _base(folder)
     model.set_attn_implementation("sdpa")

@@ -80,7 +80,9 @@ def step(model: PeftModel, optimizer: torch.optim.Optimizer, rows: EncodedRows) 
         batch = pack(rows, np.array(group), len(rows))
         with torch.autocast("cpu", torch.bfloat16):
             hidden_TD = verdict.hidden_states(causal, batch)
-            loss_B = verdict.verdict_loss(hidden_TD, causal.lm_head, batch, VERDICT_IDS)
+            loss_B = verdict.verdict_loss(
+                hidden_TD, verdict.output_head(causal), batch, VERDICT_IDS
+            )
         (loss_B.sum() / len(rows)).backward()
     optimizer.step()
     optimizer.zero_grad()

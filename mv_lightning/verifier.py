@@ -155,7 +155,7 @@ class Verifier:
             for micro_batch in evaluation_micro_batches(encoded, self.eval_tokens):
                 batch = packed[micro_batch].to(device)
                 hidden_TD = verdict.hidden_states(model, batch)
-                odds_B = verdict.log_odds(hidden_TD, model.lm_head, batch, verdict_ids)
+                odds_B = verdict.log_odds(hidden_TD, verdict.output_head(model), batch, verdict_ids)
                 odds_N[list(micro_batch.indices)] = odds_B.cpu().numpy()
         if len(bad := np.flatnonzero(~np.isfinite(odds_N))):
             raise ValueError(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mv_lightning.model.families import family_of
+
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LoraSettings:
 
 
 def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
-    """Add new adapters to all seven projections of every layer.
+    """Add new adapters to all projections of every layer.
 
     Args:
         base: The frozen base model; changed in place.
@@ -59,7 +59,7 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         use_rslora=settings.rslora,
-        target_modules=list(TARGETS),
+        target_modules=list(family_of(base.config).targets),
         bias="none",
         task_type="CAUSAL_LM",
     )

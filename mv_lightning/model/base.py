@@ -10,7 +10,7 @@ import torch
 from mv_lightning.model import attention
 from mv_lightning.model.activation_checkpointing import enable_checkpointing
 from mv_lightning.model.bundled import BUNDLED
-from mv_lightning.model.families import check_family
+from mv_lightning.model.families import check_dtype, check_family
 from mv_lightning.model.location import absolute_name, locate
 from mv_lightning.model.quantization import (
     Quantization,
@@ -110,6 +110,7 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
             f"model.base.quantization={settings.quantization}", "model.base.quantization=none"
         )
     config = load_config(settings)
+    check_dtype(config, dtype, settings.name)
     if settings.weights == "random":
         from mv_lightning.model.random_weights import build_random_model
 

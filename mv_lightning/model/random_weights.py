@@ -49,9 +49,20 @@ def build_random_model(
                 weight = _random(parameter.shape, dtype, device, generator)
                 setattr(module, name, torch.nn.Parameter(weight, requires_grad=False))
     model.tie_weights()
-    # Buffers are not parameters: the rotary frequencies are computed on the device.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(device)
+    _initialize_buffers(model, device)
     return model
+
+
+def _initialize_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Compute what is not a parameter, such as rotary frequencies and embedding scales."""
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True  # transformers' mark for what it shall not overwrite
+    for module in model.modules():
+        buffers = dict(module.named_buffers(recurse=False))
+        for name, buffer in buffers.items():
+            module._buffers[name] = torch.empty_like(buffer, device=device)
+        if buffers:
+            model._init_weights(module)
 
 
 def _random(

@@ -1,35 +1,103 @@
-"""The verdict: the one thing that training, validation and prediction read from the model.
+"""The verdict: what training, validation and prediction read from the model.
 
-One forward pass over a packed batch, the hidden state at each row's last prompt token, and what the head makes of
-it. Nothing is generated, so no answer can be malformed. Shape suffixes: see `mv_lightning/schema.py`.
+One forward pass over a packed batch, the hidden state at each row's last prompt token, and what the
+head computes from it. Nothing is generated, so no answer can be malformed. Shape suffixes: see
+`mv_lightning/schema.py`; P is a number of positions.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mv_lightning.model.families import family_of, max_row_tokens
 from mv_lightning.schema import UNLABELLED, Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CHUNK_TOKENS = 1_024  # prompt-loss logits held at once: 1,024 x 128,256 fp32 is half a gigabyte
+_CHUNK_TOKENS = 1_024
+"""Prompt-loss logits in memory at once: 1,024 x 128,256 in fp32 is half a gigabyte."""
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """The language-model head, and what the model's family does to its logits."""
+
+    linear: torch.nn.Linear
+    """Hidden states D to logits V."""
+    divisor: float = 1.0
+    """The logits are divided by it."""
+    softcap: float | None = None
+    """The limit c in c x tanh(logits / c), applied last; None for no limit."""
+
+    def logits(self, hidden_PD: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the whole vocabulary: [P, V], fp32.
+
+        Args:
+            hidden_PD: Last hidden states.
+        """
+        return self._scaled(self.linear(hidden_PD).float())
+
+    def log_odds(self, hidden_PD: torch.Tensor, verdict_ids: tuple[int, int]) -> torch.Tensor:
+        """Return logit(True) - logit(False): [P], fp32, from the head's two verdict rows only.
+
+        Args:
+            hidden_PD: Last hidden states.
+            verdict_ids: Token ids of (False, True).
+        """
+        verdict_2D = self.linear.weight[list(verdict_ids)].float()
+        with torch.autocast(hidden_PD.device.type, enabled=False):
+            if self.softcap is None:
+                odds_P = hidden_PD.float() @ (verdict_2D[1] - verdict_2D[0])
+                return odds_P if self.divisor == 1 else odds_P / self.divisor
+            logits_P2 = self._scaled(hidden_PD.float() @ verdict_2D.T)
+            return logits_P2[:, 1] - logits_P2[:, 0]
+
+    def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.divisor != 1:
+            logits = logits / self.divisor
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+
+def output_head(model: PreTrainedModel) -> OutputHead:
+    """Return the head of a base model.
+
+    Args:
+        model: A causal model of a supported family.
+    """
+    family, config = family_of(model.config), model.config
+    divisor = getattr(config, family.logit_divisor) if family.logit_divisor else 1.0
+    softcap = getattr(config, family.logit_softcap) if family.logit_softcap else None
+    return OutputHead(model.lm_head, divisor, softcap)
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """Run the base model, adapters included, without its head.
 
     Args:
-        model: A causal model of transformers, with adapters in place.
+        model: A causal model of a supported family, with adapters in place.
         batch: T packed tokens.
 
     Returns:
         Last hidden states [T, D], after the final norm.
+
+    Raises:
+        ValueError: A row is longer than the model's position embeddings allow in a packed batch.
     """
+    limit, longest = max_row_tokens(model.config), max(batch.packing.ends)
+    if limit is not None and longest > limit:
+        raise ValueError(
+            f"expected rows of at most {limit} tokens, got one of {longest}: for longer ones this "
+            "base model changes the position embeddings of the whole batch. Set data.max_length to "
+            f"at most {limit}."
+        )
     output = model.base_model(
         input_ids=batch.ids_T[None],
         position_ids=batch.positions_T[None],
@@ -42,29 +110,31 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 def verdict_loss(
     hidden_TD: torch.Tensor,
-    head: torch.nn.Module,
+    head: OutputHead,
     batch: Batch,
     verdict_ids: tuple[int, int],
     prompt_weight: float = 0,
 ) -> torch.Tensor:
-    """Cross-entropy of the right verdict over the whole vocabulary, optionally with that of the prompt's tokens.
+    """Cross-entropy of the correct verdict over the whole vocabulary, optionally with the prompt's.
 
-    A row's loss is the weighted mean over its tokens: weight 1 at the verdict, `prompt_weight` at each predicted
-    prompt token. With `prompt_weight` 1 that is plain supervised fine-tuning on every token, as in the report.
+    A row's loss is the weighted mean over its tokens: weight 1 at the verdict, `prompt_weight` at
+    each predicted prompt token. With `prompt_weight` 1 that is plain supervised fine-tuning on
+    every token, as in the report.
 
     Args:
         hidden_TD: Last hidden states.
-        head: The language-model head, D to V.
-        batch: The batch that `hidden_TD` came from.
+        head: See `output_head`.
+        batch: The batch that `hidden_TD` was computed from.
         verdict_ids: Token ids of (False, True).
-        prompt_weight: Weight of a prompt token's loss against the verdict's.
+        prompt_weight: Weight of a prompt token's loss relative to the verdict's.
 
     Returns:
         Loss of each row [B], fp32; 0 for rows without a label.
     """
     labelled_B = batch.labels_B != UNLABELLED
     target_B = torch.tensor(verdict_ids, device=hidden_TD.device)[batch.labels_B.clamp(min=0)]
-    loss_B = F.cross_entropy(head(hidden_TD[batch.verdict_B]).float(), target_B, reduction="none")
+    logits_BV = head.logits(hidden_TD[batch.verdict_B])
+    loss_B = F.cross_entropy(logits_BV, target_B, reduction="none")
     if prompt_weight:
         prompt_B, tokens_B = _prompt_loss(hidden_TD, head, batch)
         loss_B = (loss_B + prompt_weight * prompt_B) / (1 + prompt_weight * tokens_B)
@@ -72,58 +142,53 @@ def verdict_loss(
 
 
 def log_odds(
-    hidden_TD: torch.Tensor, head: torch.nn.Linear, batch: Batch, verdict_ids: tuple[int, int]
+    hidden_TD: torch.Tensor, head: OutputHead, batch: Batch, verdict_ids: tuple[int, int]
 ) -> torch.Tensor:
     """Return log P(True) - log P(False) of each row: [B], fp32.
 
-    The softmax's denominator cancels, so only the head's two verdict rows are needed.
+    The softmax's denominator cancels, so that only the head's two verdict rows are needed.
 
     Args:
         hidden_TD: Last hidden states.
-        head: The language-model head.
-        batch: The batch that `hidden_TD` came from.
+        head: See `output_head`.
+        batch: The batch that `hidden_TD` was computed from.
         verdict_ids: Token ids of (False, True).
     """
-    false_D, true_D = head.weight[list(verdict_ids)].float()
-    with torch.autocast(hidden_TD.device.type, enabled=False):
-        odds_B: torch.Tensor = hidden_TD[batch.verdict_B].float() @ (true_D - false_D)
-    return odds_B
+    return head.log_odds(hidden_TD[batch.verdict_B], verdict_ids)
 
 
 def _prompt_loss(
-    hidden_TD: torch.Tensor, head: torch.nn.Module, batch: Batch
+    hidden_TD: torch.Tensor, head: OutputHead, batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss of each row's prompt tokens [B] and their number [B].
 
-    A row's tokens are those of the spans on the way to it. A shared span's loss is computed once and counts for every
-    row behind it; a span's first token is predicted from the last of the span that it continues.
+    A row's tokens are those of the spans on its path. A shared span's loss is computed once and
+    counts for every row behind it; a span's first token is predicted from the last of its parent.
     """
     packing, device = batch.packing, hidden_TD.device
     lengths = torch.tensor(packing.lengths, device=device)
     lasts = lengths.cumsum(0) - 1
     source = torch.arange(len(batch.ids_T), device=device) - 1
-    # The root's first token is predicted by nothing; what stands in its place is left out.
+    # Nothing predicts the root's first token: its entry is left out.
     source[lasts - lengths + 1] = lasts[list(packing.parents)]
     loss_T = F.pad(_token_losses(hidden_TD, head, source[1:], batch.ids_T[1:]), (1, 0))
     spans_S = torch.stack([loss.sum() for loss in loss_T.split(packing.lengths)])
     summed_B = torch.stack([spans_S[list(packing.paths[leaf])].sum() for leaf in packing.leaves])
-    return summed_B, torch.tensor(
-        [packing.ends[leaf] - 1 for leaf in packing.leaves], device=device
-    )
+    tokens = [packing.ends[leaf] - 1 for leaf in packing.leaves]
+    return summed_B, torch.tensor(tokens, device=device)
 
 
 def _token_losses(
-    hidden_TD: torch.Tensor, head: torch.nn.Module, source: torch.Tensor, target: torch.Tensor
+    hidden_TD: torch.Tensor, head: OutputHead, source: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
-    """Cross-entropy of `target` predicted at the positions `source`, a chunk of logits at a time."""
+    """Cross-entropy of `target` predicted from positions `source`, in chunks of logits."""
 
-    def chunk(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(head(hidden).float(), wanted, reduction="none")
+    def chunk_losses(hidden_PD: torch.Tensor, target_P: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(head.logits(hidden_PD), target_P, reduction="none")
 
-    parts = [
-        checkpoint(chunk, hidden_TD[positions], wanted, use_reentrant=False)
-        for positions, wanted in zip(
-            source.split(_CHUNK_TOKENS), target.split(_CHUNK_TOKENS), strict=True
-        )
+    sources, targets = source.split(_CHUNK_TOKENS), target.split(_CHUNK_TOKENS)
+    losses = [
+        checkpoint(chunk_losses, hidden_TD[source_P], target_P, use_reentrant=False)
+        for source_P, target_P in zip(sources, targets, strict=True)
     ]
-    return torch.cat(parts)
+    return torch.cat(losses)

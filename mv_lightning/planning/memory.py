@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mv_lightning.model.activation_checkpointing import stored_layers
-from mv_lightning.model.adapters import TARGETS, LoraSettings
+from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings
+from mv_lightning.model.families import Family, family_of
 from mv_lightning.model.optim import OptimSettings, state_bytes
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class MemoryItem:
 class ModelDims:
     """The dimensions of a base model that its memory depends on."""
 
+    family: Family
     layers: int
     hidden: int
     inner: int
@@ -45,13 +47,15 @@ class ModelDims:
     """Width of a token's queries, over all heads."""
     keys: int
     """Width of a token's keys, over all key/value heads."""
+    softcapped_heads: int
+    """Query heads whose scores have a soft cap, which no fused kernel computes; 0 for none."""
     vocabulary: int
     projections: int
     """Weights of the adapted projections: those that are quantized."""
     largest: int
     """Weights of the largest projection."""
     other: int
-    """Weights that stay in 16 bits: embeddings, head, norms."""
+    """Weights that stay in 16 bits: embeddings, head, norms, biases."""
     sides: int
     """Inputs plus outputs of all adapted projections: an adapter has rank times as many weights."""
 
@@ -67,15 +71,21 @@ class ModelDims:
 
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
+        family, heads = family_of(config), config.num_attention_heads
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        adapted = [shape for name, shape in shapes.items() if name.split(".")[-2] in TARGETS]
+        weights = tuple(f".{target}.weight" for target in family.targets)
+        adapted = [shape for name, shape in shapes.items() if name.endswith(weights)]
         projections = sum(shape.numel() for shape in adapted)
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        softcap = family.softcapped_scores and config.attn_logit_softcapping is not None
         return cls(
+            family=family,
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             inner=config.intermediate_size,
-            queries=config.num_attention_heads * config.head_dim,
-            keys=config.num_key_value_heads * config.head_dim,
+            queries=heads * head_size,
+            keys=config.num_key_value_heads * head_size,
+            softcapped_heads=heads if softcap else 0,
             vocabulary=config.vocab_size,
             projections=projections,
             largest=max(shape.numel() for shape in adapted),
@@ -94,9 +104,9 @@ class ModelDims:
     def layer_bytes(self, rank: int) -> int:
         """Return the bytes that a layer keeps of a token for the backward pass, matmuls in 16 bits.
 
-        In 16 bits: the outputs of both norms, read by q, k, v and by gate, up; q, k, v; attention's
-        output, read by o; gate, up, the activation and its product with up, read by down; the
-        results of the adapters' first matmuls. In fp32: the inputs of both norms.
+        In 16 bits: the inputs of q, k, v and of gate, up; q, k, v; attention's output, read by o;
+        gate, up, the activation and its product with up, read by down; the results of the adapters'
+        first matmuls. In fp32: the inputs of the norms. Attention scores are counted elsewhere.
 
         Args:
             rank: Of the adapters.
@@ -106,10 +116,26 @@ class ModelDims:
             + 2 * self.queries
             + 2 * self.keys
             + 4 * self.inner
-            + len(TARGETS) * rank
+            + len(self.family.targets) * rank
         )
-        in_fp32 = 2 * self.hidden
-        return 2 * in_16_bits + 4 * in_fp32
+        in_fp32 = self.family.layer_norms * self.hidden
+        if self.family.query_key_norms:
+            in_fp32 += self.queries + self.keys
+        if "qkv_proj" in self.family.targets:
+            # The values are a view into the fused projection's output, and keep all of it.
+            in_16_bits += self.queries + self.keys
+        return 2 * in_16_bits + 4 * in_fp32 + self.family.dropouts * self.hidden
+
+    def score_bytes(self, row_tokens: float) -> float:
+        """Return the bytes of attention scores that a layer keeps of a token, 0 with fused kernels.
+
+        With a soft cap: its output in 16 bits, and the weights in fp32 and in 16 bits. A token sees
+        half of its row's tokens on average.
+
+        Args:
+            row_tokens: Tokens of a row.
+        """
+        return self.softcapped_heads * row_tokens / 2 * (2 + 4 + 2)
 
 
 def training_memory(
@@ -133,7 +159,7 @@ def training_memory(
     return [
         *_base_items(dims, base),
         *_adapter_items(dims.trained(lora.r), optim),
-        *_activation_items(dims, base, lora, tokens),
+        *_activation_items(dims, base, lora, tokens, rows),
         MemoryItem(
             "logits at the verdicts, in fp32 and 16 bits, and their gradients",
             12 * rows * dims.vocabulary,
@@ -177,7 +203,9 @@ def least_checkpointing(
 
 
 def _base_items(dims: ModelDims, base: BaseSettings) -> list[MemoryItem]:
-    others = MemoryItem("embeddings, head, norms in 16 bits", 2 * dims.other, f"{dims.other:,} x 2")
+    others = MemoryItem(
+        "embeddings, head, norms, biases in 16 bits", 2 * dims.other, f"{dims.other:,} x 2"
+    )
     weights = f"{dims.projections:,} weights"
     if base.quantization == "none":
         return [MemoryItem("base, 16 bits", 2 * dims.projections, f"{weights} x 2"), others]
@@ -206,9 +234,9 @@ def _adapter_items(trained: int, optim: OptimSettings) -> list[MemoryItem]:
 
 
 def _activation_items(
-    dims: ModelDims, base: BaseSettings, lora: LoraSettings, tokens: int
+    dims: ModelDims, base: BaseSettings, lora: LoraSettings, tokens: int, rows: int
 ) -> list[MemoryItem]:
-    layer = dims.layer_bytes(lora.r)
+    layer = dims.layer_bytes(lora.r) + int(dims.score_bytes(tokens / rows))
     stored = stored_layers(base.gradient_checkpointing, tokens, dims.layers)
     recomputed = dims.layers - stored
     return [

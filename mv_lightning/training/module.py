@@ -152,7 +152,10 @@ class VerdictModule(pl.LightningModule):
             )
         with torch.no_grad():
             right_B = (
-                verdict.log_odds(hidden_TD, self.causal_model.lm_head, batch, self.verdict_ids) > 0
+                verdict.log_odds(
+                    hidden_TD, verdict.output_head(self.causal_model), batch, self.verdict_ids
+                )
+                > 0
             ) == (batch.labels_B == 1)
             sums = (
                 torch.stack([loss_B.sum(), (right_B & (batch.labels_B != UNLABELLED)).sum()])
@@ -172,7 +175,7 @@ class VerdictModule(pl.LightningModule):
             self.causal_model, self.base_settings.gradient_checkpointing, len(batch.ids_T)
         )
         hidden_TD = verdict.hidden_states(self.causal_model, batch)
-        head = self.causal_model.lm_head
+        head = verdict.output_head(self.causal_model)
         return hidden_TD, verdict.verdict_loss(
             hidden_TD, head, batch, self.verdict_ids, self.prompt_loss_weight
         )
@@ -215,7 +218,9 @@ class VerdictModule(pl.LightningModule):
             texts = self.tokenizer.batch_decode(new_BW, skip_special_tokens=True)
             return batch.rows_B, generate.verdict_odds(texts).to(self.device), texts
         hidden_TD = verdict.hidden_states(self.causal_model, batch)
-        odds_B = verdict.log_odds(hidden_TD, self.causal_model.lm_head, batch, self.verdict_ids)
+        odds_B = verdict.log_odds(
+            hidden_TD, verdict.output_head(self.causal_model), batch, self.verdict_ids
+        )
         return batch.rows_B, odds_B, []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -267,7 +272,7 @@ class VerdictModule(pl.LightningModule):
 
     def _evaluate(self, batch: Batch) -> None:
         hidden_TD = verdict.hidden_states(self.causal_model, batch)
-        head = self.causal_model.lm_head
+        head = verdict.output_head(self.causal_model)
         labelled_B = batch.labels_B != UNLABELLED
         loss_B = verdict.verdict_loss(hidden_TD, head, batch, self.verdict_ids)
         odds_B = verdict.log_odds(hidden_TD, head, batch, self.verdict_ids)

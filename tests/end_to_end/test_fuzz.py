@@ -89,7 +89,7 @@ def test_every_row_is_predicted_once(
         assert not set(batch.ids_T[1:].tolist()) & set(tokenizer.all_special_ids)
         with torch.no_grad():
             odds_B = verdict.log_odds(
-                verdict.hidden_states(model, batch), model.lm_head, batch, verdict_ids
+                verdict.hidden_states(model, batch), verdict.output_head(model), batch, verdict_ids
             )
         assert odds_B.isfinite().all()
         predicted += zip(batch.rows_B.tolist(), odds_B.tolist(), strict=True)

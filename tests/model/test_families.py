@@ -13,6 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mv_lightning.model import adapters, base, verdict
+from mv_lightning.model.families import check_dtype, check_family
+from mv_lightning.model.linear import FusedLinear4bit
 from mv_lightning.model.merging import merged_weights
 from mv_lightning.schema import Batch, Packing
 
@@ -27,9 +29,68 @@ SIZES = {
     "tie_word_embeddings": False,
     "pad_token_id": 0,
 }
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "short_factor": [1.0 + index / 8 for index in range(12)],
+    "long_factor": [2.0 + index / 4 for index in range(12)],
+    "partial_rotary_factor": 0.75,
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "head_dim": 48},
+    "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
+    "mistral": {"model_type": "mistral", "sliding_window": 5, "head_dim": 40},
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen2-windows": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
+    },
+    "qwen3": {"model_type": "qwen3", "head_dim": 48, "attention_bias": True},
+    "smollm3": {
+        "model_type": "smollm3",
+        "num_hidden_layers": 4,
+        "no_rope_layers": [1, 0, 1, 0],
+        "use_sliding_window": True,
+        "sliding_window": 6,
+        "mlp_bias": True,
+    },
+    "gemma2": {
+        "model_type": "gemma2",
+        "head_dim": 48,
+        "sliding_window": 5,
+        "query_pre_attn_scalar": 20,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 1.5,
+        "tie_word_embeddings": True,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 4,
+        "head_dim": 48,
+        "sliding_window": 5,
+        "sliding_window_pattern": 3,
+        "query_pre_attn_scalar": 20,
+        "final_logit_softcapping": 1.5,
+        "tie_word_embeddings": True,
+    },
+    "phi3": {
+        "model_type": "phi3",
+        "sliding_window": 6,
+        "original_max_position_embeddings": 64,
+        "rope_parameters": LONG_ROPE,
+    },
+    "olmo2": {"model_type": "olmo2"},
+    "granite": {
+        "model_type": "granite",
+        "attention_bias": True,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "attention_multiplier": 0.3,
+        "logits_scaling": 2.5,
+    },
 }
 """By the name of the test: what a family's config sets besides the sizes, nothing left neutral."""
 PACKING = Packing(lengths=(7, 6, 9, 11, 5, 8), parents=(-1, 0, 0, 1, 1, 2))
@@ -129,8 +190,8 @@ def test_packed_equals_padded_in_values_and_gradients(case: Case) -> None:
     model = case.packed.get_base_model()
     case.packed.zero_grad()
     hidden_TD = verdict.hidden_states(model, packed_batch)
-    loss_B = verdict.verdict_loss(hidden_TD, model.lm_head, packed_batch, verdict_ids)
-    odds_B = verdict.log_odds(hidden_TD, model.lm_head, packed_batch, verdict_ids)
+    loss_B = verdict.verdict_loss(hidden_TD, verdict.output_head(model), packed_batch, verdict_ids)
+    odds_B = verdict.log_odds(hidden_TD, verdict.output_head(model), packed_batch, verdict_ids)
     (loss_B.sum() + odds_B.sum()).backward()
 
     case.reference.zero_grad()
@@ -152,14 +213,11 @@ def test_packed_equals_padded_in_values_and_gradients(case: Case) -> None:
 
 
 def test_every_projection_has_an_adapter(case: Case) -> None:
-    linear = [
-        module
-        for name, module in case.reference.get_base_model().named_modules()
-        if name.endswith("base_layer") or isinstance(module, torch.nn.Linear)
-    ]
-    adapted = [m for m in case.packed.modules() if type(m).__name__ == "FusedLinear4bit"]
-    plain = [m for m in linear if "lora" not in str(type(m))]
-    assert adapted and len(adapted) * 3 + 1 == len(plain)  # base layer, A and B of each; the head
+    plain = AutoModelForCausalLM.from_pretrained(case.folder)
+    linear = {name for name, m in plain.named_modules() if isinstance(m, torch.nn.Linear)}
+    layers = case.packed.get_base_model().named_modules()
+    adapted = {name for name, module in layers if isinstance(module, FusedLinear4bit)}
+    assert adapted == linear - {"lm_head"}
 
 
 def test_a_step_changes_the_adapters(case: Case) -> None:
@@ -174,7 +232,9 @@ def test_a_step_changes_the_adapters(case: Case) -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             hidden_TD = verdict.hidden_states(model, batch())
-            loss = verdict.verdict_loss(hidden_TD, model.lm_head, batch(), (17, 42)).sum()
+            loss = verdict.verdict_loss(
+                hidden_TD, verdict.output_head(model), batch(), (17, 42)
+            ).sum()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -182,3 +242,46 @@ def test_a_step_changes_the_adapters(case: Case) -> None:
     for name, parameter in trained.items():
         assert not torch.equal(parameter, before[name]), name
         parameter.data.copy_(before[name])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "values", "reason"),
+    [
+        ("t5", {}, "encoder-decoder"),
+        ("mamba", {}, "recurrent state"),
+        ("jamba", {}, "recurrent state"),
+        ("qwen3_next", {}, "recurrent state"),
+        ("lfm2", {}, "recurrent state"),
+        ("mixtral", {}, "mixture of experts"),
+        ("qwen3_moe", {}, "mixture of experts"),
+        ("deepseek_v3", {}, "mixture of experts"),
+        ("gemma3", {}, "images"),
+        ("gpt2", {}, "not tested with this architecture"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "bidirectional"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(
+    model_type: str, values: dict[str, Any], reason: str
+) -> None:
+    config = AutoConfig.for_model(model_type, **values)
+    with pytest.raises(ValueError, match=rf"got 'some/base' of type '{model_type}': .*{reason}"):
+        check_family(config, "some/base")
+
+
+def test_what_overflows_in_fp16_is_refused() -> None:
+    config = AutoConfig.for_model("gemma2")
+    check_dtype(config, torch.bfloat16, "some/base")
+    with pytest.raises(ValueError, match=r"got 16-mixed: the activations of Gemma 2 exceed"):
+        check_dtype(config, torch.float16, "some/base")
+
+
+def test_rows_that_would_change_the_rotary_frequencies_of_others_are_refused(
+    tmp_path: Path,
+) -> None:
+    values = CONFIGS["phi3"]
+    short = {**values, "original_max_position_embeddings": 20}
+    save_random_base(short, tmp_path)
+    settings = base.BaseSettings(name=str(tmp_path), gradient_checkpointing=False)
+    model = base.load_base(settings, torch.float32, CPU)
+    with pytest.raises(ValueError, match=r"at most 20 tokens, got one of 24: .*data\.max_length"):
+        verdict.hidden_states(model, batch())

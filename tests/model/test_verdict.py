@@ -19,7 +19,7 @@ def test_log_odds_are_the_difference_of_log_probabilities(
     with torch.no_grad():
         hidden = verdict.hidden_states(model, batch)
         log_probabilities = F.log_softmax(model.lm_head(hidden[batch.verdict_B]), dim=-1)
-        odds = verdict.log_odds(hidden, model.lm_head, batch, verdict_ids)
+        odds = verdict.log_odds(hidden, verdict.output_head(model), batch, verdict_ids)
     false, true = verdict_ids
     torch.testing.assert_close(
         odds, log_probabilities[:, true] - log_probabilities[:, false], atol=1e-4, rtol=1e-4
@@ -35,7 +35,11 @@ def test_prompt_weight_one_is_plain_fine_tuning(
     model = tiny.get_base_model()
     with torch.no_grad():
         packed = verdict.verdict_loss(
-            verdict.hidden_states(model, batch), model.lm_head, batch, verdict_ids, prompt_weight=1
+            verdict.hidden_states(model, batch),
+            verdict.output_head(model),
+            batch,
+            verdict_ids,
+            prompt_weight=1,
         )
         for loss, index, label in zip(packed, indices, batch.labels_B, strict=True):
             alone = pack(siblings, np.array([index]), 1)
@@ -50,7 +54,7 @@ def test_unlabelled_rows_have_no_loss(
     batch = PackedRows(encoded)[MicroBatch((2,), step_rows=4, is_dummy=True)]
     hidden = verdict.hidden_states(tiny.get_base_model(), batch)
     assert verdict.verdict_loss(
-        hidden, tiny.get_base_model().lm_head, batch, verdict_ids
+        hidden, verdict.output_head(tiny.get_base_model()), batch, verdict_ids
     ).tolist() == [0.0]
 
 
@@ -73,7 +77,10 @@ def test_two_by_four_equals_eight_by_one(
                 assert micro_batch.step_rows == rows
                 batch = data[micro_batch]
                 loss = verdict.verdict_loss(
-                    verdict.hidden_states(model, batch), model.lm_head, batch, verdict_ids
+                    verdict.hidden_states(model, batch),
+                    verdict.output_head(model),
+                    batch,
+                    verdict_ids,
                 )
                 (loss.sum() / batch.step_rows).backward()
             gradients[batch_size, step] = [
