@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mv_lightning.artifacts.calibrations import load_calibration, save_calibration
+from mv_lightning.artifacts.calibrations import load_calibration, read_calibration, save_calibration
 from mv_lightning.artifacts.layout import CALIBRATION_FILE
 from mv_lightning.atomic import read_json, write_json
 from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.metrics.shift import ValidatedRange
 from mv_lightning.schema import EvalOutputs
 
 
@@ -47,7 +48,9 @@ def test_it_is_read_back_and_shifted_to_another_share(tmp_path: Path) -> None:
     assert load_calibration(tmp_path, 0.6) == Calibration(
         plain.temperature, plain.threshold, (0.3, 0.6)
     )
-    assert read_json(tmp_path / CALIBRATION_FILE)["rows"] == 400
+    stored = read_calibration(tmp_path)
+    assert stored is not None and stored.train_share == 0.3 and stored.calibration == plain
+    assert stored.validated_range == ValidatedRange.of(overconfident(400).log_odds_N)
 
 
 def test_rows_of_one_class_leave_none(tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_rows_of_one_class_leave_none(tmp_path: Path) -> None:
         load_calibration(tmp_path, 0.4)
 
 
-@pytest.mark.parametrize("removed", ["calibration", "train_share", "format_version"])
+@pytest.mark.parametrize("removed", ["calibration", "train_share", "validated_range", "format_version"])
 def test_a_damaged_or_older_file_is_refused(removed: str, tmp_path: Path) -> None:
     save_calibration(tmp_path, overconfident(400), train_share=0.3)
     values = read_json(tmp_path / CALIBRATION_FILE)
