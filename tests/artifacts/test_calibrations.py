@@ -61,7 +61,9 @@ def test_rows_of_one_class_leave_none(tmp_path: Path) -> None:
         load_calibration(tmp_path, 0.4)
 
 
-@pytest.mark.parametrize("removed", ["calibration", "train_share", "validated_range", "format_version"])
+@pytest.mark.parametrize(
+    "removed", ["calibration", "train_share", "validated_range", "format_version"]
+)
 def test_a_damaged_or_older_file_is_refused(removed: str, tmp_path: Path) -> None:
     save_calibration(tmp_path, overconfident(400), train_share=0.3)
     values = read_json(tmp_path / CALIBRATION_FILE)
