@@ -1,6 +1,7 @@
 """A tiny model and helpers for tests and benchmarks; nothing in the package imports this module.
 
-The tiny run is real in every part: a Llama with its own BPE tokenizer, quantised, adapted and trained.
+The tiny run is real in every part: a Llama with its own BPE tokenizer, quantised, adapted and
+trained.
 """
 
 from __future__ import annotations
@@ -144,12 +145,12 @@ def predict_with_kills(args: Sequence[str], run: Path, marks: list[int]) -> list
     Args:
         args: A predict command that writes to `run`.
         run: The run's folder.
-        marks: Batches done at which to kill, ascending. A mark that was passed before its turn waits for
-            one more batch.
+        marks: Batches done at which to kill, ascending. A mark that was passed before its turn
+            waits for one more batch.
 
     Returns:
-        For each process that was killed: `batches` in the journals then, and `torn`, whether the last
-        line of one is incomplete.
+        For each process that was killed: `batches` in the journals then, and `torn`, whether the
+        last line of one is incomplete.
     """
     kills: list[dict[str, Any]] = []
     for mark in marks:

@@ -1,4 +1,4 @@
-"""The tiny model of `tests/tiny.py` as fixtures, made in the process: small enough to train, real in every part."""
+"""The tiny model of `mv_lightning.testing` and runs of it as fixtures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
 from mv_lightning.model import adapters, base
 from mv_lightning.schema import EncodedRows
-from mv_lightning.testing import save_tiny_base
+from mv_lightning.testing import save_tiny_base, tiny_options
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -33,6 +33,30 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "base"
     save_tiny_base(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_phase(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished phase of four steps; tests that change it take a copy."""
+    from mv_lightning.cli import main
+
+    run = tmp_path_factory.mktemp("trained")
+    options = [*tiny_options(tiny_folder, run), "--trainer.max_steps", "4"]
+    main(["fit", "--config", str(ROOT / "configs/phase1.yaml"), *options])
+    return run / "phase1"
+
+
+@pytest.fixture(scope="session", params=["adapter", "merged"])
+def exported(
+    request: pytest.FixtureRequest, trained_phase: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An export of the finished phase; the folder's name is its format."""
+    from mv_lightning.cli import main
+
+    out = tmp_path_factory.mktemp("export") / request.param
+    merged = str(request.param == "merged").lower()
+    main(["export", str(trained_phase), "--out", str(out), "--merged", merged])
+    return out
 
 
 @pytest.fixture

@@ -1,90 +1,135 @@
-"""`rank`: how many questions are solved when the verifier picks among several solutions."""
+"""`best-of-n`: how many questions are solved when the verifier picks among several solutions."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mv_lightning.artifacts.predictions import load_predicted, read_predictions
-from mv_lightning.atomic import write_json
+from mv_lightning.commands.options import (
+    add_options,
+    build,
+    command_parser,
+    local_path,
+    parse_options,
+)
 from mv_lightning.metrics.best_of_n import solve_rates
 from mv_lightning.metrics.bootstrap import mean_interval
 from mv_lightning.reporting.blocks import Table
+from mv_lightning.versioning import write_versioned_json
 
-RANKING = "ranking.json"
+RESULT_FILE = "best_of_n.json"
 
 
-def run_best_of_n(words: list[str]) -> None:
-    """Print the solve rates with 1, 2, ... solutions a question, and write them as JSON.
+@dataclass(frozen=True)
+class PredictedRows:
+    """The rows of the probabilities."""
+
+    source: str
+    """The rows that were predicted, with labels and several solutions for each question."""
+
+
+@dataclass(frozen=True)
+class BestOfNOptions:
+    """Options of the command."""
+
+    max_n: int | None = None
+    """Solutions per question; questions with fewer are left out. Default: as many as half of the
+    questions have."""
+    out: Path | None = None
+    """JSON file of the result; default: best_of_n.json beside the probabilities."""
+
+
+def run_best_of_n(args: list[str]) -> None:
+    """Print the solve rates with 1, 2, ... solutions per question, and write them as JSON.
 
     Args:
-        words: The command line after `rank`.
+        args: The command line after `best-of-n`.
 
     Raises:
         ValueError: The predictions are not of these rows, or no question has enough solutions.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m mv_lightning best-of-n",
-        description="Solve rate when one of several solutions of a question is picked: at random, by majority, by a "
-        "vote weighted with the probabilities, by the highest probability (best of N), by an oracle.",
+    parser = command_parser(
+        "best-of-n",
+        "Solve rate when one of several solutions of a question is picked: at random, by majority, "
+        "by a "
+        "vote weighted with the probabilities, by the highest probability (best of N), by an "
+        "oracle.",
     )
-    parser.add_argument(
-        "probabilities", type=Path, metavar="FILE", help="probabilities.csv of the rows"
+    parser.add_argument("probabilities", metavar="FILE", help="probabilities.csv of the rows")
+    add_options(parser, "predict", PredictedRows, short={"source": "--source"})
+    add_options(parser, "best_of_n", BestOfNOptions)
+    values = parse_options(parser, args)
+    options = build(BestOfNOptions, values.best_of_n)
+    probabilities = local_path(values.probabilities)
+    result = measure(probabilities, values.predict.source, options.max_n)
+    out = options.out or probabilities.with_name(RESULT_FILE)
+    write_versioned_json(out, result)
+    print(result_table(result).markdown())
+    print(
+        f"\nsolve rate of {result['questions']:,} questions with 95 % intervals; "
+        f"{result['left_out']:,} questions with fewer than {len(result['solve_rate'])} solutions "
+        "are left "
+        f"out. Written to {out}"
     )
-    parser.add_argument(
-        "--source", required=True, help="these rows, labelled, several for each question"
-    )
-    parser.add_argument(
-        "--most",
-        type=int,
-        metavar="N",
-        help="solutions a question; questions with fewer are left out. Default: as many as half of the questions have",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=f"default: {RANKING} beside the probabilities"
-    )
-    options = parser.parse_args(words)
 
-    predictions = read_predictions(options.probabilities)
-    source, rows_N = load_predicted(options.source, predictions.ids)
-    assert source.labels_N is not None
-    solutions_Q = np.bincount(source.question_ids_N)
-    most = (
-        int(np.quantile(solutions_Q, 0.5, method="higher"))
-        if options.most is None
-        else options.most
-    )
+
+def measure(probabilities: Path, source: str, max_n: int | None) -> dict[str, Any]:
+    """Return the solve rates as plain values.
+
+    Args:
+        probabilities: Prediction file of the rows.
+        source: The rows, with labels.
+        max_n: Solutions per question; None for as many as half of the questions have.
+
+    Returns:
+        `questions`, `left_out`, and `solve_rate`: number of solutions -> policy -> `value`,
+        `interval`.
+
+    Raises:
+        ValueError: As for the command.
+    """
+    predictions = read_predictions(probabilities)
+    loaded, rows_N = load_predicted(source, predictions.ids)
+    assert loaded.labels_N is not None
+    solutions_Q = np.bincount(loaded.question_ids_N)
+    if max_n is None:
+        max_n = int(np.quantile(solutions_Q, 0.5, method="higher"))
     rates = solve_rates(
-        source.question_ids_N[rows_N],
-        source.table.select(rows_N)["answer"][:],
-        source.labels_N[rows_N],
+        loaded.question_ids_N[rows_N],
+        loaded.table.select(rows_N)["answer"][:],
+        loaded.labels_N[rows_N],
         predictions.log_odds_N,
-        most,
+        max_n,
     )
-    solve_rate: dict[str, dict[str, Any]] = {str(size): {} for size in range(1, most + 1)}
+    solve_rate: dict[str, dict[str, Any]] = {str(n): {} for n in range(1, max_n + 1)}
     for policy, rates_QN in rates.items():
         values, intervals = rates_QN.mean(axis=0).tolist(), mean_interval(rates_QN).tolist()
-        for size, (value, interval) in enumerate(zip(values, intervals, strict=True), 1):
-            solve_rate[str(size)][policy] = {"value": value, "interval": interval}
+        for n, (value, interval) in enumerate(zip(values, intervals, strict=True), 1):
+            solve_rate[str(n)][policy] = {"value": value, "interval": interval}
     questions = len(rates["random"])
-    left_out = len(solutions_Q) - questions
-    out = options.out or options.probabilities.with_name(RANKING)
-    write_json(out, {"questions": questions, "left_out": left_out, "solve_rate": solve_rate})
-    lines = [
-        (
-            size,
-            *(
-                f"{one['value']:.1%} ({one['interval'][0]:.1%}-{one['interval'][1]:.1%})"
-                for one in row.values()
-            ),
-        )
-        for size, row in solve_rate.items()
-    ]
-    print(Table(("solutions", *rates), lines).markdown())
-    print(
-        f"\nsolve rate of {questions:,} questions with 95 % interval; {left_out:,} with fewer than {most} solutions "
-        f"are left out: {out}"
-    )
+    return {
+        "questions": questions,
+        "left_out": len(solutions_Q) - questions,
+        "solve_rate": solve_rate,
+    }
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    """Return a row for each number of solutions.
+
+    Args:
+        result: See `measure`.
+    """
+    rows = []
+    for n, policies in result["solve_rate"].items():
+        rows.append((n, *(_with_interval(**rate) for rate in policies.values())))
+    return Table(("solutions", *result["solve_rate"]["1"]), rows)
+
+
+def _with_interval(value: float, interval: list[float]) -> str:
+    low, high = interval
+    return f"{value:.1%} ({low:.1%}-{high:.1%})"

@@ -1,10 +1,9 @@
-"""`ensemble`: one prediction out of several, and whether it was worth it."""
+"""`ensemble`: one prediction made of several, and its gain over the best of them."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,215 +17,174 @@ from mv_lightning.artifacts.predictions import (
     read_predictions,
     write_predictions,
 )
-from mv_lightning.metrics.bootstrap import mean_interval
-from mv_lightning.metrics.calibration import Calibration, fit_temperature
-from mv_lightning.metrics.ensembling import fit_weights
-from mv_lightning.metrics.scores import metric_values, score
+from mv_lightning.commands.options import (
+    add_options,
+    build,
+    command_parser,
+    local_path,
+    parse_options,
+)
+from mv_lightning.metrics.ensembling import (
+    EnsembleFit,
+    compare_with_members,
+    fit_ensemble,
+    plain_average,
+)
 from mv_lightning.reporting.blocks import Table
 from mv_lightning.versioning import write_versioned_json
 
-SUMMARY = "ensemble.json"
-MIN_ROWS_PER_CLASS = 10
-"""Validation rows of each class that weights and temperatures are fitted on, at least."""
+SUMMARY_FILE = "ensemble.json"
+SHOWN = ("accuracy", "auroc", "log_loss")
+"""Metrics in the table."""
 
 
 @dataclass(frozen=True)
-class EnsembleFit:
-    """How members become one."""
+class PredictedRows:
+    """The rows of the predictions."""
 
-    members: Sequence[Calibration]
-    weights_M: np.ndarray
-    """float64 [M], of sum 1: weights of the calibrated log-odds of M members."""
-    whole: Calibration
-    """Of the weighted average."""
-    best: int | None = None
-    """The member that judged the validation rows best: whom one would take if there were no ensemble."""
+    source: str | None = None
+    """The predicted rows, with labels: the gain over the best member is then measured."""
 
 
-def run_ensemble(words: list[str]) -> None:
+@dataclass(frozen=True)
+class EnsembleOptions:
+    """Options of the command."""
+
+    out: Path
+    """Folder of the files."""
+    fit_weights: list[Path] = field(default_factory=list)
+    """The val.csv of each member's phase, in the order of FILE: temperatures and weights are fitted
+    on these rows. Without it the log-odds are averaged as they are."""
+    val_labels: str | None = None
+    """Labelled rows to fit on in place of the phases' validation rows; fit_weights then names each
+    member's probabilities.csv of them."""
+
+    def __post_init__(self) -> None:
+        if self.val_labels is not None and not self.fit_weights:
+            raise ValueError(
+                "--val-labels names the rows of --fit-weights. Give both options, or neither"
+            )
+
+
+def run_ensemble(args: list[str]) -> None:
     """Average prediction files and write `submission.csv`, `probabilities.csv` and `ensemble.json`.
 
     Args:
-        words: The command line after `ensemble`.
+        args: The command line after `ensemble`.
 
     Raises:
-        ValueError: A file cannot be read, the files are not of the same rows, or too few rows are there to fit on.
+        ValueError: A file cannot be read, the files are not of the same rows, or there are too
+            few rows to fit on.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m mv_lightning ensemble",
-        description="Average the log-odds of several predictions of the same rows.",
+    parser = command_parser(
+        "ensemble", "Average the log-odds of several predictions of the same rows."
     )
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="probabilities.csv of each member"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
-    parser.add_argument(
-        "--labels", metavar="SOURCE", help="the predicted rows with labels: the gain is measured"
-    )
-    parser.add_argument(
-        "--fit-weights",
+        "files",
         nargs="+",
-        type=Path,
-        default=[],
         metavar="FILE",
-        help="val.csv of each member's phase, in the same order: temperatures and weights are fitted on these rows; "
-        "without, the log-odds are averaged as they stand",
+        help="probabilities.csv of each member",
     )
-    parser.add_argument(
-        "--val-labels",
-        metavar="SOURCE",
-        help="labelled rows of your own to fit on; --fit-weights then names each member's probabilities.csv of them",
-    )
-    options = parser.parse_args(words)
-    if options.val_labels is not None and not options.fit_weights:
-        raise ValueError("--val-labels names the rows of --fit-weights: give both, or neither")
-    if options.fit_weights and len(options.fit_weights) != len(options.files):
-        raise ValueError(
-            f"{len(options.files)} prediction files but {len(options.fit_weights)} of validation rows: --fit-weights "
-            "needs one per member, in the same order"
-        )
-
-    ids, log_odds_NM = _read(options.files)
-    rows, members = log_odds_NM.shape
-    mix = EnsembleFit([Calibration()] * members, np.full(members, 1 / members), Calibration())
-    if options.fit_weights:
-        if options.val_labels is None:
-            val_labels_N, val_NM = _read_validation(options.fit_weights, options.files)
-            mix = _fit(val_labels_N, None, val_NM)
-        else:
-            val_ids, val_NM = _read(options.fit_weights)
-            mix = _fit(*_labels(options.val_labels, val_ids), val_NM)
-    log_odds_NM = _calibrated(mix.members, log_odds_NM)
-    mixed_N = mix.whole.apply(log_odds_NM @ mix.weights_M)
-
-    summary: dict[str, Any] = {
-        "rows": rows,
-        "temperature": mix.whole.temperature,
-        "members": [
-            {"file": str(file), "weight": weight, "temperature": member.temperature}
-            for file, weight, member in zip(
-                options.files, mix.weights_M.tolist(), mix.members, strict=True
-            )
-        ],
-    }
-    if options.labels is not None:
-        labels_N, question_ids_N = _labels(options.labels, ids)
-        summary |= _compare(labels_N, log_odds_NM, mixed_N, question_ids_N, mix.best)
-    write_predictions(RunFolder(options.out), ids, dict(enumerate(mixed_N.tolist())))
-    write_versioned_json(options.out / SUMMARY, summary)
-    print(_told(summary))
-    print(f"\n{rows:,} rows, {members} members: {options.out}")
+    add_options(parser, "ensemble", EnsembleOptions)
+    add_options(parser, "predict", PredictedRows, short={"source": "--labels"})
+    values = parse_options(parser, args)
+    options = build(EnsembleOptions, values.ensemble)
+    files = [local_path(file) for file in values.files]
+    ids, log_odds_NM = _read_predictions(files)
+    fit = _fit(options, files)
+    summary = _summary(fit, files, log_odds_NM)
+    if values.predict.source is not None:
+        labels_N, question_ids_N = _labels(values.predict.source, ids)
+        summary |= compare_with_members(labels_N, log_odds_NM, question_ids_N, fit)
+    average_N = fit.average(log_odds_NM)
+    write_predictions(RunFolder(options.out), ids, dict(enumerate(average_N.tolist())))
+    write_versioned_json(options.out / SUMMARY_FILE, summary)
+    print(_members_table(summary).markdown())
+    if "gain" in summary:
+        print(f"\n{_gain(summary)}")
+    print(f"\n{len(files)} members, {len(log_odds_NM):,} rows; written to {options.out}")
 
 
-def _read(files: Sequence[Path]) -> tuple[Sequence[str], np.ndarray]:
-    """IDs in the order of the first file, and the log-odds of all files in that order, [N, M]."""
+def _read_predictions(files: Sequence[Path]) -> tuple[Sequence[str], np.ndarray]:
+    """Return the IDs in the order of the first file, and all log-odds in that order, [N, M]."""
     ids = read_predictions(files[0]).ids
     columns = [read_predictions(file).log_odds_of(ids, str(files[0])) for file in files]
     return ids, np.column_stack(columns)
 
 
 def _labels(source: str, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and questions of the rows with these IDs, bool [N] and int64 [N]."""
+    """Return labels and questions of the rows with these IDs, bool [N] and int64 [N]."""
     loaded, rows_N = load_predicted(source, ids)
     assert loaded.labels_N is not None
     return loaded.labels_N[rows_N], loaded.question_ids_N[rows_N]
 
 
+def _fit(options: EnsembleOptions, files: Sequence[Path]) -> EnsembleFit:
+    if not options.fit_weights:
+        return plain_average(len(files))
+    if len(options.fit_weights) != len(files):
+        raise ValueError(
+            "--fit-weights expects one file per member, in the same order, got "
+            f"{len(options.fit_weights)} for {len(files)} members"
+        )
+    if options.val_labels is None:
+        return fit_ensemble(*_read_validation(options.fit_weights, files))
+    ids, log_odds_NM = _read_predictions(options.fit_weights)
+    labels_N, question_ids_N = _labels(options.val_labels, ids)
+    return fit_ensemble(labels_N, log_odds_NM, question_ids_N)
+
+
 def _read_validation(
-    files: Sequence[Path], predicted: Sequence[Path]
+    files: Sequence[Path], predictions: Sequence[Path]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, and log-odds calibrated as those of the members' predictions are: phases leave them raw."""
+    """Return labels and log-odds; a phase stores raw log-odds, so they are calibrated as its "
+    "predictions are."""
     rows_N, labels_N, _ = read_evaluated(files[0])
     columns = []
-    for file, member in zip(files, predicted, strict=True):
+    for file, prediction in zip(files, predictions, strict=True):
         rows_here_N, labels_here_N, log_odds_N = read_evaluated(file)
         if not (np.array_equal(rows_here_N, rows_N) and np.array_equal(labels_here_N, labels_N)):
             raise ValueError(
-                f"{file} has other rows or labels than {files[0]}; needed are phases that were validated on the same "
-                "rows: the same data.source, data.splits and data.phase"
+                f"{file} has other rows or labels than {files[0]}. Expected phases that were "
+                "validated on the "
+                "same rows, with the same data.source, data.splits and data.phase"
             )
-        columns.append(applied_calibration(member).apply(log_odds_N))
+        columns.append(applied_calibration(prediction).apply(log_odds_N))
     return labels_N, np.column_stack(columns)
 
 
-def _fit(
-    labels_N: np.ndarray, question_ids_N: np.ndarray | None, val_NM: np.ndarray
-) -> EnsembleFit:
-    """Temperatures one by one, weights of what is calibrated, then the temperature of their average."""
-    true = int(labels_N.sum())
-    if min(true, len(labels_N) - true) < MIN_ROWS_PER_CLASS:
-        raise ValueError(
-            f"{true} True and {len(labels_N) - true} False validation rows: needed are at least {MIN_ROWS_PER_CLASS} of each to "
-            "fit weights on. Validate on more rows (data.splits.val_fraction), name rows of your own with "
-            "--val-labels, or leave out --fit-weights: the plain average needs no such rows"
-        )
-    calibrations = [
-        Calibration(fit_temperature(labels_N, column_N, question_ids_N)) for column_N in val_NM.T
-    ]
-    calibrated_NM = _calibrated(calibrations, val_NM)
-    weights_M = fit_weights(labels_N, calibrated_NM)
-    whole = Calibration(fit_temperature(labels_N, calibrated_NM @ weights_M, question_ids_N))
-    return EnsembleFit(calibrations, weights_M, whole, _best(labels_N, calibrated_NM))
-
-
-def _best(labels_N: np.ndarray, log_odds_NM: np.ndarray) -> int:
-    """The most accurate member; of several, the one of least log loss."""
-    reached = [metric_values(labels_N, column_N) for column_N in log_odds_NM.T]
-    return max(
-        range(len(reached)),
-        key=lambda place: (reached[place]["accuracy"], -reached[place]["log_loss"]),
-    )
-
-
-def _calibrated(calibrations: Sequence[Calibration], log_odds_NM: np.ndarray) -> np.ndarray:
-    return np.column_stack(
-        [one.apply(column_N) for one, column_N in zip(calibrations, log_odds_NM.T, strict=True)]
-    )
-
-
-def _compare(
-    labels_N: np.ndarray,
-    log_odds_NM: np.ndarray,
-    mixed_N: np.ndarray,
-    question_ids_N: np.ndarray,
-    validated: int | None,
-) -> dict[str, Any]:
-    """Scores of all, and the gain over the best member: on validation rows, else (in hindsight) on these very rows."""
-    best = _best(labels_N, log_odds_NM) if validated is None else validated
-    right_N, best_N = ((odds_N > 0) == labels_N for odds_N in (mixed_N, log_odds_NM[:, best]))
-    gain_N = right_N.astype(np.float64) - best_N
+def _summary(fit: EnsembleFit, files: Sequence[Path], log_odds_NM: np.ndarray) -> dict[str, Any]:
+    members = []
+    for file, weight, calibration in zip(files, fit.weights_M.tolist(), fit.members, strict=True):
+        temperature = calibration.temperature
+        members.append({"file": str(file), "weight": weight, "temperature": temperature})
     return {
-        "scores": [
-            score(labels_N, column_N, question_ids_N=question_ids_N).to_json()
-            for column_N in log_odds_NM.T
-        ],
-        "ensemble": score(labels_N, mixed_N, question_ids_N=question_ids_N).to_json(),
-        "best": best,
-        "best_on": "these rows" if validated is None else "validation rows",
-        "gain": float(gain_N.mean()),
-        "gain_interval": mean_interval(gain_N[:, None], question_ids_N)[0].tolist(),
+        "rows": len(log_odds_NM),
+        "temperature": fit.ensemble.temperature,
+        "members": members,
     }
 
 
-def _told(summary: dict[str, Any]) -> str:
-    rows = [
-        (one["file"], f"{one['weight']:.3f}", f"{one['temperature']:.2f}")
-        for one in summary["members"]
-    ]
-    whole = ("ensemble", "", f"{summary['temperature']:.2f}")
+def _members_table(summary: dict[str, Any]) -> Table:
+    rows = []
+    for member in summary["members"]:
+        rows.append((member["file"], f"{member['weight']:.3f}", f"{member['temperature']:.2f}"))
+    rows.append(("ensemble", "", f"{summary['temperature']:.2f}"))
+    head = ("", "weight", "temperature")
     if "gain" not in summary:
-        return Table(("", "weight", "temperature"), [*rows, whole]).markdown()
-    shown = ("accuracy", "auroc", "log_loss")
-    lines = [
-        (*row, *(_number(scores["metrics"][name]["value"]) for name in shown))
-        for row, scores in zip(
-            [*rows, whole], [*summary["scores"], summary["ensemble"]], strict=True
-        )
-    ]
+        return Table(head, rows)
+    scored = []
+    for row, scores in zip(rows, [*summary["scores"], summary["ensemble"]], strict=True):
+        metrics = scores["metrics"]
+        scored.append((*row, *(_number(metrics[name]["value"]) for name in SHOWN)))
+    return Table((*head, *SHOWN), scored)
+
+
+def _gain(summary: dict[str, Any]) -> str:
     low, high = (100 * end for end in summary["gain_interval"])
+    best = summary["members"][summary["best"]]["file"]
     return (
-        Table(("", "weight", "temperature", *shown), lines).markdown()
-        + f"\n\ngain in accuracy over {rows[summary['best']][0]}, the best single one on {summary['best_on']}: "
+        f"gain in accuracy over {best}, the best member on {summary['best_on']}: "
         f"{100 * summary['gain']:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"
     )
 

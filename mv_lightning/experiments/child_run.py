@@ -1,7 +1,7 @@
 """This program as a child process: run to its end, or killed when a condition holds.
 
-Each run in a process of its own starts with empty memory, and a crash of it leaves the parent and all
-finished runs as they are. A kill is SIGKILL: the child gets no chance to save anything.
+Each run in a process of its own starts with empty memory, and a crash of it leaves the parent and
+all finished runs as they are. A kill is SIGKILL: the child gets no chance to save anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ KILLED = -signal.SIGKILL
 """Exit status of a child that was killed."""
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 0.001
-"""Between two checks of a condition: short, so that a child can be killed while it writes a file."""
+"""Between two checks of a condition: short, so that a child can be killed while it writes a "
+"file."""
 
 
 def run_child(
@@ -33,9 +34,11 @@ def run_child(
 
     Args:
         args: The command and its options.
-        log: File that the child's output is appended to; None: the child writes to the parent's output.
+        log: File that the child's output is appended to; None: the child writes to the parent's
+            output.
         threads: Threads of the child's matrix products; None: as many as in the parent.
-        kill_when: Checked continually; the child and its own children are killed once it returns True.
+        kill_when: Checked continually; the child and its own children are killed once it
+            returns True.
 
     Returns:
         The exit status; `KILLED` for a child that was killed.
@@ -53,7 +56,8 @@ def run_child(
             stdout=output,
             stderr=output,
             env=env,
-            # A process group of its own is killed together; Ctrl-C in the terminal does not reach it.
+            # A process group of its own is killed together; Ctrl-C in the terminal does not reach
+            # it.
             process_group=None if kill_when is None else 0,
         )
 
@@ -73,8 +77,8 @@ def wait_for(
 ) -> int:
     """Wait for a child process to end, and kill it when a condition holds.
 
-    An interrupt (Ctrl-C) reaches the parent and, in its process group, the child: the child is given the
-    time to end by itself. A second interrupt kills it.
+    An interrupt (Ctrl-C) reaches the parent and, in its process group, the child: the child is
+    given the time to end by itself. A second interrupt kills it.
 
     Args:
         poll: Returns the child's exit status, None as long as it runs.

@@ -58,8 +58,8 @@ def compare_phases(one: PhaseFolder, other: PhaseFolder) -> dict[str, list[str]]
         other: Another one.
 
     Returns:
-        For each part of the last checkpoint, for the training losses and for the validation losses: the
-        names of the values that differ in any bit.
+        For each part of the last checkpoint, for the training losses and for the validation losses:
+        the names of the values that differ in any bit.
     """
     from mv_lightning.training.checkpoint import checkpoints, read_checkpoint
 

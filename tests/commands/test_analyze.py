@@ -7,47 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mv_lightning.cli import main
-from mv_lightning.commands import analyze
+from mv_lightning.metrics import baselines
 from tests.conftest import REAL_DATA, needs_real_data
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
-SMALL = ["--splits.rows", "40", "--splits.test_rows", "20", "--splits.val_fraction", "0.2"]
+SMALL = ["--data.splits.rows", "40", "--splits.test_rows", "20", "--splits.val_fraction", "0.2"]
 
 
 def run(out: Path, source: str, *options: str) -> dict[str, Any]:
-    main(["analyze", "--source", source, "--out", str(out), *SMALL, *options])
+    main(["analyze", "--data.source", source, "--analyze.out", str(out), *SMALL, *options])
     found: dict[str, Any] = json.loads((out / "analysis.json").read_text())
     return found
-
-
-@given(texts=st.lists(st.text(st.sampled_from("ab1 \n\té漢")), max_size=12), cut=st.integers(0, 12))
-def test_words_are_counted_as_python_splits_them(texts: list[str], cut: int) -> None:
-    column = pa.chunked_array(
-        [pa.array(texts[:cut], pa.string()), pa.array(texts[cut:], pa.string())]
-    )
-    expected = [len(text.split()) for text in texts]
-    assert analyze._words(column).tolist() == expected
-    assert analyze._words(column.slice(1)).tolist() == expected[1:]
-
-
-def test_words_do_not_depend_on_how_many_rows_are_looked_at_together(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(analyze, "_SLICE", 2)
-    assert analyze._words(pa.chunked_array([["a b", "", "c", " d e f", "g"]])).tolist() == [
-        2,
-        0,
-        1,
-        3,
-        1,
-    ]
 
 
 def test_a_report_of_practice_rows(tiny_folder: Path, tmp_path: Path) -> None:
@@ -80,13 +54,13 @@ def test_no_tokens_and_no_held_out_rows_are_said(tmp_path: Path) -> None:
     found = run(tmp_path, "synthetic:160", "--splits.test_rows", "0", "--splits.val_fraction", "0")
     assert found["truncated_share"] == {} and found["baselines"] == {}
     report = (tmp_path / "report.md").read_text()
-    assert "--tokenizer" in report and "holds no rows out" in report
+    assert "--model.base.name" in report and "holds no rows out" in report
 
 
 def test_without_scikit_learn_the_report_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(analyze.baselines, "bag_of_words", lambda *_: None)
+    monkeypatch.setattr(baselines, "bag_of_words", lambda *_: None)
     assert run(tmp_path, "synthetic:160")["baselines"]["bag of words"] is None
     assert "mv-lightning[analyze]" in (tmp_path / "report.md").read_text()
 

@@ -1,4 +1,4 @@
-"""The table of `rank` on rows whose outcome is known beforehand."""
+"""The table of `best-of-n` on rows whose outcome is known beforehand."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_perfect_verifier_is_the_oracle(
 ) -> None:
     file = predicted(tmp_path, np.array([-3.0, -2, 1, 2, -1, -4, 0]))
     main(["best-of-n", file, "--source", source])
-    told = json.loads((tmp_path / "ranking.json").read_text())
+    told = json.loads((tmp_path / "best_of_n.json").read_text())
     assert (told["questions"], told["left_out"], list(told["solve_rate"])) == (
         2,
         1,
@@ -61,7 +61,7 @@ def test_a_perfect_verifier_is_the_oracle(
     )
     assert "100.0% (100.0%-100.0%)" in capsys.readouterr().out
     main(
-        ["best-of-n", file, "--source", source, "--most", "1", "--out", str(tmp_path / "one.json")]
+        ["best-of-n", file, "--source", source, "--max-n", "1", "--out", str(tmp_path / "one.json")]
     )
     assert json.loads((tmp_path / "one.json").read_text())["questions"] == 3
 
@@ -70,7 +70,7 @@ def test_a_mistake_ends_with_one_message(
     source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["best-of-n", predicted(tmp_path, np.zeros(7)), "--source", source, "--most", "4"])
+        main(["best-of-n", predicted(tmp_path, np.zeros(7)), "--source", source, "--max-n", "4"])
     assert end.value.code == 2 and "from 1 to 3" in capsys.readouterr().err
 
 
@@ -82,7 +82,7 @@ def test_four_solutions_a_question(tmp_path: Path) -> None:
     assert labels_N is not None
     noisy_N = np.where(labels_N, 1.0, -1.0) + np.random.default_rng(0).normal(size=len(labels_N))
     main(["best-of-n", predicted(tmp_path, noisy_N), "--source", rows])
-    told = json.loads((tmp_path / "ranking.json").read_text())
+    told = json.loads((tmp_path / "best_of_n.json").read_text())
     rates = [
         {policy: one["value"] for policy, one in row.items()} for row in told["solve_rate"].values()
     ]

@@ -220,7 +220,9 @@ def test_too_few_validation_rows_of_a_class_are_refused(
     said = capsys.readouterr().err
     assert (
         end.value.code == 2
-        and f"{true} True and {ROWS - true} False validation rows: needed are at least" in said
+        and f"expected at least 10 validation rows of each class to fit weights on, got {true} True and "
+        f"{ROWS - true} False"
+        in said
     )
     assert "leave out --fit-weights" in said and not (tmp_path / "out").exists()
 
@@ -295,7 +297,7 @@ def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> Non
         (["short.csv"], "expected predictions of the same rows. 398 IDs of"),
         (["--labels", "synthetic:20"], "Name the source that they were made from"),
         (["--val-labels", SOURCE], "--val-labels names the rows of --fit-weights"),
-        (["--fit-weights", "short.csv"], "needs one per member"),
+        (["--fit-weights", "short.csv"], "expects one file per member"),
         (
             ["--fit-weights", "short.csv", "short.csv"],
             "Expected the val.csv or test.csv of a phase",

@@ -128,5 +128,6 @@ def test_a_folder_without_phases_is_told(tmp_path: Path, capfd: pytest.CaptureFi
     with pytest.raises(SystemExit) as end:
         main(["phases", "--folder", str(tmp_path)])
     assert (
-        end.value.code == 2 and f"no phase*.yaml in {tmp_path}; run from" in capfd.readouterr().err
+        end.value.code == 2
+        and f"phase2.yaml, ... in {tmp_path}, got none. Run from" in capfd.readouterr().err
     )

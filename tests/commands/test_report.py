@@ -141,7 +141,7 @@ def test_what_is_missing_is_named(copy: Path) -> None:
     text = page(copy)
     assert "Phase 1 has no metrics.json: run validate or test on it." in text
     assert "val.csv is missing" in text and "there are no curves in" in text
-    assert "the run is older than its recording" in text
+    assert "the summaries of this run do not record it" in text
 
 
 def test_other_texts_are_not_shown(copy: Path) -> None:
