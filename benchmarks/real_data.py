@@ -70,7 +70,9 @@ def _all_scores(folder: ProofFolder) -> dict[str, Any]:
     for name in ROW_SETS:
         prediction = folder.prediction(name)
         if prediction.prediction_summary.is_file():
-            scores[name] = score_prediction(prediction, folder.scored_rows(name))
+            scores[name] = score_prediction(
+                prediction, folder.scored_rows(name), folder.phase, folder.training_rows
+            )
     return scores
 
 

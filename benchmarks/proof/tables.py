@@ -29,6 +29,7 @@ _POLICIES = {
     f"stack of {SOLUTIONS}": "stack",
     "oracle": "oracle",
 }
+_GAINS = {"best": "best - majority", "stack": "stack - majority"}
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -73,8 +74,9 @@ def _picks(results: Mapping[str, Any]) -> Table:
         rates = result["scores"].get(MAIN_SET, {}).get("solve_rate")
         if rates is not None:
             cells = [with_interval(rates.get(policy)) for policy in _POLICIES.values()]
+            cells += [with_interval(rates["gain_over_majority"].get(policy)) for policy in _GAINS]
             rows.append((*_labels(name), *cells))
-    return Table(("model", "run", *_POLICIES), rows)
+    return Table(("model", "run", *_POLICIES, *_GAINS.values()), rows)
 
 
 def _by_set(results: Mapping[str, Any]) -> Table:

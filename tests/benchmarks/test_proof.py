@@ -13,6 +13,7 @@ from benchmarks import real_data
 from benchmarks.proof import definitions, rows, scoring, tables, training
 from benchmarks.proof.baselines import score_baseline
 from benchmarks.proof.definitions import HELD_OUT_SHARE, ROW_SETS, RUNS, RowSet, Run
+from mv_lightning.metrics.consensus import Consensus
 
 SETS: Mapping[str, RowSet] = {
     "gsm8k": RowSet("one.jsonl", "One", None),
@@ -96,33 +97,49 @@ def test_other_held_out_questions_than_stored_are_refused(sets: Path, tmp_path: 
         rows.check_held_out(stored, sets)
 
 
-def test_auroc_within_a_question_pools_the_pairs() -> None:
-    question_ids_N = np.array([0, 0, 0, 1, 1, 2, 2])
-    labels_N = np.array([True, False, False, True, False, True, True])
-    log_odds_N = np.array([1.0, 0.5, 2.0, 3.0, 3.0, 9.0, -9.0])
-    found = scoring.auroc_within_question(question_ids_N, labels_N, log_odds_N)
-    assert (found["pairs"], found["questions"]) == (3, 2)
-    assert found["value"] == pytest.approx((1 + 0 + 0.5) / 3)
-    only_hard = log_odds_N + 100 * question_ids_N  # ranks questions, not solutions
-    assert scoring.auroc_within_question(question_ids_N, labels_N, only_hard) == found
-    none = scoring.auroc_within_question(question_ids_N, np.ones(7, dtype=bool), log_odds_N)
-    assert none["value"] is None
+def four_solutions(log_odds_N: np.ndarray, answers: list[str]) -> scoring.ScoredRows:
+    """Thirty questions whose first solution is the right one."""
+    labels_N = np.arange(120) % 4 == 0
+    return scoring.ScoredRows(np.repeat(np.arange(30), 4), answers, labels_N, log_odds_N)
+
+
+RIGHT_AND_WRONG = ["right", "wrong", "wrong", "wrong"] * 30
 
 
 def test_scores_of_a_perfect_and_of_a_constant_prediction() -> None:
-    question_ids_N = np.repeat(np.arange(30), 4)
-    labels_N = np.arange(120) % 4 == 0
-    answers = ["right" if label else "wrong" for label in labels_N]
-    perfect = scoring.score_rows(question_ids_N, answers, labels_N, np.where(labels_N, 1.0, -1.0))
+    log_odds_N = np.where(np.arange(120) % 4 == 0, 1.0, -1.0)
+    perfect = scoring.score_rows(four_solutions(log_odds_N, RIGHT_AND_WRONG))
     assert perfect["auroc_within_question"]["value"] == perfect["accuracy"]["value"] == 1
     rates = perfect["solve_rate"]
     assert (rates["best"]["value"], rates["majority"]["value"]) == (1, 0)
-    constant = scoring.score_rows(question_ids_N, answers, labels_N, np.full(120, -0.4))
+    assert rates["gain_over_majority"] == {"best": {"value": 1, "interval": [1, 1]}}
+    constant = scoring.score_rows(four_solutions(np.full(120, -0.4), RIGHT_AND_WRONG))
     assert constant["majority"] == constant["accuracy"]["value"] == 0.75
     assert constant["auroc_within_question"]["value"] == 0.5
     assert constant["solve_rate"]["best"]["value"] == pytest.approx(0.25)
-    pairs = question_ids_N[:2], answers[:2], labels_N[:2], np.zeros(2)
-    assert scoring.score_rows(*pairs)["solve_rate"] is None
+    two = scoring.ScoredRows(np.zeros(2, int), ["1", "2"], np.array([True, False]), np.zeros(2))
+    assert scoring.score_rows(two)["solve_rate"] is None
+
+
+def test_a_verifier_of_questions_is_not_one_of_solutions() -> None:
+    labels_N = np.tile([True, False, False, False] * 2 + [True, True, True, False] * 2, 5)
+    question_ids_N = np.repeat(np.arange(20), 4)
+    by_question_N = np.where(question_ids_N % 4 < 2, -1.0, 1.0)
+    scores = scoring.score_rows(
+        scoring.ScoredRows(question_ids_N, ["1"] * 80, labels_N, by_question_N)
+    )
+    assert scores["auroc"]["value"] == 0.75
+    assert scores["auroc_within_question"]["value"] == 0.5
+
+
+def test_the_stack_is_reported_with_its_gain() -> None:
+    log_odds_N = np.tile([0.5, 1.0, -1.0, -1.0], 30)
+    answers = ["1", "2", "1", "3"] * 30
+    consensus = Consensus(log_odds_weight=1.0, agreement_weight=3.0, offset=0.0)
+    rates = scoring.score_rows(four_solutions(log_odds_N, answers), 0.0, consensus)["solve_rate"]
+    assert rates["best"]["value"] == 0  # the most confident solution is a wrong one
+    assert rates["stack"]["value"] == 1  # unless a sibling's agreement counts
+    assert rates["gain_over_majority"]["stack"]["value"] == 1 - rates["majority"]["value"]
 
 
 def test_baselines_are_scored_on_other_questions(sets: Path, tmp_path: Path) -> None:
@@ -163,9 +180,8 @@ def test_a_run_is_trained_predicted_scored_and_then_skipped(
 
 
 def test_the_tables_show_what_is_stored(tmp_path: Path) -> None:
-    question_ids_N = np.repeat(np.arange(10), 4)
-    labels_N = np.arange(40) % 4 == 0
-    scores = scoring.score_rows(question_ids_N, ["1"] * 40, labels_N, np.where(labels_N, 1.0, -1.0))
+    log_odds_N = np.where(np.arange(120) % 4 == 0, 1.0, -1.0)
+    scores = scoring.score_rows(four_solutions(log_odds_N, RIGHT_AND_WRONG))
     stored = {"training": {"rows": 2_328, "steps": 291, "cpu_seconds": 5_400}, "scores": {}}
     (tmp_path / "0.5b-gsm8k.json").write_text(
         json.dumps({**stored, "scores": {"gsm8k": scores}}), encoding="utf-8"
