@@ -10,7 +10,22 @@ from mv_lightning.reporting.blocks import Section, Table
 from mv_lightning.training.settings import resume_locked_settings
 
 _SOURCE_SETTINGS = ("model.base.name", "data.source", "data.prompt")
-_ABBREVIATIONS = ("f1", "mcc", "auroc", "ece")
+_METRIC_TITLES = {
+    "f1": "F1",
+    "mcc": "MCC",
+    "auroc": "AUROC",
+    "auroc_within_question": "AUROC within a question",
+    "brier": "Brier score",
+    "ece": "ECE",
+}
+_SLICE_TITLES = {
+    "tokens": "tokens, at most",
+    "truncated": "solution",
+    "kind": "kind of error:",
+    "question": "question",
+    "source": "source:",
+}
+_SLICE_METRICS = ("accuracy", "balanced_accuracy", "auroc", "auroc_within_question", "ece")
 
 
 def settings_tables(phases: Sequence[PhaseResults]) -> list[Table]:
@@ -66,9 +81,23 @@ def metric_title(name: str) -> str:
     Args:
         name: As in `metrics.json`.
     """
-    if name in _ABBREVIATIONS:
-        return name.upper()
-    return "Brier" if name == "brier" else name.replace("_", " ")
+    return _METRIC_TITLES.get(name, name.replace("_", " "))
+
+
+def slices_table(slices: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the main metrics of each slice of the rows.
+
+    Args:
+        slices: As `metrics.json` holds them for a stage.
+    """
+    head = ("", "rows", *map(metric_title, _SLICE_METRICS))
+    rows = []
+    for name, parts in slices.items():
+        for part, scores in parts.items():
+            title = f"{_SLICE_TITLES.get(name, name)} {part or 'none'}"
+            values = [with_interval(scores["metrics"][metric]) for metric in _SLICE_METRICS]
+            rows.append((title, f"{scores['rows']:,}", *values))
+    return Table(head, rows)
 
 
 def with_interval(metric: Mapping[str, Any]) -> str:
