@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +19,10 @@ from mv_lightning.data.sources import load_source
 from mv_lightning.model import adapters, base
 from mv_lightning.schema import EncodedRows
 from mv_lightning.testing import save_tiny_base, tiny_options
+
+# The first example of a test pays for its imports, and tests share the cores.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mv_lightning.artifacts.layout import PhaseFolder
+from mv_lightning.artifacts.layout import PARTIAL_PREFIX, PhaseFolder
 from mv_lightning.atomic import atomic_file
 from mv_lightning.metrics.evaluation import EvalReport
 from mv_lightning.schema import LABEL_COLUMN
@@ -19,14 +19,22 @@ _COLUMNS = ("row", LABEL_COLUMN, "log_odds")
 _LABELS = {"True": True, "False": False}
 
 
-def save_report(folder: PhaseFolder, stage: str, report: EvalReport) -> None:
+def save_report(folder: PhaseFolder, stage: str, report: EvalReport) -> Path:
     """Write metrics, every row's log-odds and the figures to a phase's folder.
+
+    A report that covers only some rows of the split (`limit_val_batches`) gets names of its own,
+    `partial_val` for `val`: it never replaces that of the whole split.
 
     Args:
         folder: The phase's folder; the entries of other stages in its `metrics.json` stay.
         stage: `val` or `test`.
         report: What to write.
+
+    Returns:
+        The file of the rows' log-odds.
     """
+    if not report.is_complete:
+        stage = PARTIAL_PREFIX + stage
     write_versioned_json(folder.metrics, {**read_metrics(folder), stage: report.to_json()})
     with (
         atomic_file(folder.evaluated_rows(stage)) as tmp_path,
@@ -42,10 +50,13 @@ def save_report(folder: PhaseFolder, stage: str, report: EvalReport) -> None:
 
         for name, figure in report.figures.items():
             save_png(figure, folder.plots / f"{stage}_{name}.png")
+    return folder.evaluated_rows(stage)
 
 
 def read_metrics(folder: PhaseFolder) -> Mapping[str, Any]:
-    """Return the metrics of a phase by stage (`val`, `test`); empty for one never evaluated.
+    """Return the metrics of a phase by stage; empty for a phase that was never evaluated.
+
+    The stages are `val` and `test`, and the same with `PARTIAL_PREFIX`.
 
     Args:
         folder: The phase's folder.

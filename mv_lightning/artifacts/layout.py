@@ -12,6 +12,8 @@ CALIBRATION_FILE = "calibration.json"
 """In an adapter's folder: the temperature and threshold that `predict` applies."""
 ADAPTER_FOLDER = "adapter"
 TENSORBOARD_FOLDER = "tensorboard"
+PARTIAL_PREFIX = "partial_"
+"""Of the stage of an evaluation that covers only some rows of its split."""
 _CHECKPOINT = "step-{:07d}.ckpt"
 _JOURNAL = "predictions.rank{}.part"
 
@@ -149,7 +151,7 @@ class PhaseFolder:
         """Return the CSV of the log-odds of every evaluated row.
 
         Args:
-            stage: `val` or `test`.
+            stage: `val` or `test`, or the same with `PARTIAL_PREFIX`.
         """
         return self.path / f"{stage}.csv"
 

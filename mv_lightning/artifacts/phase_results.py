@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from mv_lightning.artifacts.evaluations import read_metrics
-from mv_lightning.artifacts.layout import PhaseFolder, RunFolder, phase_folder
+from mv_lightning.artifacts.layout import PARTIAL_PREFIX, PhaseFolder, RunFolder, phase_folder
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.data.splits import Splits, read_manifest
 from mv_lightning.versioning import read_versioned_json
 
-STAGES = {"val": "validation", "test": "held-out test"}
+STAGES = {
+    "val": "validation",
+    "test": "held-out test",
+    f"{PARTIAL_PREFIX}val": "part of validation",
+    f"{PARTIAL_PREFIX}test": "part of the held-out test",
+}
 """The evaluation stages, by their names in files."""
 
 
@@ -28,7 +33,7 @@ class PhaseResults:
     manifest: Mapping[str, Any]
     splits: Splits
     metrics: Mapping[str, Any]
-    """By stage (`val`, `test`); empty for a phase that was not evaluated."""
+    """By stage (a key of `STAGES`); empty for a phase that was not evaluated."""
 
     @property
     def name(self) -> str:

@@ -22,10 +22,17 @@ class EvalReport:
     """The metrics of evaluated rows."""
 
     outputs: EvalOutputs
+    split_rows: int
+    """Rows of the split. The outputs cover fewer of them if the evaluation was limited."""
     overall: Scores
     slices: Mapping[str, Mapping[str, Scores]]
     """By the name of the slicing, then by slice: `tokens` (upper bounds of fifths), `truncated`
     (truncated or complete), and `kind` of error where the source states it."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row of the split was evaluated."""
+        return len(self.outputs.rows_N) == self.split_rows
 
     @property
     def loss(self) -> float:
@@ -37,7 +44,12 @@ class EvalReport:
         slices = {}
         for name, parts in self.slices.items():
             slices[name] = {part: scores.to_json() for part, scores in parts.items()}
-        return {"loss": self.loss, **self.overall.to_json(), "slices": slices}
+        return {
+            "loss": self.loss,
+            "split_rows": self.split_rows,
+            **self.overall.to_json(),
+            "slices": slices,
+        }
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
@@ -62,8 +74,11 @@ class EvalReport:
     def table(self) -> str:
         """Return the overall metrics with their 95 % intervals as text."""
         overall = self.overall
+        rows = f"{overall.rows:,}"
+        if not self.is_complete:
+            rows += f" of {self.split_rows:,}"
         lines = [
-            f"{overall.rows:,} rows, {overall.true_rows:,} of them True; loss {self.loss:.4f}; "
+            f"{rows} rows, {overall.true_rows:,} of them True; loss {self.loss:.4f}; "
             f"intervals over {overall.units:,} {overall.resampled}"
         ]
         for name, value in overall.values.items():
@@ -103,4 +118,4 @@ def evaluate(
         for name, values_N in values.items()
     }
     overall = score(labels_N, log_odds_N, question_ids_N=questions_N)
-    return EvalReport(outputs, overall, slices)
+    return EvalReport(outputs, len(encoded), overall, slices)

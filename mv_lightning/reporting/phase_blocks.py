@@ -67,7 +67,12 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     Args:
         metrics: By stage, as `metrics.json` holds them; at least one.
     """
-    head = ["", *(f"{STAGES[stage]}, {scores['rows']:,} rows" for stage, scores in metrics.items())]
+    head = [""]
+    for stage, scores in metrics.items():
+        of_split = ""
+        if scores["rows"] < scores["split_rows"]:
+            of_split = f" of {scores['split_rows']:,}"
+        head.append(f"{STAGES[stage]}, {scores['rows']:,}{of_split} rows")
     rows = []
     for name in next(iter(metrics.values()))["metrics"]:
         values = [with_interval(scores["metrics"][name]) for scores in metrics.values()]

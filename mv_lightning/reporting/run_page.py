@@ -6,7 +6,6 @@ import importlib.util
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,14 +15,13 @@ from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.phase_results import STAGES, PhaseResults, curve, load_rows
 from mv_lightning.atomic import atomic_file
 from mv_lightning.numerics import sigmoid
-from mv_lightning.reporting.blocks import Block, Code, Folded, Picture, Section, Table, html_page
+from mv_lightning.reporting.blocks import Block, Code, Folded, Picture, Section, html_page
 from mv_lightning.reporting.phase_blocks import (
-    metric_title,
     metrics_table,
     phase_tables,
     settings_tables,
+    slices_table,
     splits_section,
-    with_interval,
 )
 from mv_lightning.reporting.results_table import phase_table
 from mv_lightning.schema import TEXT_COLUMNS
@@ -31,9 +29,6 @@ from mv_lightning.versioning import read_versioned_json
 
 MISTAKES = 10
 """Mistakes shown with their texts."""
-SLICES = {"tokens": "tokens, at most", "truncated": "solution", "kind": "kind of error:"}
-"""Titles of the kinds of slices."""
-SLICE_METRICS = ("accuracy", "auroc")
 
 
 def write_run_page(run: Path, phases: Sequence[PhaseResults]) -> Path:
@@ -121,20 +116,11 @@ def _metrics(phase: PhaseResults) -> Section:
     blocks: list[Block] = [metrics_table(phase.metrics)]
     for stage, scores in phase.metrics.items():
         stage_title = STAGES[stage].capitalize()
-        blocks.append(Folded(f"{stage_title} by slices", [_slices_table(scores["slices"])]))
+        blocks.append(Folded(f"{stage_title} by slices", [slices_table(scores["slices"])]))
         files = sorted(phase.folder.plots.glob(f"{stage}_*.png"))
         pictures = [Picture(file, f"{phase.name}, {STAGES[stage]}: {file.stem}") for file in files]
         blocks.append(Folded(f"{stage_title}: {len(pictures)} figures", pictures))
     return Section(title, blocks)
-
-
-def _slices_table(slices: Mapping[str, Mapping[str, Any]]) -> Table:
-    rows = []
-    for name, parts in slices.items():
-        for part, scores in parts.items():
-            metrics = [with_interval(scores["metrics"][metric]) for metric in SLICE_METRICS]
-            rows.append((f"{SLICES[name]} {part or 'none'}", f"{scores['rows']:,}", *metrics))
-    return Table(("", "rows", *map(metric_title, SLICE_METRICS)), rows)
 
 
 def _mistakes(phase: PhaseResults) -> Iterator[Block]:

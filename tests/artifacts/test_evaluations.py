@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mv_lightning.artifacts.evaluations import save_report
+from mv_lightning.artifacts.evaluations import read_evaluated, read_metrics, save_report
 from mv_lightning.artifacts.layout import PhaseFolder
+from mv_lightning.atomic import write_json
 from mv_lightning.metrics.evaluation import evaluate
 from mv_lightning.schema import EncodedRows, EvalOutputs
 
@@ -38,3 +39,56 @@ def test_it_is_said_what_the_intervals_resample(
         part["resampled"] == resampled and part["units"] <= part["rows"] for part in slices
     )
     assert f"intervals over {units} {resampled}" in found.table()
+
+
+def part_of(outputs: EvalOutputs, rows: int) -> EvalOutputs:
+    names = ("rows_N", "labels_N", "log_odds_N", "losses_N")
+    return EvalOutputs(*(getattr(outputs, name)[:rows] for name in names))
+
+
+def test_a_partial_evaluation_says_what_it_covers_and_never_replaces_a_full_one(
+    encoded: EncodedRows, tmp_path: Path
+) -> None:
+    folder = PhaseFolder(tmp_path, 1)
+    outputs = evaluation(encoded, None)
+    full, part = (evaluate(rows, encoded, None) for rows in (outputs, part_of(outputs, 5)))
+    assert full.is_complete and not part.is_complete
+    assert full.table().startswith("16 rows,") and part.table().startswith("5 of 16 rows,")
+    full_file = save_report(folder, "val", full)
+    before = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
+    metrics = read_metrics(folder)["val"]
+
+    part_file = save_report(folder, "val", part)
+    stored = read_metrics(folder)
+    assert stored["val"] == metrics and (metrics["rows"], metrics["split_rows"]) == (16, 16)
+    assert (stored["partial_val"]["rows"], stored["partial_val"]["split_rows"]) == (5, 16)
+    assert len(read_evaluated(full_file)[0]) == 16 and len(read_evaluated(part_file)[0]) == 5
+    for file, content in before.items():
+        assert file == folder.metrics or file.read_bytes() == content
+    save_report(folder, "test", full)
+    assert set(read_metrics(folder)) == {"val", "partial_val", "test"}
+
+
+def test_evaluated_rows_are_read_back_in_row_order(encoded: EncodedRows, tmp_path: Path) -> None:
+    outputs = evaluation(encoded, None)
+    order_N = np.random.default_rng(3).permutation(16)
+    shuffled = EvalOutputs(
+        *(
+            getattr(outputs, name)[order_N]
+            for name in ("rows_N", "labels_N", "log_odds_N", "losses_N")
+        )
+    )
+    path = save_report(PhaseFolder(tmp_path, 2), "test", evaluate(shuffled, encoded, None))
+    assert path == tmp_path / "phase2" / "test.csv"
+    rows_N, labels_N, log_odds_N = read_evaluated(path)
+    assert np.array_equal(rows_N, outputs.rows_N)
+    assert np.array_equal(labels_N, outputs.labels_N)
+    assert np.array_equal(log_odds_N, outputs.log_odds_N)
+
+
+def test_an_older_metrics_file_is_refused(tmp_path: Path) -> None:
+    folder = PhaseFolder(tmp_path, 1)
+    assert read_metrics(folder) == {}
+    write_json(folder.metrics, {"val": {}})
+    with pytest.raises(ValueError, match=r"metrics\.json \(the metrics of a phase\).*got none"):
+        read_metrics(folder)

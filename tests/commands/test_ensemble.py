@@ -113,7 +113,9 @@ def leave_phase(folder: Path, labels_N: np.ndarray, calibration: Calibration) ->
     save_report(
         phase,
         "val",
-        EvalReport(evaluation, score(labels_N, raw_N, resamples=2), slices={"tokens": {}}),
+        EvalReport(
+            evaluation, len(labels_N), score(labels_N, raw_N, resamples=2), slices={"tokens": {}}
+        ),
     )
     return str(phase.evaluated_rows("val"))
 

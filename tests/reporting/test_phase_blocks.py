@@ -31,8 +31,12 @@ def test_what_phases_share_is_stated_once() -> None:
 
 def test_metrics_have_intervals_and_undefined_ones_a_dash() -> None:
     scores = score(LABELS_N, LOG_ODDS_N)
-    table = metrics_table({"val": scores.to_json(), "test": score(LABELS_N, LOG_ODDS_N).to_json()})
-    assert table.head == ["", "validation, 4 rows", "held-out test, 4 rows"]
+    metrics = {
+        "val": {"split_rows": 4, **scores.to_json()},
+        "partial_test": {"split_rows": 1_250, **scores.to_json()},
+    }
+    table = metrics_table(metrics)
+    assert table.head == ["", "validation, 4 rows", "part of the held-out test, 4 of 1,250 rows"]
     rows = {row[0]: row[1:] for row in table.rows}
     low, high = scores.intervals["accuracy"]
     assert rows["accuracy"] == (f"0.750 ({low:.3f} to {high:.3f})",) * 2
