@@ -18,7 +18,6 @@ import pytest
 from mv_lightning import Verifier
 from mv_lightning.artifacts.layout import CALIBRATION_FILE
 from mv_lightning.cli import main
-from mv_lightning.data.rows import text_columns
 from mv_lightning.data.sources import load_source
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.testing import save_tiny_base, tiny_options
@@ -81,38 +80,6 @@ def test_rows_in_any_form(verifier: Verifier, rows: list[dict[str, str]]) -> Non
     for form in (iter(rows), by_column, datasets.Dataset.from_list(rows)):
         assert np.array_equal(verifier.score(form), expected)
     assert verifier.score([]).shape == (0,)
-
-
-def test_an_answer_may_be_a_number_and_a_solution_none() -> None:
-    read = text_columns([{"question": "1 + 3?", "answer": 4.0, "solution": None, "more": [1]}])
-    assert read == {"question": ["1 + 3?"], "answer": ["4"], "solution": [""]}
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (
-            [{"question": "a", "answer": "b", "solution": ""}, {"question": "a"}],
-            "number 1: no column answer, solution",
-        ),
-        ({"question": ["a"], "answer": ["b"]}, "the rows: no column solution"),
-        ([{"question": " ", "answer": "b", "solution": ""}], "`question` is empty"),
-        ([{"question": None, "answer": "b", "solution": ""}], "`question` is null"),
-        (
-            [{"question": q, "answer": "b", "solution": ""} for q in ("a", 1)],
-            "texts of the same type",
-        ),
-        (
-            {"question": ["a"], "answer": ["b", "c"], "solution": [""]},
-            "texts of the same type and number",
-        ),
-        ([{"question": 1, "answer": "b", "solution": ""}], "`question` holds int64"),
-        ([{"question": "\ud800", "answer": "b", "solution": ""}], "surrogates not allowed"),
-    ],
-)
-def test_rows_that_are_refused(rows: object, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        text_columns(rows)  # type: ignore[arg-type]
 
 
 def test_any_adapter_folder_and_any_place_of_the_base(

@@ -6,8 +6,10 @@ the file that they name.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
 KIND_COLUMN = "error"
 """Optional column: the kind of error in a wrong solution, so that accuracy can be shown by kind."""
 
-_EXACT_FLOAT = 2.0**53  # from here on a double no longer holds every integer
-_TRUE_LABELS = ("true", "yes", "1", "1.0")
-_FALSE_LABELS = ("false", "no", "0", "0.0")
+EXACT_FLOAT = 2.0**53
+"""From here on a double no longer holds every integer."""
+_TRUE_LABELS = ("true", "yes", "correct", "right", "1", "1.0")
+_FALSE_LABELS = ("false", "no", "incorrect", "wrong", "0", "0.0")
 _FILL_HINT = "Fill these rows or drop them"
 _LABEL_HINT = (
-    "Write true/false, yes/no or 1/0 in every row; rows without a label can only be predicted, "
-    "from a file without this column or with nothing in it"
+    "Write correct/incorrect, true/false, yes/no or 1/0 in every row; rows without a label can "
+    "only be predicted, from a file without this column or with nothing in it"
 )
 
 
@@ -70,7 +73,7 @@ def check_texts(table: pa.Table, context: str, labels_N: np.ndarray | None) -> t
     tokens before they give one, unless its label says that it is correct.
 
     Args:
-        table: N rows.
+        table: N rows, in plain types (see `column_types`).
         context: The table's name for messages.
         labels_N: bool [N], or None for rows without labels.
 
@@ -96,7 +99,7 @@ def check_texts(table: pa.Table, context: str, labels_N: np.ndarray | None) -> t
 
     solution = _text_column(table["solution"], context, "solution").fill_null("")
     columns = {"question": question, "answer": answer, "solution": solution}
-    if KIND_COLUMN in table.column_names and _is_text(_decoded(table[KIND_COLUMN]).type):
+    if KIND_COLUMN in table.column_names and is_text(table[KIND_COLUMN].type):
         columns[KIND_COLUMN] = _text_column(table[KIND_COLUMN], context, KIND_COLUMN)
     return pa.table(columns), converted
 
@@ -105,7 +108,7 @@ def check_labels(column: pa.ChunkedArray, context: str) -> np.ndarray:
     """Return labels in any usual spelling as bool [N].
 
     Args:
-        column: N labels.
+        column: N labels, in a plain type (see `column_types`).
         context: The table's name for messages.
 
     Raises:
@@ -114,12 +117,11 @@ def check_labels(column: pa.ChunkedArray, context: str) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    column = _decoded(column)
     null = pc.is_null(column, nan_is_null=True)
     _refuse(null, context, f"`{LABEL_COLUMN}` is null", _LABEL_HINT)
     if pa.types.is_boolean(column.type):
         return np.asarray(column.to_numpy(), dtype=bool)
-    if _is_text(column.type):
+    if is_text(column.type):
         text = pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
         is_true = pc.is_in(text, pa.array(_TRUE_LABELS))
         is_false = pc.is_in(text, pa.array(_FALSE_LABELS))
@@ -137,8 +139,7 @@ def is_unlabelled(column: pa.ChunkedArray) -> bool:
     """Return whether a column of labels holds none: only nulls, or the empty fields of a CSV."""
     import pyarrow as pa
 
-    column = _decoded(column)
-    if _is_text(column.type):
+    if is_text(column.type):
         return bool(is_blank(column.cast(pa.string()).fill_null("")).all())
     return column.null_count == len(column)
 
@@ -153,8 +154,7 @@ def is_blank(column: pa.ChunkedArray) -> np.ndarray:
 def _text_column(column: pa.ChunkedArray, context: str, name: str) -> pa.ChunkedArray:
     import pyarrow as pa
 
-    column = _decoded(column)
-    if not _is_text(column.type):
+    if not is_text(column.type):
         raise ValueError(
             f"{context}: `{name}` holds {column.type}: expected text. Convert it to strings."
         )
@@ -170,18 +170,26 @@ def _text_column(column: pa.ChunkedArray, context: str, name: str) -> pa.Chunked
 
 def _answer_column(column: pa.ChunkedArray, context: str) -> tuple[pa.ChunkedArray, int]:
     """Answers as text, and how many were numbers."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    column = _decoded(column)
     _refuse(pc.is_null(column, nan_is_null=True), context, "`answer` is null", _FILL_HINT)
-    numbers = _numbers_as_text(column, context)
+    if pa.types.is_floating(column.type):
+        inexact = pc.greater_equal(pc.abs(column), pa.scalar(EXACT_FLOAT, column.type))
+        problem = "`answer` is a float too large to be exact"
+        _refuse(inexact, context, problem, "Write these answers as strings", column)
+    numbers = number_texts(column)
     if numbers is not None:
         return numbers, len(numbers)
     return _text_column(column, context, "answer"), 0
 
 
-def _numbers_as_text(column: pa.ChunkedArray, context: str) -> pa.ChunkedArray | None:
-    """Numbers as people write them (4, not 4.0); None where the column does not hold numbers."""
+def number_texts(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Return numbers as people write them (4, not 4.0); None where the column holds no numbers.
+
+    Args:
+        column: Any column. NaN is null.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -191,23 +199,30 @@ def _numbers_as_text(column: pa.ChunkedArray, context: str) -> pa.ChunkedArray |
         return pc.replace_substring_regex(column.cast(pa.string()), r"\.0+$", "")
     if not (pa.types.is_float32(column.type) or pa.types.is_float64(column.type)):
         return None
-    inexact = pc.greater_equal(pc.abs(column), pa.scalar(_EXACT_FLOAT, column.type))
-    problem = "`answer` is a float too large to be exact"
-    _refuse(inexact, context, problem, "Write these answers as strings", column)
+    column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     whole = column.cast(pa.int64(), safe=False).cast(pa.string())
-    return pc.if_else(pc.equal(pc.floor(column), column), whole, column.cast(pa.string()))
+    is_whole = pc.equal(pc.floor(column), column)
+    is_exact = pc.less(pc.abs(column), pa.scalar(EXACT_FLOAT, column.type))
+    return pc.if_else(pc.and_(is_whole, is_exact), whole, column.cast(pa.string()))
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    import pyarrow as pa
+def value_text(value: Any) -> str | None:
+    """Return a single value as people write it (4, not 4.0); None for None and NaN."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        if value.is_integer() and abs(value) < EXACT_FLOAT:
+            return str(int(value))
+    return json.dumps(value)
 
-    if pa.types.is_dictionary(column.type):
-        return column.cast(column.type.value_type)
-    return column
 
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a type is text of any layout.
 
-def _is_text(kind: pa.DataType) -> bool:
-    """Text of any layout. A column of only nulls counts as text: the null check says more of it."""
+    A column of only nulls counts as text: the null check says more about it.
+    """
     from pyarrow import types
 
     texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)

@@ -8,6 +8,7 @@ the file and, where the format has them, the line.
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from mv_lightning.data.columns import value_text
+from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +67,8 @@ def _read_parquet(path: Path, select: ColumnSelector) -> pa.Table:
 
     with parquet.ParquetFile(path) as file:
         names = select(file.schema_arrow.names)
-        schema = pa.schema([file.schema_arrow.field(name) for name in names])
+        fields = [file.schema_arrow.field(name) for name in names]
+        schema = pa.schema(fields, metadata=file.schema_arrow.metadata)
         # Reading all at once takes a quarter of the table's bytes more in the meantime.
         return pa.Table.from_batches(file.iter_batches(_BATCH_ROWS, columns=names), schema)
 
@@ -176,14 +181,21 @@ def _read_jsonl(path: Path, select: ColumnSelector) -> pa.Table:
     from pyarrow import json as arrow_json
 
     _check_not_utf16(path)
-    first = next(_objects(path), None)
-    if first is None:
+    types = _value_types(path)
+    if not types:
         raise ValueError(f"{path}: no rows. Write one JSON object per line.")
-    names = select(list(first[1]))
+    names = select(list(types))
     # Types are stated, not inferred: Arrow would read "2024-01-31" as a date.
-    types = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
-    schema = pa.schema([(name, types.get(type(first[1][name]), pa.string())) for name in names])
-    options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    arrow_types = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    fields = []
+    for name in names:
+        if len(types[name]) > 1:
+            return _read_jsonl_by_line(path, names)
+        (kind,) = types[name] or {str}
+        fields.append((name, arrow_types.get(kind, pa.string())))
+    options = arrow_json.ParseOptions(
+        explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"
+    )
     try:
         table = arrow_json.read_json(path, arrow_json.ReadOptions(block_size=_BLOCK_BYTES), options)
         table.validate(full=True)
@@ -192,34 +204,67 @@ def _read_jsonl(path: Path, select: ColumnSelector) -> pa.Table:
         return _read_jsonl_by_line(path, names)
 
 
+def _value_types(path: Path) -> dict[str, set[type]]:
+    """The keys of all rows, and the types of their values that are not null.
+
+    All rows are looked at: the first ones may lack a key, or have a null or 1 where later ones have
+    a text or 0.5.
+    """
+    types: dict[str, set[type]] = {}
+    for _, row in _objects(path):
+        for name, value in row.items():
+            known = types.setdefault(name, set())
+            if value is not None:
+                known.add(type(value))
+    return types
+
+
 def _read_jsonl_by_line(path: Path, names: list[str]) -> pa.Table:
-    """Read slowly what Arrow's reader refused; this names the bad line, or copes (1, then 0.5)."""
+    """Read slowly what Arrow's reader cannot: values of several types, and faults to be located."""
     import pyarrow as pa
 
     columns: dict[str, list[Any]] = {name: [] for name in names}
-    kinds: dict[str, str] = {}
     for number, row in _objects(path):
         for name, values in columns.items():
             value = row.get(name)
-            values.append(value)
             if isinstance(value, str) and _HALF_CHARACTER.search(value):
                 raise ValueError(
                     f"{path}: line {number}: `{name}` holds half a character (a lone \\ud... "
                     "escape). Correct this line."
                 )
-            kind = "number" if type(value) in (int, float) else type(value).__name__
-            if value is not None and kinds.setdefault(name, kind) != kind:
-                raise ValueError(
-                    f"{path}: line {number}: `{name}` is of type {kind}, in earlier lines of type "
-                    f"{kinds[name]}. Write it the same way in every line."
-                )
+            values.append(value)
+    for name, values in columns.items():
+        columns[name] = _one_type(values, name, path)
     try:
         return pa.table(columns)
-    except OverflowError as reason:
+    except (OverflowError, pa.ArrowInvalid) as reason:
         raise ValueError(
             f"{path}: a value cannot be kept exactly: {reason}. Write numbers of more than 15 "
             "digits as strings."
         ) from reason
+
+
+def _one_type(values: list[Any], name: str, path: Path) -> list[Any]:
+    """Values of one type: where both numbers and texts are answers or IDs, all are texts."""
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) <= 1 or kinds == {int, float}:
+        return values
+    if name not in (*TEXT_COLUMNS, LABEL_COLUMN) or (
+        name == "answer" and kinds <= {int, float, str}
+    ):
+        return [value_text(value) for value in values]
+    first = next(value for value in values if value is not None)
+    odd = (i for i, v in enumerate(values) if v is not None and _kind(v) != _kind(first))
+    index = next(odd)
+    line, _ = next(itertools.islice(_objects(path), index, None))
+    raise ValueError(
+        f"{path}: line {line}: `{name}` is of type {_kind(values[index])}, in earlier lines of "
+        f"type {_kind(first)}. Write it the same way in every line."
+    )
+
+
+def _kind(value: object) -> str:
+    return "number" if type(value) in (int, float) else type(value).__name__
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

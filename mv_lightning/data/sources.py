@@ -7,14 +7,14 @@ are booleans, and a fingerprint of their content. Everything that is wrong with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mv_lightning.data.column_types import plain_column
 from mv_lightning.data.columns import (
     KIND_COLUMN,
     check_labels,
@@ -24,18 +24,15 @@ from mv_lightning.data.columns import (
     select_columns,
 )
 from mv_lightning.data.fingerprint import content_fingerprint, count_duplicates, question_ids
-from mv_lightning.data.folders import split_files
-from mv_lightning.data.readers import READERS, read_file
-from mv_lightning.schema import DEFAULT_SEED, LABEL_COLUMN
+from mv_lightning.data.origins import find_origin
+from mv_lightning.data.readers import ColumnSelector
+from mv_lightning.data.row_ids import IdColumn, find_id_column
+from mv_lightning.formatting import shorten
+from mv_lightning.schema import LABEL_COLUMN
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
-
-SYNTHETIC = "synthetic"
-SYNTHETIC_ROWS = 6_000
-_SAVED_DATASET = ("dataset_dict.json", "state.json")
-"""What tells a folder of `datasets.save_to_disk` from a folder of data files."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,39 @@ class Source:
     """Hash of texts and labels: the same content has the same fingerprint in every file format."""
     counts: Mapping[str, int]
     """rows, distinct_questions, duplicates (rows whose three texts are those of an earlier row),
-    converted_answers (numbers turned into text), empty_answers, empty_solutions."""
+    converted_answers (in columns of numbers, turned into text), empty_answers, empty_solutions."""
+    files: Sequence[str] = ()
+    """The files of a folder that were read, by their path in it; empty for other sources."""
+    id_column: IdColumn | None = None
+    """The column that holds the IDs of the rows, unchecked; None where rows are numbered."""
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The IDs of the N rows as the source spells them, all different.
+
+        Without an ID column (`id_column` is None) they are the row numbers from 0.
+
+        Raises:
+            ValueError: IDs are missing, repeated, or neither text nor numbers; the rows are named.
+        """
+        if self.id_column is None:
+            return [str(row) for row in range(len(self.table))]
+        return self.id_column.texts()
+
+    @property
+    def description(self) -> str:
+        """The source, the files that were chosen in a folder, and the counts, in one line."""
+        files = f" ({shorten(self.files)})" if self.files else ""
+        counts = [f"{name.replace('_', ' ')} {count:,}" for name, count in self.counts.items()]
+        return f"{self.name}{files}: {', '.join(counts)}"
 
 
-def load_source(source: str, split: str = "train", labelled: bool | None = True) -> Source:
+def load_source(
+    source: str,
+    split: str = "train",
+    labelled: bool | None = True,
+    id_column: str | None = None,
+) -> Source:
     """Load and check the rows that `source` names.
 
     Args:
@@ -74,6 +100,9 @@ def load_source(source: str, split: str = "train", labelled: bool | None = True)
         labelled: Read and demand the label column. False: it is not read. None: read it where there
             is one with anything in it; a column that holds labels in some rows only, or something
             else, is refused all the same.
+        id_column: Name of the column that holds the IDs of the rows. None: it is found by its name
+            (id, ID, row_id, index, ..., see `row_ids.ID_NAMES`). `none`: rows are numbered. IDs are
+            checked when `Source.ids` is first used, since training does not need them.
 
     Returns:
         The rows in the order of the file (of the sorted file names, where there are several).
@@ -84,20 +113,9 @@ def load_source(source: str, split: str = "train", labelled: bool | None = True)
     import datasets
     import pyarrow as pa
 
-    tables, labels, converted = [], [], 0
-    for table, context in _tables(source, split, labelled):
-        labels_N = _labels(table, context, labelled)
-        if labels_N is not None:
-            labels.append(labels_N)
-        texts, more = check_texts(table, context, labels_N)
-        tables.append(texts)
-        converted += more
-    if labels and len(labels) < len(tables):
-        raise ValueError(
-            f"{source}: {len(labels)} of {len(tables)} files have labels in `{LABEL_COLUMN}`: "
-            "expected labels in all files or in none. Add them, or rename the column."
-        )
-    table = pa.concat_tables(tables, promote_options="default")
+    origin = find_origin(source, split)
+    parts = [_read_part(context, read, labelled, id_column) for context, read in origin.parts]
+    table = pa.concat_tables([part.texts for part in parts], promote_options="default")
     if table.num_rows == 0:
         raise ValueError(
             f"{source}: no rows: expected at least one. Add rows, or correct the name."
@@ -105,115 +123,85 @@ def load_source(source: str, split: str = "train", labelled: bool | None = True)
     if KIND_COLUMN in table.column_names:
         kinds = table[KIND_COLUMN].fill_null("")
         table = table.set_column(table.column_names.index(KIND_COLUMN), KIND_COLUMN, kinds)
-    labels_N = np.concatenate(labels) if labels else None
+    labels_N = _join_labels(source, parts)
     question_ids_N = question_ids(table["question"])
     fingerprint = content_fingerprint(table, labels_N)
     counts = {
         "rows": table.num_rows,
         "distinct_questions": int(question_ids_N.max()) + 1,
         "duplicates": count_duplicates(table, question_ids_N),
-        "converted_answers": converted,
+        "converted_answers": sum(part.converted_answers for part in parts),
         "empty_answers": int(np.count_nonzero(is_blank(table["answer"]))),
         "empty_solutions": int(np.count_nonzero(is_blank(table["solution"]))),
     }
     # What reading and checking allocated: up to a tenth of the table.
     pa.default_memory_pool().release_unused()
-    rows = datasets.Dataset(table, fingerprint=fingerprint)
-    return Source(source, rows, labels_N, question_ids_N, fingerprint, counts)
+    return Source(
+        name=source,
+        table=datasets.Dataset(table, fingerprint=fingerprint),
+        labels_N=labels_N,
+        question_ids_N=question_ids_N,
+        fingerprint=fingerprint,
+        counts=counts,
+        files=origin.files,
+        id_column=_join_ids(parts),
+    )
 
 
-def _labels(table: pa.Table, context: str, labelled: bool | None) -> np.ndarray | None:
-    if LABEL_COLUMN not in table.column_names:
-        return None
-    if labelled is None and is_unlabelled(table[LABEL_COLUMN]):
-        return None
-    return check_labels(table[LABEL_COLUMN], context)
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one file, checked."""
+
+    context: str
+    """Its name for messages."""
+    texts: pa.Table
+    converted_answers: int
+    labels_N: np.ndarray | None
+    ids: pa.Table | None
+    """The ID column, unchecked."""
 
 
-def _tables(source: str, split: str, labelled: bool | None) -> Iterator[tuple[pa.Table, str]]:
-    """Every table that `source` consists of, with the needed columns only, and its name."""
-    if not source.strip():
-        raise ValueError(
-            "The name of the source is empty: expected a file, a folder, "
-            f"`{SYNTHETIC}:ROWS` or the id of a Hub dataset. Set one."
-        )
-    path = Path(source).expanduser()
-    files = _files(source, path, split)
-    if files is not None:
-        for file in files:
-            select = partial(select_columns, context=str(file), labelled=labelled)
-            yield read_file(file, select), str(file)
-        return
-    if source.partition(":")[0] == SYNTHETIC:
-        table = _synthetic(source, split)
-    elif path.is_dir():
-        table = _saved(path, split)
-    else:
-        table = _from_hub(source, split)
-    yield table.select(select_columns(table.column_names, source, labelled)), source
-
-
-def _files(source: str, path: Path, split: str) -> list[Path] | None:
-    """The data files that `source` names; None where it names something else."""
-    if source.partition(":")[0] == SYNTHETIC:
-        return None
-    if path.is_dir():
-        saved = any((path / name).exists() for name in _SAVED_DATASET)
-        return None if saved else split_files(path, split)
-    if path.exists():
-        return [path]
-    looks_like_a_path = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_like_a_path or path.suffix.lower() in READERS:
-        raise ValueError(
-            f"{source}: no such file or folder (looked for {path.absolute()}). Correct the path."
-        )
-    return None
-
-
-def _synthetic(source: str, split: str) -> pa.Table:
-    from mv_lightning.data.synthetic import synthetic_table
-
-    _, colon, rows = source.partition(":")
-    if not colon:
-        return synthetic_table(split, SYNTHETIC_ROWS, DEFAULT_SEED)
-    if not rows.isdecimal() or int(rows) == 0:
-        raise ValueError(
-            f"{source}: expected a number of rows after the colon, got {rows!r}. Write for example "
-            f"`{SYNTHETIC}:{SYNTHETIC_ROWS}`."
-        )
-    return synthetic_table(split, int(rows), DEFAULT_SEED)
-
-
-def _saved(folder: Path, split: str) -> pa.Table:
-    import datasets
+def _read_part(
+    context: str,
+    read: Callable[[ColumnSelector], pa.Table],
+    labelled: bool | None,
+    id_column: str | None,
+) -> _Part:
     import pyarrow as pa
 
-    try:
-        saved = datasets.load_from_disk(str(folder))
-    except (pa.ArrowException, OSError, ValueError, LookupError) as reason:
+    def select(names: Sequence[str]) -> list[str]:
+        id_name = find_id_column(names, id_column, context)
+        with_id = [id_name] if id_name else []
+        return list(dict.fromkeys(select_columns(names, context, labelled) + with_id))
+
+    raw = read(select)
+    id_name = find_id_column(raw.column_names, id_column, context)
+    columns = {}
+    for name in select_columns(raw.column_names, context, labelled):
+        columns[name] = plain_column(raw, name, context)
+    labels_N = None
+    if LABEL_COLUMN in columns:
+        labels = columns.pop(LABEL_COLUMN)
+        if labelled or not is_unlabelled(labels):
+            labels_N = check_labels(labels, context)
+    texts, converted = check_texts(pa.table(columns), context, labels_N)
+    ids = raw.select([id_name]) if id_name else None
+    return _Part(context, texts, converted, labels_N, ids)
+
+
+def _join_labels(source: str, parts: Sequence[_Part]) -> np.ndarray | None:
+    labels = [part.labels_N for part in parts if part.labels_N is not None]
+    if not labels:
+        return None
+    if len(labels) < len(parts):
         raise ValueError(
-            f"{folder}: the saved dataset cannot be read: {reason}. Save or copy it again."
-        ) from reason
-    if isinstance(saved, datasets.DatasetDict):
-        if split not in saved:
-            raise ValueError(
-                f"{folder}: no split {split!r} in the saved dataset: expected one of "
-                f"{sorted(saved)}. Name one of them."
-            )
-        saved = saved[split]
-    return saved.with_format("arrow")[:]
+            f"{source}: {len(labels)} of {len(parts)} files have labels in `{LABEL_COLUMN}`: "
+            "expected labels in all files or in none. Add them, or rename the column."
+        )
+    return np.concatenate(labels)
 
 
-def _from_hub(source: str, split: str) -> pa.Table:
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(source, split=split)
-    except Exception as reason:  # gated, offline, unknown and malformed ids share no class below it
-        raise ValueError(
-            f"{source}: no file or folder of that name, and the Hub gave no dataset {source!r} "
-            f"with a split {split!r}: {reason}. Check the id and the split; without internet run "
-            f"`hf download {source} --repo-type dataset --local-dir FOLDER` on a machine that has "
-            "it, and name that folder here."
-        ) from reason
-    return rows.with_format("arrow")[:]
+def _join_ids(parts: Sequence[_Part]) -> IdColumn | None:
+    if all(part.ids is None for part in parts):
+        return None
+    return IdColumn([(part.context, part.ids) for part in parts])

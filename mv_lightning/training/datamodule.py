@@ -273,10 +273,7 @@ class VerdictDataModule(pl.LightningDataModule):
             manifest(source.fingerprint, self.plan, splits, source.labels_N, source.question_ids_N),
             splits,
         )
-        counts = ", ".join(
-            f"{name.replace('_', ' ')} {count:,}" for name, count in source.counts.items()
-        )
-        print(f"{source.name}: {counts}")
+        print(source.description)
         train = self.encoded["train"]
         mean = train.lengths_N.mean() + len(train.prefix_ids)
         print(

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mv_lightning.data.sources import load_source
-from tests.data.files import COLUMNS, ROWS, WRITERS, changed, load, write_csv
+from tests.data.files import COLUMNS, ROWS, WRITERS, changed, load, write_csv, write_jsonl
+
+ABSENT = object()
 
 
 def test_odd_values_in_other_columns_do_no_harm(tmp_path: Path) -> None:
@@ -117,8 +119,12 @@ def test_csv_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
             "line 4 is not a JSON object: 'utf-8' codec",
         ),
         (
-            json.dumps(dict(ROWS[0], answer=7)).encode(),
-            "line 4: `answer` is of type number, in earlier lines of type str",
+            json.dumps(dict(ROWS[0], question=7)).encode(),
+            "line 4: `question` is of type number, in earlier lines of type str",
+        ),
+        (
+            json.dumps(dict(ROWS[0], answer=True)).encode(),
+            "line 4: `answer` is of type bool, in earlier lines of type str",
         ),
         (
             json.dumps(dict(ROWS[0], is_correct="yes")).encode(),
@@ -159,3 +165,44 @@ def test_numbers_in_jsonl_become_text(answers: list[float], tmp_path: Path) -> N
     assert load(tmp_path / "rows.jsonl", rows).table["answer"][:] == [
         f"{answer:g}" for answer in answers
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "texts"),
+    [
+        ({"solution": ABSENT}, {}, {"solution": ""}),
+        ({"solution": None}, {}, {"solution": ""}),
+        ({"answer": 7}, {"answer": "x"}, {"answer": "7"}),
+        ({"answer": 7}, {"answer": 0.5}, {"answer": "7"}),
+        ({"answer": 7.0}, {"answer": "0.5"}, {"answer": "7"}),
+        ({"answer": "x"}, {"answer": 7}, {"answer": "x"}),
+        ({"error": ABSENT}, {"error": "slip"}, {"error": ""}),
+        ({"error": None}, {"error": "slip"}, {"error": ""}),
+    ],
+)
+def test_the_first_row_of_jsonl_does_not_decide(
+    first: dict[str, Any], later: dict[str, Any], texts: dict[str, str], tmp_path: Path
+) -> None:
+    """A key that it lacks, a null or a number there: later rows count as much, however late."""
+    start = {key: value for key, value in (ROWS[0] | first).items() if value is not ABSENT}
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [start, *[dict(row, **later) for row in ROWS[1:] * 2_000]])
+    source = load_source(str(path))
+    assert source.counts["rows"] == 8_001
+    table = source.table
+    assert {name: table[0][name] for name in texts} == texts
+    name = next(iter({**later, **texts}))
+    assert table[1][name] == str({**ROWS[1], **later}[name])
+    assert table[0]["question"] == ROWS[0]["question"] and len(source.ids) == 8_001
+
+
+def test_a_key_that_no_row_has_is_missing(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key != "solution"} for row in ROWS]
+    with pytest.raises(ValueError, match="no column solution"):
+        load(tmp_path / "rows.jsonl", rows)
+
+
+def test_the_type_of_other_columns_of_jsonl_does_not_matter(tmp_path: Path) -> None:
+    ids = [1, "x", None, [2], 2**70]
+    rows = [dict(row, id=value) for row, value in zip(ROWS, ids, strict=True)]
+    assert load(tmp_path / "rows.jsonl", rows).counts["rows"] == 5

@@ -1,0 +1,114 @@
+"""The IDs that rows carry in their source, spelled as there."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mv_lightning.data.column_types import plain_column
+from mv_lightning.data.columns import is_text, number_texts
+from mv_lightning.formatting import shorten
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ID_NAMES = ("id", "rowid", "exampleid", "sampleid", "index", "idx", "uid", "uuid")
+"""Names of ID columns, in the order of preference; case, spaces, `_`, `-` and `.` do not matter."""
+NO_ID_COLUMN = "none"
+"""As the name of the ID column: the rows are numbered, whatever columns there are."""
+
+
+def find_id_column(names: Sequence[str], id_column: str | None, context: str) -> str | None:
+    """Return the name of the column that holds the IDs; None where rows are to be numbered.
+
+    Args:
+        names: All columns of a table.
+        id_column: What the user named; None to find one of `ID_NAMES`, `NO_ID_COLUMN` for none.
+        context: The table's name for messages.
+
+    Raises:
+        ValueError: There is no column of that name, or it is there twice.
+    """
+    if id_column == NO_ID_COLUMN:
+        return None
+    if id_column is not None:
+        if list(names).count(id_column) != 1:
+            raise ValueError(
+                f"{context}: expected one ID column {id_column!r}, got {', '.join(names)}. Name "
+                f"one of these columns, or {NO_ID_COLUMN!r} to number the rows."
+            )
+        return id_column
+    plain = [re.sub(r"[\s_.-]", "", name).lower() for name in names]
+    for wanted in ID_NAMES:
+        if wanted in plain:
+            return names[plain.index(wanted)]
+    return None
+
+
+@dataclass(frozen=True)
+class IdColumn:
+    """The ID column of a source as it was read. It is checked when its texts are needed.
+
+    Training does not need them, so an ID column that repeats itself does not prevent it.
+    """
+
+    parts: Sequence[tuple[str, pa.Table | None]]
+    """For each file its name and the table of its ID column; None where it has none."""
+
+    @property
+    def name(self) -> str:
+        """The name of the column, in the first file that has one."""
+        names = [table.column_names[0] for _, table in self.parts if table is not None]
+        return str(names[0])
+
+    def texts(self) -> list[str]:
+        """Return the IDs of all rows.
+
+        Raises:
+            ValueError: A file has no such column, or IDs are missing, repeated or not text or whole
+                numbers; the rows are named.
+        """
+        texts: list[str] = []
+        for context, table in self.parts:
+            if table is None:
+                raise ValueError(
+                    f"{context}: no ID column {self.name!r}, which another file of the source has. "
+                    f"{self._hint()}"
+                )
+            texts += self._part_texts(context, table)
+        counts = Counter(texts)
+        if len(counts) < len(texts):
+            rows = [row for row, text in enumerate(texts) if counts[text] > 1]
+            values = dict.fromkeys(repr(texts[row]) for row in rows)
+            raise ValueError(
+                f"{self.parts[0][0]}: expected IDs that differ, got the same in several rows of "
+                f"the ID column {self.name!r} ({shorten(values)}; rows {shorten(rows)}). "
+                f"{self._hint()}"
+            )
+        return texts
+
+    def _part_texts(self, context: str, table: pa.Table) -> list[str]:
+        column = plain_column(table, table.column_names[0], context)
+        numbers = number_texts(column)
+        if numbers is None and not is_text(column.type):
+            raise ValueError(
+                f"{context}: expected text or numbers in the ID column {self.name!r}, got "
+                f"{column.type}. {self._hint()}"
+            )
+        values = (column if numbers is None else numbers).to_pylist()
+        empty = [row for row, value in enumerate(values) if value is None or not value.strip()]
+        if empty:
+            raise ValueError(
+                f"{context}: expected an ID in every row, got none in {len(empty):,} rows of the "
+                f"ID column {self.name!r}: {shorten(empty)}. {self._hint()}"
+            )
+        return values
+
+    def _hint(self) -> str:
+        return (
+            f"Correct the column, name another one as the ID column, or {NO_ID_COLUMN!r} to number "
+            "the rows."
+        )
