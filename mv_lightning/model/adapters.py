@@ -62,6 +62,7 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         target_modules=list(family_of(base.config).targets),
         bias="none",
         task_type="CAUSAL_LM",
+        revision=getattr(base.config, "_commit_hash", None),  # of the Hub, for PEFT's own loading
     )
     if getattr(base, "is_loaded_in_4bit", False):
         from bitsandbytes.nn import Linear4bit

@@ -14,7 +14,9 @@ from mv_lightning.model.families import check_dtype, check_family
 from mv_lightning.model.location import absolute_name, locate
 from mv_lightning.model.quantization import (
     Quantization,
-    disable_cpu_repacking,
+    check_stored_quantization,
+    is_stored_in_4_bits,
+    prepare_quantized,
     quantization_config,
     require_bitsandbytes,
 )
@@ -31,7 +33,8 @@ class BaseSettings:
     """A causal model of a supported family: its folder, a `.gguf` file, its Hub id (`owner/name`, or
     `owner/name@revision`), or `bundled`."""
     quantization: Quantization = "nf4"
-    """`nf4`: 4-bit NormalFloat with double quantization (Dettmers et al. 2023, arXiv:2305.14314)."""
+    """`nf4`: 4-bit NormalFloat with double quantization (Dettmers et al. 2023, arXiv:2305.14314).
+    Weights that bitsandbytes has quantized to 4 bits already are used as they are."""
     gradient_checkpointing: bool | int = True
     """Recompute layers in the backward pass: about a third more time, a fraction of the memory.
     true: all layers; false: none; a number of packed tokens: of a micro-batch with more tokens than
@@ -77,7 +80,8 @@ def load_config(settings: BaseSettings) -> PretrainedConfig:
         settings: Which model.
 
     Raises:
-        ValueError: It cannot be found, or is not of a supported family.
+        ValueError: It cannot be found, is not of a supported family, or its weights are quantized
+            in another way than set.
     """
     from transformers import AutoConfig
 
@@ -89,6 +93,8 @@ def load_config(settings: BaseSettings) -> PretrainedConfig:
     except (OSError, ValueError) as error:
         raise ValueError(_not_loaded("config", settings.name, error)) from error
     check_family(config, settings.name)
+    if settings.weights == "pretrained":
+        check_stored_quantization(config, settings.quantization, settings.name)
     return config
 
 
@@ -116,11 +122,11 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
 
         model = build_random_model(config, settings.quantization, dtype, device)
     else:
-        model = _load_pretrained(settings, dtype, device)
+        model = _load_pretrained(settings, config, dtype, device)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if quantized:
-        disable_cpu_repacking(model)
+        prepare_quantized(model, dtype)
     if settings.gradient_checkpointing is not False:
         enable_checkpointing(model)
     # from_pretrained returns evaluation mode, in which gradient checkpointing does nothing.
@@ -129,9 +135,14 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
 
 
 def _load_pretrained(
-    settings: BaseSettings, dtype: torch.dtype, device: torch.device
+    settings: BaseSettings, config: PretrainedConfig, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
+
+    options = {}
+    if settings.quantization != "none" and not is_stored_in_4_bits(config):
+        # An explicit None would make transformers ignore how stored weights are quantized.
+        options["quantization_config"] = quantization_config(settings.quantization, dtype)
 
     location = locate(settings.name)
     try:
@@ -141,7 +152,7 @@ def _load_pretrained(
             dtype=dtype,
             device_map={"": device},
             attn_implementation=attention.NAME,
-            quantization_config=quantization_config(settings.quantization, dtype),
+            **options,
         )
     except OSError as error:
         raise ValueError(_not_loaded("weights", settings.name, error)) from error

@@ -27,7 +27,8 @@ def base_fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
-            weight = parameter.detach().to(device="cpu", dtype=torch.float16)
+            # By way of bf16, so that it does not depend on the precision that the base is loaded in.
+            weight = parameter.detach().to("cpu", torch.bfloat16).to(torch.float16)
             digest.update(weight.numpy().tobytes())
     config = model.config
     digest.update(repr((config.hidden_size, config.num_hidden_layers, config.vocab_size)).encode())

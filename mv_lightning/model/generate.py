@@ -91,7 +91,8 @@ def verdict_odds(texts: list[str]) -> torch.Tensor:
 @contextmanager
 def _padded_attention(model: PreTrainedModel) -> Iterator[None]:
     packed = model.config._attn_implementation
-    model.set_attn_implementation("sdpa")
+    # Not every family's attention can be computed by PyTorch's own: a soft cap cannot.
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mv_lightning.model.quantization import dequantize
+from mv_lightning.model.quantization import dequantize, is_stored_in_4_bits
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -33,10 +33,11 @@ def initialize_loftq(model: PeftModel) -> None:
     base = model.get_base_model()
     folder = Path(str(base.config._name_or_path))
     files = sorted(folder.glob("*.safetensors"))
-    if not getattr(base, "is_loaded_in_4bit", False) or not files:
+    quantized_here = getattr(base, "is_loaded_in_4bit", False) and not _is_quantized_on_disk(folder)
+    if not quantized_here or not files:
         raise ValueError(
-            "expected a base model that is quantized (model.base.quantization=nf4) and in a local "
-            f"folder with safetensors for model.lora.loftq, got {folder}. Set "
+            "expected a base model that is quantized (model.base.quantization=nf4) from a local "
+            f"folder with unquantized safetensors for model.lora.loftq, got {folder}. Set "
             "model.lora.loftq=false, or use such a base."
         )
     layers = _quantized_layers(base)
@@ -50,6 +51,12 @@ def initialize_loftq(model: PeftModel) -> None:
             f"model.lora.loftq, but {len(layers)} are missing, such as {min(layers)}. Copy the "
             "base model's folder again, or set model.lora.loftq=false."
         )
+
+
+def _is_quantized_on_disk(folder: Path) -> bool:
+    from transformers import AutoConfig
+
+    return folder.is_dir() and is_stored_in_4_bits(AutoConfig.from_pretrained(folder))
 
 
 def _quantized_layers(base: torch.nn.Module) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from mv_lightning.model.quantization import dequantize
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PretrainedConfig
 
 
 def merged_weights(model: PeftModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -34,6 +36,21 @@ def merged_weights(model: PeftModel, dtype: torch.dtype) -> dict[str, torch.Tens
         if isinstance(layer, LoraLayer):
             merged[f"{name}.weight"] = _merged(layer).to("cpu", dtype)
     return merged
+
+
+def merged_config(model: PeftModel, dtype: torch.dtype) -> PretrainedConfig:
+    """Return the config of the merged model: the base's, without its quantization.
+
+    Args:
+        model: The adapted model.
+        dtype: Of the merged weights.
+    """
+    config: PretrainedConfig = copy.deepcopy(model.get_base_model().config)
+    for name in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(config, name):
+            delattr(config, name)
+    config.dtype = dtype
+    return config
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 if TYPE_CHECKING:
-    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
 Quantization = Literal["nf4", "none"]
 
@@ -37,6 +37,51 @@ def quantization_config(
     )
 
 
+def is_stored_in_4_bits(config: PretrainedConfig) -> bool:
+    """Return whether a base model's files hold weights that bitsandbytes quantized to 4 bits.
+
+    Args:
+        config: Of the base model, as it was read.
+    """
+    stored = _stored_quantization(config)
+    in_4_bits = stored.get("load_in_4bit") or stored.get("_load_in_4bit")
+    return stored.get("quant_method") == "bitsandbytes" and bool(in_4_bits)
+
+
+def check_stored_quantization(
+    config: PretrainedConfig, quantization: Quantization, name: str
+) -> None:
+    """Check that a base model whose files are quantized already can be used, and as set.
+
+    Args:
+        config: Of the base model, as it was read.
+        quantization: See `BaseSettings`.
+        name: Of the base model, for the message.
+
+    Raises:
+        ValueError: It was quantized with another method, or `quantization` is `none`.
+    """
+    stored = _stored_quantization(config)
+    if stored and not is_stored_in_4_bits(config):
+        method = stored.get("quant_method", "an unknown method")
+        method += " in 8 bits" if stored.get("load_in_8bit") else ""
+        raise ValueError(
+            f"expected the weights of {name!r} to be unquantized, or quantized to 4 bits by "
+            f"bitsandbytes, got {method}. Set model.base.name to the model that it was made from; "
+            "model.base.quantization=nf4 quantizes that while loading."
+        )
+    if stored and quantization == "none":
+        raise ValueError(
+            f"expected model.base.quantization=nf4 for {name!r}, whose weights are stored in 4 "
+            "bits, got none. Set nf4, or set model.base.name to the model that it was made from."
+        )
+
+
+def _stored_quantization(config: PretrainedConfig) -> dict[str, Any]:
+    stored = getattr(config, "quantization_config", None) or {}
+    return stored if isinstance(stored, dict) else dict(stored.to_dict())
+
+
 def require_bitsandbytes(setting: str, alternative: str) -> Any:
     """Return the module bitsandbytes.
 
@@ -58,20 +103,32 @@ def require_bitsandbytes(setting: str, alternative: str) -> Any:
     return bitsandbytes
 
 
-def disable_cpu_repacking(model: PreTrainedModel) -> None:
-    """Prevent bitsandbytes from repacking weights in evaluation on CPUs with avx512_bf16.
+def prepare_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Set the dtype of the matmuls of quantized layers, and keep their weights as they are.
 
-    The repacked layers use a kernel without gradients, so that training after the first validation
-    would silently lose two thirds of its gradients.
+    On CPUs with avx512_bf16 bitsandbytes repacks weights in evaluation. The repacked layers use a
+    kernel without gradients, so that training after the first validation would silently lose two
+    thirds of its gradients.
 
     Args:
         model: The quantized base model; changed in place.
+        dtype: Of the matmuls. Files that are quantized already state one of their own.
+
+    Raises:
+        ValueError: The head is quantized, whose rows the verdict is read from.
     """
     from bitsandbytes.nn import Linear4bit
 
+    if isinstance(model.lm_head, Linear4bit):
+        raise ValueError(
+            "expected a base model whose lm_head is not quantized. Set model.base.name to the "
+            "model that it was made from."
+        )
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+            module.compute_dtype = dtype
+            module.compute_type_is_set = True
 
 
 def dequantize(packed: Any, dtype: torch.dtype) -> torch.Tensor:

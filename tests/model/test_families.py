@@ -10,10 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mv_lightning.model import adapters, base, verdict
+from mv_lightning.model.activation_checkpointing import enable_checkpointing
 from mv_lightning.model.families import check_dtype, check_family
+from mv_lightning.model.generate import generate
 from mv_lightning.model.linear import FusedLinear4bit
 from mv_lightning.model.merging import merged_weights
 from mv_lightning.schema import Batch, Packing
@@ -285,3 +288,41 @@ def test_rows_that_would_change_the_rotary_frequencies_of_others_are_refused(
     model = base.load_base(settings, torch.float32, CPU)
     with pytest.raises(ValueError, match=r"at most 20 tokens, got one of 24: .*data\.max_length"):
         verdict.hidden_states(model, batch())
+
+
+def test_flops_are_those_of_the_matmuls(case: Case) -> None:
+    model = case.packed.get_base_model()
+    # The first layer's input is trained in no run; here it is, so that all layers cost the same.
+    handle = model.get_input_embeddings().register_forward_hook(
+        lambda module, args, output: output.requires_grad_()
+    )
+    in_place = {torch.ops.aten.addmm_: lambda out, a, b, **_: 2 * a[0] * a[1] * b[1]}
+    with handle, FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        verdict.hidden_states(model, batch()).sum().backward()
+    matmuls = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+    counted = sum(counter.get_flop_counts()["Global"].get(op, 0) for op in matmuls)
+    expected = adapters.flops_per_token(case.packed) * sum(PACKING.lengths)
+    assert counted == expected
+
+
+def test_recomputing_activations_changes_nothing(case: Case) -> None:
+    trained, gradients = adapters.trained_parameters(case.packed), []
+    model = case.packed.get_base_model()
+    for recompute in (False, True):
+        case.packed.zero_grad()
+        if recompute:
+            enable_checkpointing(model)
+        verdict.hidden_states(model, batch()).square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in trained.values()])
+    model.gradient_checkpointing_disable()
+    assert all(map(torch.equal, *gradients))
+
+
+def test_generation_begins_with_the_token_of_the_packed_pass(case: Case) -> None:
+    model = case.packed.get_base_model().eval()
+    with torch.no_grad():
+        new_BW = generate(model, batch(), pad_id=0)
+        hidden_TD = verdict.hidden_states(model, batch())
+        logits_BV = verdict.output_head(model).logits(hidden_TD[batch().verdict_B])
+    model.train()
+    assert torch.equal(new_BW[:, 0], logits_BV.argmax(-1))

@@ -20,3 +20,18 @@ def test_fingerprint_tells_models_apart(tiny_folder: Path, tmp_path: Path) -> No
     assert base_fingerprint(quantized) == base_fingerprint(model)
     model.model.norm.weight.data[3] += 0.01
     assert base_fingerprint(quantized) != base_fingerprint(model)
+
+
+def test_the_precision_does_not_change_the_fingerprint(tiny_folder: Path, tmp_path: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(tiny_folder)
+    torch.nn.init.normal_(model.model.norm.weight, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(tmp_path)
+    fingerprints = {
+        base_fingerprint(
+            base.load_base(base.BaseSettings(str(tmp_path)), dtype, torch.device("cpu"))
+        )
+        for dtype in (torch.bfloat16, torch.float32)
+    }
+    assert len(fingerprints) == 1

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
+import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from transformers import AutoModelForCausalLM
 
 from mv_lightning.data.batching import pack
-from mv_lightning.model import adapters, verdict
+from mv_lightning.model import adapters, base, verdict
+from mv_lightning.model.merging import merged_config, merged_weights
 from mv_lightning.schema import EncodedRows
 
 
@@ -33,3 +40,75 @@ def test_training_after_an_evaluation_pass_keeps_all_gradients(
         p.grad is not None and p.grad.abs().sum() > 0
         for p in adapters.trained_parameters(tiny).values()
     )
+
+
+@pytest.fixture
+def stored(tiny_settings: base.BaseSettings, tmp_path: Path) -> Path:
+    """The tiny base, quantized and saved in bf16."""
+    model = base.load_base(tiny_settings, torch.bfloat16, torch.device("cpu"))
+    model.save_pretrained(tmp_path / "stored")
+    base.load_tokenizer(tiny_settings).save_pretrained(tmp_path / "stored")
+    return tmp_path / "stored"
+
+
+def test_stored_4_bits_are_used_as_they_are(
+    stored: Path, tiny_settings: base.BaseSettings, encoded: EncodedRows
+) -> None:
+    batch, results = pack(encoded, torch.arange(3).numpy(), 3), []
+    for name in (tiny_settings.name, str(stored)):
+        settings = base.BaseSettings(name=name, gradient_checkpointing=False)
+        model = base.load_base(settings, torch.bfloat16, torch.device("cpu"))
+        layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
+        assert len(layers) == 14 and all(m.compute_dtype is torch.bfloat16 for m in layers)
+        torch.manual_seed(0)
+        adapted = adapters.attach(model, adapters.LoraSettings(r=32, alpha=32))
+        hidden_TD = verdict.hidden_states(adapted.get_base_model(), batch)
+        hidden_TD.float().square().sum().backward()
+        results.append(
+            [hidden_TD, *(p.grad for p in adapters.trained_parameters(adapted).values())]
+        )
+    assert all(map(torch.equal, *results))
+
+
+def test_stored_4_bits_merge_into_an_unquantized_model(stored: Path) -> None:
+    settings = base.BaseSettings(name=str(stored), gradient_checkpointing=False)
+    model = base.load_base(settings, torch.float32, torch.device("cpu"))
+    adapted = adapters.attach(model, adapters.LoraSettings(r=32, alpha=32))
+    config = merged_config(adapted, torch.bfloat16)
+    assert "quantization_config" not in config.to_dict() and config.dtype is torch.bfloat16
+    with torch.device("meta"):
+        merged = AutoModelForCausalLM.from_config(config)
+    merged.load_state_dict(merged_weights(adapted, torch.bfloat16), assign=True)
+    assert adapted.get_base_model().config.quantization_config is not None
+
+
+def test_stored_4_bits_cannot_be_unquantized(stored: Path) -> None:
+    settings = base.BaseSettings(name=str(stored), quantization="none")
+    with pytest.raises(ValueError, match=r"stored in 4 bits, got none\. Set nf4"):
+        base.load_config(settings)
+
+
+def test_loftq_needs_unquantized_weights(stored: Path) -> None:
+    model = base.load_base(base.BaseSettings(str(stored)), torch.float32, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"unquantized safetensors for model\.lora\.loftq"):
+        adapters.attach(model, adapters.LoraSettings(loftq=True))
+
+
+@pytest.mark.parametrize(
+    ("stored_as", "method"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "awq", "bits": 4}, "awq"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes in 8 bits"),
+    ],
+)
+def test_other_methods_are_refused(
+    stored_as: dict[str, object], method: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "b")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": stored_as}))
+    for quantization in ("nf4", "none"):
+        settings = base.BaseSettings(name=str(folder), quantization=quantization)
+        with pytest.raises(ValueError, match=rf"got {method}\. Set model\.base\.name to the model"):
+            base.load_base(settings, torch.float32, torch.device("cpu"))
