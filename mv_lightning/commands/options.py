@@ -22,6 +22,7 @@ import mv_lightning.commands
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+PROGRAM = "python -m mv_lightning"
 SHARED_GROUPS = (
     "seed_everything",
     "trainer",
@@ -52,7 +53,7 @@ def command_parser(command: str, description: str, epilog: str | None = None) ->
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
-        prog=f"python -m mv_lightning {command}",
+        prog=f"{PROGRAM} {command}",
         description=description,
         epilog=epilog,
         allow_abbrev=False,

@@ -8,13 +8,16 @@ resumes an interrupted one, so the same command continues wherever the last one 
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.commands.options import (
+    PROGRAM,
     add_options,
     build,
     command_parser,
@@ -24,6 +27,9 @@ from mv_lightning.commands.options import (
 )
 from mv_lightning.experiments.child_run import run_child
 from mv_lightning.reporting.results_table import show_table
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status after Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,43 @@ def run_phases(args: list[str], configuration: Callable[[list[str]], dict[str, A
     add_options(parser, "phases", PhasesOptions)
     own_args, command_args = split_args(parser, args)
     options = build(PhasesOptions, parse_options(parser, own_args).phases)
-    commands = [
-        [command, "--config", str(file), *command_args]
-        for command, file in _configurations(options)
-    ]
+    commands = []
+    for name, file in _configurations(options):
+        commands.append([name, "--config", str(file), *command_args])
     # Every configuration is checked before the first hour is spent.
     settings = [configuration(command) for command in commands]
-    for command in commands:
-        print("\n$ python -m mv_lightning " + shlex.join(command), flush=True)
-        status = run_child(command)
+    for command, values in zip(commands, settings, strict=True):
+        print(f"\n$ {PROGRAM} {shlex.join(command)}", flush=True)
+        try:
+            status = run_child(command)
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+        if status == INTERRUPTED:
+            _stop(status, "interrupted.", args)
         if status:
             sys.exit(status)
+        phase = PhaseFolder(Path(values["run"]["dir"]), values["data"]["phase"])
+        if command[0] == "fit" and not phase.summary.is_file():
+            _stop(1, f"phase {phase.phase} is not finished, so nothing after it was started.", args)
     show_table(local_path(settings[-1]["run"]["dir"]))
+
+
+def _stop(status: int, reason: str, args: Sequence[str]) -> NoReturn:
+    command = shlex.join(["phases", *_without_fresh(args)])
+    print(f"{reason} To continue: {PROGRAM} {command}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _without_fresh(args: Sequence[str]) -> list[str]:
+    """Return the arguments without `--run.fresh`, which would train finished phases again."""
+    kept: list[str] = []
+    remaining = iter(args)
+    for arg in remaining:
+        if arg == "--run.fresh":
+            next(remaining, None)  # its value
+        elif not arg.startswith("--run.fresh="):
+            kept.append(arg)
+    return kept
 
 
 def _configurations(options: PhasesOptions) -> list[tuple[str, Path]]:

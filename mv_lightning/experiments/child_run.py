@@ -11,9 +11,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 KILLED = -signal.SIGKILL
@@ -67,7 +68,8 @@ def run_child(
         else:
             os.killpg(process.pid, signal.SIGKILL)
 
-    return wait_for(process.poll, kill, kill_when)
+    with _forward_termination(process):
+        return wait_for(process.poll, kill, kill_when)
 
 
 def wait_for(
@@ -124,3 +126,16 @@ def check_status(args: Sequence[str], status: int, log: Path) -> None:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1] if lines else "no output"
         raise ValueError(f"`{shlex.join(args)}` ended with status {status}: {last}")
+
+
+@contextmanager
+def _forward_termination(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass SIGTERM on to the child, which saves its state and ends, instead of leaving it alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

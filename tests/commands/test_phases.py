@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,7 @@ import torch
 
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
+from mv_lightning.commands import phases
 from mv_lightning.model.adapter_files import WEIGHTS
 from mv_lightning.testing import tiny_options
 from mv_lightning.training.checkpoint import checkpoints
@@ -131,3 +137,45 @@ def test_a_folder_without_phases_is_told(tmp_path: Path, capfd: pytest.CaptureFi
         end.value.code == 2
         and f"phase2.yaml, ... in {tmp_path}, got none. Run from" in capfd.readouterr().err
     )
+
+
+def test_an_interrupt_says_how_to_continue(tiny_folder: Path, tmp_path: Path) -> None:
+    """As Ctrl-C in a terminal, which reaches the parent and the phase that it runs."""
+    run = tmp_path / "run"
+    files = phase_files(tmp_path / "files", phase1="")
+    args = ["phases", "--folder", str(files), *tiny_options(tiny_folder, run), "--fresh"]
+    log = tmp_path / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mv_lightning", *args, "--trainer.max_epochs", "500"],
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    while process.poll() is None and not checkpoints(PhaseFolder(run, 1).checkpoints):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 130, log.read_text()
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("interrupted. To continue: python -m mv_lightning phases --folder")
+    assert last.endswith("--trainer.max_epochs 500") and "fresh" not in last
+    assert checkpoints(PhaseFolder(run, 1).checkpoints)
+
+
+def test_a_phase_that_did_not_finish_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fit` exits with 0 when trainer.max_time is over, without a summary."""
+    files = phase_files(tmp_path / "files", phase1="", phase2="")
+    started: list[list[str]] = []
+
+    def run_child(args: list[str]) -> int:
+        started.append(args)
+        return 0
+
+    monkeypatch.setattr(phases, "run_child", run_child)
+    with pytest.raises(SystemExit) as end:
+        main(["phases", "--folder", str(files), "--run.dir", str(tmp_path / "run")])
+    assert end.value.code == 1 and len(started) == 1
+    error = capsys.readouterr().err
+    assert "phase 1 is not finished" in error and "To continue: python -m" in error

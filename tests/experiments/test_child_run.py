@@ -114,3 +114,22 @@ def test_an_interrupted_process_group_ends_together(tmp_path: Path) -> None:
     time.sleep(0.2)
     os.killpg(parent.pid, signal.SIGINT)
     assert parent.wait(timeout=30) != 0
+
+
+def test_termination_is_forwarded_to_the_child() -> None:
+    code = (
+        "import subprocess, sys\n"
+        "from mv_lightning.experiments import child_run\n"
+        "class Child(subprocess.Popen):\n"
+        "    def __init__(self, args, **options):\n"
+        "        super().__init__([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "        print('started', flush=True)\n"
+        "child_run.subprocess.Popen = Child\n"
+        "print(child_run.run_child(['fit']))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None and parent.stdout.readline() == "started\n"
+    time.sleep(0.2)
+    parent.terminate()
+    assert parent.communicate(timeout=30)[0] == f"{-signal.SIGTERM}\n"
+    assert parent.returncode == 0
