@@ -24,7 +24,7 @@ def setting_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -
     """Return which settings changed, with both values; an empty string if none did.
 
     Args:
-        stored: Settings by name, as they were when something was saved. A missing one counts as None.
+        stored: Settings by name when something was saved. A missing one counts as None.
         current: Settings by name now. Only these are compared.
     """
     changes = [

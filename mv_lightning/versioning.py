@@ -9,7 +9,7 @@ from typing import Any
 from mv_lightning.atomic import read_json, write_json
 
 FORMAT_VERSION = 1
-"""Of all files that a run leaves. It rises when a release can no longer read what the one before wrote."""
+"""Of all files of a run. It is raised when a release cannot read what the previous one wrote."""
 VERSION_KEY = "format_version"
 
 

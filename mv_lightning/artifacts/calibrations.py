@@ -87,8 +87,8 @@ def load_calibration(adapter: Path, true_share: float | None = None) -> Calibrat
     if stored is None:
         if true_share is not None:
             raise ValueError(
-                f"predict.true_share={true_share} needs {adapter / CALIBRATION_FILE}, which a phase "
-                "with validation rows leaves. Predict with such an adapter, or leave "
+                f"predict.true_share={true_share} needs {adapter / CALIBRATION_FILE}, which a "
+                "phase with validation rows leaves. Predict with such an adapter, or leave "
                 "predict.true_share out"
             )
         return Calibration()

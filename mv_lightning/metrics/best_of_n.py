@@ -27,8 +27,8 @@ from mv_lightning.schema import DEFAULT_SEED
 POLICIES = ("random", "majority", "weighted", "best", "stack", "oracle")
 """How one of several solutions is chosen: at random; the most frequent answer; the answer with the
 largest sum of probabilities (Li et al. 2023, arXiv:2206.02336); the highest log-odds; the highest
-set-level log-odds of a `Consensus`, if there is one; any correct one. Ties are broken at random, and
-the expected value is taken."""
+set-level log-odds of a `Consensus`, if there is one; any correct one. Ties are broken at random:
+the rate is the expected one."""
 SUBSETS = 1_000
 """Of a question with more subsets of a size, so many are drawn at random."""
 

@@ -1,4 +1,4 @@
-"""Bootstrap resamples of rows, or of questions with all their rows, and the intervals that they give.
+"""Bootstrap intervals over rows, or over questions with all their rows.
 
 Where several rows belong to one question, their verdicts are right or wrong together, and an
 interval that takes the rows as independent is too narrow. Questions are then resampled with all

@@ -143,7 +143,8 @@ def fit_temperature(
         question_ids_N: As for `fit_calibration`.
 
     Raises:
-        ValueError: A class is missing, the arrays do not fit each other, or a log-odds is not finite.
+        ValueError: A class is missing, the arrays do not fit each other, or a log-odds is not
+            finite.
     """
     labels_N, log_odds_N = both_classes(labels_N, log_odds_N)
     signed_N = np.where(labels_N, log_odds_N, -log_odds_N)
@@ -160,7 +161,7 @@ def fit_temperature(
 
 
 def _best_inverse_temperature(signed_N: np.ndarray) -> float:
-    """Return the factor of least log loss for log-odds that are positive where a verdict is right."""
+    """Factor of least log loss, for log-odds that are positive where the verdict is right."""
 
     def slope(inverse: float) -> float:
         """Derivative of the log loss by the inverse temperature."""
@@ -189,7 +190,8 @@ def fit_threshold(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:
         log_odds_N: float64 [N], calibrated.
 
     Raises:
-        ValueError: A class is missing, the arrays do not fit each other, or a log-odds is not finite.
+        ValueError: A class is missing, the arrays do not fit each other, or a log-odds is not
+            finite.
     """
     labels_N, log_odds_N = both_classes(labels_N, log_odds_N)
     distinct_G = np.unique(log_odds_N)

@@ -158,8 +158,8 @@ class ValidatedRange:
             return None
         expected = RANGE[0] + 1 - RANGE[1]
         return (
-            f"the log-odds of {share:.0%} of the {len(log_odds_M):,} predicted rows lie outside the "
-            f"range of the {self.rows:,} validation rows, {self.low:.2f} to {self.high:.2f} "
+            f"the log-odds of {share:.0%} of the {len(log_odds_M):,} predicted rows are outside "
+            f"the range of the {self.rows:,} validation rows, {self.low:.2f} to {self.high:.2f} "
             f"(expected {expected:.0%}; {below:.0%} below, {above:.0%} above). These rows differ "
             "from those that the temperature and the threshold were fitted on. Look at a few of "
             "them, and check the verdicts on labelled rows of this source"

@@ -22,11 +22,13 @@ h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .table { overflow-x: auto; } .table + .table { margin-top: 1.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid #8885; white-space: nowrap; }
+th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid #8885;
+  white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: .9rem/1.5 ui-monospace, monospace;
   background: #8881; padding: .6rem .8rem; border-radius: 6px; margin: .3rem 0 1rem; }
-details { margin: .5rem 0; border-left: 3px solid #8885; padding-left: .8rem; } details p { margin: .3rem 0; }
+details { margin: .5rem 0; border-left: 3px solid #8885; padding-left: .8rem; }
+details p { margin: .3rem 0; }
 summary { cursor: pointer; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; padding: .4rem;
   box-sizing: border-box; }

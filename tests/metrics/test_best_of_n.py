@@ -103,7 +103,7 @@ def test_answers_are_compared_by_value() -> None:
 
 @pytest.mark.parametrize(("agreement_weight", "all_three"), [(1.5, 0), (2.0, 2 / 3), (2.5, 1)])
 def test_a_stack_by_hand(agreement_weight: float, all_three: float) -> None:
-    """A lone answer of log-odds 1 against two that agree: 0 + weight / 2. Of pairs, nobody agrees."""
+    """A lone answer of log-odds 1 against two that agree: weight / 2. In pairs, none agree."""
     case = (["9", "7", "7"], [False, True, True], [1.0, 0.0, 0.0], 3)
     found = rates(*case, stack=Consensus(1.0, agreement_weight, 5.0))
     assert found["stack"] == pytest.approx([2 / 3, 1 / 3, all_three])

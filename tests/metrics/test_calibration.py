@@ -1,4 +1,4 @@
-"""Calibration moves probabilities to where they belong and never changes which of two rows ranks higher."""
+"""Calibration corrects probabilities and never changes the ranking of two rows."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_all_but_separable_rows_give_a_usable_temperature() -> None:
 
 
 def test_the_temperature_moves_only_beyond_chance() -> None:
-    """Forty rows of a calibrated model nearly always keep it at 1, of one four times too sure seldom."""
+    """Forty rows of a calibrated model nearly always keep 1; overconfident ones seldom."""
     drawn = [honest(40, seed) for seed in range(100)]
     moved = [
         sum(fit_temperature(labels_N, factor * odds_N) != 1 for labels_N, odds_N in drawn)

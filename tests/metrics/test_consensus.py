@@ -1,4 +1,4 @@
-"""Agreement counts the siblings, and the stack uses it as far as validation questions support it."""
+"""Agreement counts the siblings; the stack uses it as far as validation supports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics equal scikit-learn's, intervals cover what they should, and undefined metrics are null."""
+"""Metrics equal scikit-learn's, intervals cover what they should, undefined ones are null."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_questions_of_one_row_are_rows(seed: int) -> None:
 @settings(max_examples=20, deadline=None)
 @given(times=st.integers(2, 5), seed=st.integers(0, 1_000), ties=st.booleans())
 def test_a_row_told_several_times_is_told_once(times: int, seed: int, ties: bool) -> None:
-    """Questions whose rows are copies say no more than one of them; taken as independent rows, they seem to."""
+    """Copies of the rows of a question are no evidence; taken as independent, they seem so."""
     labels_N, log_odds_N = rows(120, seed, ties)
     once = score(labels_N, log_odds_N)
     copies = [np.repeat(values_N, times) for values_N in (labels_N, log_odds_N)]

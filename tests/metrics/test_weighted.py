@@ -61,7 +61,7 @@ def reference(labels_N: np.ndarray, verdicts_N: np.ndarray, log_odds_N: np.ndarr
 def test_weights_are_repetitions_of_rows(
     many: int, seed: int, ties: bool, threshold: float
 ) -> None:
-    """Rows that count several times are the same as their copies written out, and 0 times as none."""
+    """Rows that count several times equal their copies written out, and 0 times none."""
     rng = np.random.default_rng(seed)
     labels_N = rng.random(many) < 0.4
     log_odds_N = rng.normal(0, 2, many) + 1.5 * (labels_N - 0.5)
