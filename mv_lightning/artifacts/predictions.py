@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mv_lightning.artifacts.layout import RunFolder
-from mv_lightning.artifacts.row_ids import match_ids, row_number_ids
+from mv_lightning.artifacts.row_ids import match_ids
 from mv_lightning.atomic import atomic_file
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.formatting import shorten
@@ -217,12 +217,15 @@ def applied_calibration(path: Path) -> Calibration:
     return calibration
 
 
-def load_predicted(source: str, ids: Sequence[str]) -> tuple[Source, np.ndarray]:
+def load_predicted(
+    source: str, ids: Sequence[str], id_column: str | None = None
+) -> tuple[Source, np.ndarray]:
     """Load the labelled rows that were predicted.
 
     Args:
         source: As for `--data.predict_source`; of several splits, `test`.
         ids: The IDs of the predictions, in any order.
+        id_column: As for `load_source`.
 
     Returns:
         The source, and int64 [N], the source row of each ID.
@@ -231,13 +234,12 @@ def load_predicted(source: str, ids: Sequence[str]) -> tuple[Source, np.ndarray]
         ValueError: The source cannot be read, has no labels, or has other rows; the differences
             are listed.
     """
-    loaded = load_source(source, split="test")
-    expected = row_number_ids(len(loaded.question_ids_N))
-    match = match_ids(ids, expected)
+    loaded = load_source(source, split="test", id_column=id_column)
+    match = match_ids(ids, loaded.ids)
     differences = match.differences("the predictions", source)
     if differences:
         raise ValueError(
-            f"{source} has {len(expected):,} rows, the predictions are of {len(ids):,}. "
+            f"{source} has {len(loaded.ids):,} rows, the predictions are of {len(ids):,}. "
             f"{differences}. Name the source that they were made from"
         )
     return loaded, match.positions_N
