@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import RESULTS
+from benchmarks.proof.tables import best_verifier
+from benchmarks.proof.tables import markdown as proof
 from mv_lightning.atomic import atomic_file
 
 ROOT = Path(__file__).parents[1]
@@ -211,6 +213,10 @@ SPEED = (
 )
 
 
+SUMMARY_ROWS = 4
+"""The first rows of `SPEED` are also shown in the README."""
+
+
 def read_result(results: Path, name: str) -> Any:
     """Return what a benchmark stored, or None where it was not run.
 
@@ -245,7 +251,35 @@ def speed(results: Path) -> str:
     return markdown(head, [row.cells(results) for row in SPEED])
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"speed": speed}
+def summary(results: Path) -> str:
+    """Return the few measured figures that the README shows.
+
+    Args:
+        results: Folder of the results.
+    """
+    rows = []
+    for row in SPEED[:SUMMARY_ROWS]:
+        if row.value(results) is not None:
+            command = f"`python -m benchmarks.{row.command}`"
+            rows.append([row.what, row.text(results), command])
+    rows += best_verifier(results / "proof")
+    if faults := read_result(results, "fault_injection_train"):
+        what = f"three phases, killed {faults['kills']} times, against an uninterrupted run"
+        equal = "equal, bit for bit" if all(faults["identical"].values()) else "different"
+        rows.append([what, equal, "`python -m benchmarks.fault_injection train`"])
+    if splits := read_result(results, "splits"):
+        stages, peak = splits["package"]["stages"], splits["package"]["peak_memory_mb"]
+        figure = f"{stages['load_source, groups']['wall_s']:.1f} s, {peak} MB"
+        what = f"reading and checking {splits['rows']:,} rows"
+        rows.append([what, figure, "`python -m benchmarks.splits`"])
+    return markdown(["what", "figure", "command"], rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "summary": summary,
+    "speed": speed,
+    "proof": lambda results: proof(results / "proof"),
+}
 """By the name in the markers."""
 
 

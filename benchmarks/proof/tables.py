@@ -90,6 +90,34 @@ def _by_set(results: Mapping[str, Any]) -> Table:
     return Table(("scored on", "run", "rows", "majority", *_SCORES), rows)
 
 
+def best_verifier(folder: Path) -> list[list[str]]:
+    """Return the README's rows about the trained run with the highest AUROC on the main set.
+
+    Args:
+        folder: Folder of the proof's results.
+
+    Returns:
+        What, figure and command of each row; none while no trained run is stored.
+    """
+    scored = {}
+    for name, result in read_results(folder).items():
+        if name in RUNS and RUNS[name].rows and MAIN_SET in result["scores"]:
+            scored[name] = result["scores"][MAIN_SET]
+    if not scored:
+        return []
+    name = max(scored, key=lambda name: scored[name]["auroc"]["value"])
+    scores, title = scored[name], ROW_SETS[MAIN_SET].title
+    rows, command = f"{scores['rows']:,}", f"`python -m benchmarks.real_data --run {name}`"
+    what = (
+        f"accuracy on {rows} {title} solutions of new questions (majority {scores['majority']:.3f})"
+    )
+    within = "AUROC between right and wrong solutions of one of these questions"
+    return [
+        [f"{what}, {RUNS[name].title}", with_interval(scores["accuracy"]), command],
+        [within, with_interval(scores["auroc_within_question"]), command],
+    ]
+
+
 def with_interval(measured: Mapping[str, Any] | None) -> str:
     """Return a value with its interval, or nothing where it was not computed.
 

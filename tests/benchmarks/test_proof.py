@@ -190,6 +190,10 @@ def test_the_tables_show_what_is_stored(tmp_path: Path) -> None:
     assert "| Qwen2.5-Coder-0.5B-Instruct | 0.5b-gsm8k |" in text
     assert "2,328 |" in text and "291 |" in text and "1.50 |" in text
     assert "1.000 (1.000 to 1.000)" in text
+    accuracy, within = tables.best_verifier(tmp_path)
+    assert "120 GSM8K solutions" in accuracy[0] and "majority 0.750" in accuracy[0]
+    assert within[1] == "1.000 (1.000 to 1.000)"
+    assert tables.best_verifier(tmp_path / "nothing") == []
 
 
 def test_the_definitions_name_known_sets_and_bases() -> None:

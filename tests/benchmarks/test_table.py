@@ -48,6 +48,22 @@ def test_what_was_not_run_or_failed_is_shown_as_such(tmp_path: Path) -> None:
     assert cells(tmp_path, "prediction, CPU, against generation") == ["not run", "10.0x", ""]
 
 
+def test_the_summary_has_only_what_was_measured(tmp_path: Path) -> None:
+    assert len(table.summary(tmp_path).splitlines()) == 2
+    write_json(tmp_path / "train_trl.json", {"ratio": {"min": 2.0, "median": 3.0, "max": 4.0}})
+    write_json(
+        tmp_path / "fault_injection_train.json",
+        {"kills": 9, "identical": {"phase 1": True, "phase 2": False}},
+    )
+    stages = {"load_source, groups": {"wall_s": 1.64}}
+    package = {"stages": stages, "peak_memory_mb": 479}
+    write_json(tmp_path / "splits.json", {"rows": 1_000_000, "package": package})
+    trl, faults, splits = table.summary(tmp_path).splitlines()[2:]
+    assert "3.0x (2.0x to 4.0x)" in trl
+    assert "killed 9 times" in faults and "| different |" in faults
+    assert "1,000,000 rows | 1.6 s, 479 MB |" in splits
+
+
 def test_the_documents_are_checked_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
