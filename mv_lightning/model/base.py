@@ -30,10 +30,10 @@ class BaseSettings:
     """Which model is adapted, and how it is stored in memory."""
 
     name: str = "unsloth/Meta-Llama-3.1-8B"
-    """A causal model of a supported family: its folder, a `.gguf` file, its Hub id (`owner/name`, or
+    """A causal model of a supported family: its folder, a `.gguf` file, its Hub id (`owner/name` or
     `owner/name@revision`), or `bundled`."""
     quantization: Quantization = "nf4"
-    """`nf4`: 4-bit NormalFloat with double quantization (Dettmers et al. 2023, arXiv:2305.14314).
+    """`nf4`: 4-bit NormalFloat, double quantization (Dettmers et al. 2023, arXiv:2305.14314).
     Weights that bitsandbytes has quantized to 4 bits already are used as they are."""
     gradient_checkpointing: bool | int = True
     """Recompute layers in the backward pass: about a third more time, a fraction of the memory.

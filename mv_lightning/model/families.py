@@ -33,7 +33,7 @@ class Family:
     query_key_norms: bool = False
     """Whether a layer has norms over its queries and keys."""
     dropouts: int = 0
-    """Dropout layers of a layer over the hidden width; each keeps a mask, even with probability 0."""
+    """Dropouts of a layer over the hidden width; each keeps a mask, even with probability 0."""
     softcapped_scores: bool = False
     """Whether attention scores have the soft cap `attn_logit_softcapping`, unless it is None."""
     logit_divisor: str | None = None

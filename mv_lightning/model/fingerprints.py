@@ -27,7 +27,7 @@ def base_fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
-            # By way of bf16, so that it does not depend on the precision that the base is loaded in.
+            # By way of bf16, so that the precision that the base is loaded in does not matter.
             weight = parameter.detach().to("cpu", torch.bfloat16).to(torch.float16)
             digest.update(weight.numpy().tobytes())
     config = model.config

@@ -1,8 +1,8 @@
-"""The report's way of asking: let the model write, then look for the verdict in its text.
+"""The report's way of prediction: let the model write, then search its text for the verdict.
 
-It is the reference for the verdict that one forward pass gives, and slower: up to 64 passes, and a text may hold no
-verdict at all. Shape suffixes: see `mv_lightning/schema.py`; L is the longest row of a batch, its prefix included, W
-the new tokens.
+It is the reference for the verdict that one forward pass gives, and slower: up to 64 passes, and a
+text may contain no verdict at all. Shape suffixes: see `mv_lightning/schema.py`; L is the longest
+row of a batch, its prefix included, W the new tokens.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 64
 MALFORMED = 0.0
-"""In the place of a row's log-odds: its text holds no verdict. As it is not above 0, the row counts as False."""
+"""Instead of log-odds where a text has no verdict: not above 0, so the row counts as False."""
 _ODDS = {True: 1.0, False: -1.0, None: MALFORMED}
-# No end of the word is asked for: what follows the verdict was never trained, and may follow without a space.
+# The word's end is not checked: what follows the verdict was never trained.
 _VERDICT = re.compile(r"(?<![a-z])(?:(true)|false)", re.IGNORECASE)
 
 
 def generate(model: PreTrainedModel, batch: Batch, pad_id: int) -> torch.Tensor:
     """Continue every row greedily, with a KV cache.
 
-    The rows are laid out anew for it, each behind a prefix of its own and padded on the left: a cache has no room for
-    packed rows. Keys and values take memory for B times the longest row, so a smaller `data.eval_tokens` may be needed.
+    For this the rows are unpacked, each with its own prefix and padded on the left: a cache does
+    not support packed rows. Keys and values take memory for B times the longest row, so that a
+    smaller `data.eval_tokens` may be needed.
 
     Args:
         model: A causal model with packed attention, in evaluation mode.
         batch: B rows.
-        pad_id: Any token; it is masked before a row, and fills up what follows the end of its text.
+        pad_id: Any token: it is masked before a row, and fills what is after its text.
 
     Returns:
         The new tokens [B, W] of at most `MAX_NEW_TOKENS`; fewer where all texts ended before.
@@ -49,11 +50,11 @@ def generate(model: PreTrainedModel, batch: Batch, pad_id: int) -> torch.Tensor:
     longest = max(map(len, rows))
     ids_BL = batch.ids_T.new_full((len(rows), longest), pad_id)
     mask_BL = torch.zeros_like(ids_BL)
-    for place, row in enumerate(rows):
-        ids_BL[place, longest - len(row) :] = row
-        mask_BL[place, longest - len(row) :] = 1
+    for index, row in enumerate(rows):
+        ids_BL[index, longest - len(row) :] = row
+        mask_BL[index, longest - len(row) :] = 1
     with _padded_attention(model):
-        # The temperature and nucleus of a base's own settings mean nothing without sampling, and would be warned about.
+        # Without sampling the base's own temperature and top_p have no effect but a warning.
         written: torch.Tensor = model.generate(
             ids_BL,
             attention_mask=mask_BL,
@@ -68,19 +69,21 @@ def generate(model: PreTrainedModel, batch: Batch, pad_id: int) -> torch.Tensor:
 
 
 def find_verdict(text: str) -> bool | None:
-    """Return the first True or False that begins a word of a text, in any case; None if there is none.
+    """Return the first True or False that begins a word, in any case; None if there is none.
 
     Args:
         text: What the model wrote.
     """
-    found = _VERDICT.search(text)
-    return None if found is None else found[1] is not None
+    match = _VERDICT.search(text)
+    return None if match is None else match[1] is not None
 
 
 def verdict_odds(texts: list[str]) -> torch.Tensor:
-    """Return what takes the place of log-odds [B], fp32: 1 for True, -1 for False, `MALFORMED` for neither.
+    """Return scores instead of log-odds: [B], fp32.
 
-    A text tells no probability; the numbers keep the verdict and its order, and mean nothing more.
+    1 for True, -1 for False, `MALFORMED` for neither.
+
+    A text gives no probability: the scores only keep the verdict and its order.
 
     Args:
         texts: What the model wrote of B rows.

@@ -27,7 +27,7 @@ class FusedLinear4bit(PeftLinear4bit):
     """
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return x W^T + bias + scale (x A^T) B^T in the dtype of autocast, or of the base outside it."""
+        """Return x W^T + bias + scale (x A^T) B^T, in autocast's dtype or else the base's."""
         (name,) = self.active_adapters
         if (
             self.disable_adapters

@@ -18,8 +18,8 @@ class OptimSettings:
     """How the adapter is trained; the defaults are the report's final values."""
 
     name: Literal["adamw_8bit", "adamw_torch", "paged_adamw_32bit"] = "adamw_8bit"
-    """The optimizer: 8-bit state (Dettmers et al. 2022, arXiv:2110.02861), PyTorch's own, or 32-bit state that a GPU
-    may page out to the host."""
+    """The optimizer: 8-bit state (Dettmers et al. 2022, arXiv:2110.02861), PyTorch's own, or 32-bit
+    state that a GPU may page out to the host."""
     lr: float = 1e-4
     """Peak learning rate."""
     weight_decay: float = 0.01
@@ -32,16 +32,17 @@ class OptimSettings:
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.weight_decay < 0 or self.warmup_steps < 0:
             raise ValueError(
-                "the optimizer needs lr > 0, weight_decay >= 0 and warmup_steps >= 0; got "
-                f"lr={self.lr}, weight_decay={self.weight_decay}, warmup_steps={self.warmup_steps}"
+                "expected model.optim to have lr > 0, weight_decay >= 0 and warmup_steps >= 0, got "
+                f"lr={self.lr}, weight_decay={self.weight_decay}, warmup_steps="
+                f"{self.warmup_steps}. Correct the value."
             )
 
 
 def state_bytes(settings: OptimSettings, elements: int) -> int:
-    """Return what the optimizer keeps of a tensor.
+    """Return the bytes of the optimizer's state for a tensor.
 
-    bitsandbytes holds two states of a byte an element and a scale in fp32 for each block of 256; tensors of fewer than
-    4,096 elements, and the other optimizers, have two states in fp32.
+    bitsandbytes has two states of a byte for each element, and for each block of 256 a scale in
+    fp32; tensors of fewer than 4,096 elements, and the other optimizers, have two states in fp32.
 
     Args:
         settings: Which optimizer.
@@ -59,7 +60,7 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimSet
         settings: Name, rate and decay.
 
     Raises:
-        ValueError: An optimizer of bitsandbytes, which cannot be used here.
+        ValueError: The optimizer is one of bitsandbytes, which cannot be imported.
     """
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.name == "adamw_torch":

@@ -20,7 +20,7 @@ from mv_lightning.schema import EncodedRows, Packing
 def padded_hidden(
     adapted: torch.nn.Module, encoded: EncodedRows, indices: list[int]
 ) -> torch.Tensor:
-    """The reference: transformers' own attention over one padded row per line, prefix repeated in each. [B, D]."""
+    """Transformers' own attention over rows padded on the right, each with its prefix. [B, D]."""
     model = adapted.get_base_model()
     rows = [torch.tensor([*encoded.prefix_ids, *encoded.row(index)]) for index in indices]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

@@ -29,7 +29,7 @@ def test_log_odds_are_the_difference_of_log_probabilities(
 def test_prompt_weight_one_is_plain_fine_tuning(
     tiny: torch.nn.Module, siblings: EncodedRows, verdict_ids: tuple[int, int]
 ) -> None:
-    """Each row alone, its verdict appended, mean cross-entropy over every next token; a question may be shared."""
+    """Each row by itself with its verdict: mean cross-entropy over every next token."""
     indices = [4, 0, 1, 3, 5, 6]
     batch = pack(siblings, np.array(indices), len(indices))
     model = tiny.get_base_model()
@@ -61,7 +61,7 @@ def test_unlabelled_rows_have_no_loss(
 def test_two_by_four_equals_eight_by_one(
     tiny: torch.nn.Module, encoded: EncodedRows, verdict_ids: tuple[int, int]
 ) -> None:
-    """The gradient of a step does not depend on how its rows are dealt to micro-batches; the last step has fewer."""
+    """A step's gradient does not depend on its micro-batches; the last step has fewer rows."""
     model, data = tiny.get_base_model(), PackedRows(encoded)
     order = np.random.default_rng(0).permutation(13)
     gradients = {}

@@ -1,4 +1,4 @@
-"""The estimate of memory against what autograd really keeps, and the choice that follows from it."""
+"""The estimate of memory against what autograd keeps, and the choice that follows from it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def amount(terms: list[MemoryItem], *starts: str) -> float:
 def test_activations_are_those_that_autograd_keeps(
     folder: Path, dims: ModelDims, checkpointing: bool | int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The final norm's input is kept too and belongs to no term; the rotary tables are what the tolerance is for."""
+    """The final norm's input is kept and has no term; the tolerance is for the rotary tables."""
     settings = BaseSettings(name=str(folder), gradient_checkpointing=checkpointing)
     terms = training_memory(dims, settings, LORA, OPTIM, TOKENS, 1)
     stored = stored_layers(checkpointing, TOKENS, LAYERS)
