@@ -83,7 +83,7 @@ def tiny(tiny_settings: base.BaseSettings) -> torch.nn.Module:
 
 @pytest.fixture
 def encoded(tiny_settings: base.BaseSettings) -> EncodedRows:
-    """Sixteen practice rows under the tiny tokenizer."""
+    """Sixteen synthetic rows under the tiny tokenizer."""
     source = load_source("synthetic:16")
     columns = {name: source.table[name][:] for name in ("question", "answer", "solution")}
     tokenizer = base.load_tokenizer(tiny_settings)
@@ -94,7 +94,7 @@ def encoded(tiny_settings: base.BaseSettings) -> EncodedRows:
 
 @pytest.fixture
 def siblings(tiny_settings: base.BaseSettings) -> EncodedRows:
-    """Eight rows of three questions: 0 to 3 of one, 4 alone, 5 to 7 of the third; 6 and 7 are the same text."""
+    """Eight rows of three questions: 0 to 3, 4, and 5 to 7; the rows 6 and 7 are equal."""
     questions = (
         ["What is 6 x 7?"] * 4
         + ["What is 3 + 4?"]

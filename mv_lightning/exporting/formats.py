@@ -41,19 +41,17 @@ def write_merged(adapter: Path, folder: Path) -> None:
         ValueError: The adapter or its base cannot be loaded.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from mv_lightning.model.merging import merged_weights
+    from mv_lightning.model.merging import merged_config, merged_weights
     from mv_lightning.verifier import Verifier
 
     # In fp32, dequantised weights included: nothing is rounded before the sum.
     verifier = Verifier.load(adapter, precision="32-true")
     weights = merged_weights(verifier.model, torch.bfloat16)
-    config = AutoConfig.from_pretrained(verifier.model.get_base_model().config._name_or_path)
-    if hasattr(config, "quantization_config"):  # of a base that was stored quantised
-        del config.quantization_config
+    config = merged_config(verifier.model, torch.bfloat16)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
     model.save_pretrained(folder)

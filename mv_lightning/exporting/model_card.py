@@ -138,13 +138,12 @@ def _usage(merged: bool, quantised: bool, calibrated: bool) -> list[Block]:
     if calibrated:
         meaning = (
             f"Log-odds above 0 mean True; `{CALIBRATION_FILE}` has the temperature to divide them "
-            "by and "
-            "the threshold to compare them with."
+            "by and the threshold to compare them with."
         )
     note = "`adapter_config.json` names the base model (`base_model_name_or_path`)."
     if merged:
         note = (
-            "For vLLM, give the same token ids and compare the log-probabilities of the two verdict "
+            "For vLLM, pass the same token ids and compare the log-probabilities of the verdict "
             "tokens. Its logits are rounded to bf16, which flips verdicts close to the threshold."
         )
     return [

@@ -24,7 +24,7 @@ def predicted(folder: Path, log_odds_N: np.ndarray) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path) -> str:
-    """Two questions of three solutions, one of one; each of the two has one right solution, outvoted."""
+    """Two questions with three solutions, one of them correct and outvoted; one with a single one."""
     rows = [
         ("a", "1", False),
         ("a", "1", False),

@@ -44,7 +44,7 @@ def read_log_odds(file: Path) -> np.ndarray:
 
 @pytest.fixture
 def files(labels_N: np.ndarray, tmp_path: Path) -> dict[str, list[str]]:
-    """Three members with errors of their own, the last one useless, on the rows to score and on validation rows."""
+    """Three members with independent errors, the last one useless, on two sets of rows."""
     rng = np.random.default_rng(0)
     made: dict[str, list[str]] = {"rows": [], "val": []}
     for place, noise in enumerate(NOISES):
@@ -86,7 +86,8 @@ def test_weights_and_temperatures_come_from_validation(
     told = summary(tmp_path / "a")
     first, _, noise = told["members"]
     assert sum(one["weight"] for one in told["members"]) == pytest.approx(1)
-    # They err independently: as sure together as the sum of them. The useless one is silenced by its temperature.
+    # They err independently, so together they are as confident as their sum. The temperature
+    # silences the useless one.
     assert noise["temperature"] > 5 * first["temperature"] > 5 and told["temperature"] < 0.5
     mixed_N = read_log_odds(tmp_path / "a" / "probabilities.csv")
     right_N, best_N = (
@@ -129,7 +130,7 @@ def leave_calibration(folder: Path, calibration: Calibration, **other: object) -
 def test_the_validation_rows_of_phases_need_no_labels_beside_them(
     files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
 ) -> None:
-    """Phases leave raw log-odds, `predict` calibrated ones: the weights are those of a common scale."""
+    """Phases store raw log-odds, `predict` calibrated ones: the weights are of a common scale."""
     phases = []
     for place, temperature in enumerate((0.5, 4.0, 1.0)):
         phases.append(leave_phase(tmp_path / f"val{place}", labels_N, Calibration(temperature)))
@@ -181,7 +182,7 @@ def test_phases_of_other_rows_or_scales_are_refused(
 def test_the_gain_is_over_the_member_that_validated_best(
     files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
 ) -> None:
-    """Not over the one that luck favours on the rows to score, which nobody could have named before."""
+    """Not over the member that is best on the rows to score, which is not known beforehand."""
     files["val"].reverse()  # the useless member has the best validation rows
     fitted = ["--fit-weights", *files["val"], "--val-labels", SOURCE]
     for out, options in (("fitted", fitted), ("plain", [])):
@@ -222,7 +223,7 @@ def test_too_few_validation_rows_of_a_class_are_refused(
     said = capsys.readouterr().err
     assert (
         end.value.code == 2
-        and f"expected at least 10 validation rows of each class to fit weights on, got {true} True and "
+        and f"expected at least 10 validation rows of each class to fit weights on, got {true} True "
         f"{ROWS - true} False"
         in said
     )

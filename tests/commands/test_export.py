@@ -1,4 +1,4 @@
-"""`export` compares what it writes with the verifier, and leaves nothing if they differ too much."""
+"""`export` compares its output with the verifier, and writes nothing if they differ too much."""
 
 from __future__ import annotations
 

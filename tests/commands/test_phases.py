@@ -1,4 +1,4 @@
-"""`phases` skips what is finished, goes on with what was interrupted, and starts nothing after a failure."""
+"""`phases` skips finished phases, resumes an interrupted one, and starts nothing after a failure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOWHERE = "model: {init_from: nowhere}"
 
 
 def phase_files(folder: Path, **settings: str) -> Path:
-    """Write phase files beside the real prediction file; each is given by its name and its settings in YAML."""
+    """Write phase files, by name and settings in YAML, and copy the real prediction file."""
     folder.mkdir()
     shutil.copy(ROOT / "configs" / "predict.yaml", folder)
     for name, text in settings.items():
