@@ -29,9 +29,9 @@ def analyze(args: list[str]) -> dict[str, Any]:
     """Run the command in this process."""
     stages = Stages()
     with stages.stage("import"):
-        from mv_lightning.commands.analyze import run_analyze
+        from mv_lightning.commands.analyze import run
     with stages.stage("analyze"):
-        run_analyze(args)
+        run(args)
     return stages.report()
 
 

@@ -34,7 +34,7 @@ from mv_lightning.testing import (
     save_tiny_base,
     tiny_options,
 )
-from mv_lightning.training.checkpoint import checkpoints
+from mv_lightning.training.checkpoint_files import checkpoints
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STEPS = 40
@@ -83,7 +83,7 @@ def kill_predictions(kills: int, rows: int, seed: int = DEFAULT_SEED) -> dict[st
 def _predict_args(base: Path, adapter: Path, run: Path, rows: int) -> list[str]:
     return [
         *("predict", "--config", str(CONFIGS / "predict.yaml"), *tiny_options(base, run)),
-        *("--model.init_from", str(adapter), "--data.predict_source", f"synthetic:{rows}"),
+        *("--model.init_from", str(adapter), "--predict.source", f"synthetic:{rows}"),
         *("--data.eval_tokens", "1024", "--model.base.gradient_checkpointing", "false"),
     ]
 

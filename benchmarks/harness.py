@@ -20,7 +20,7 @@ from mv_lightning.model.bundled import BUNDLED as BUNDLED_NAME
 from mv_lightning.model.optim import OptimSettings
 from mv_lightning.model.precision import PRECISION
 from mv_lightning.schema import DEFAULT_SEED, Batch
-from mv_lightning.training.checkpoint import AtomicCheckpointIO
+from mv_lightning.training.checkpoint_files import AtomicCheckpointIO
 from mv_lightning.training.datamodule import VerdictDataModule
 from mv_lightning.training.module import VerdictModule
 
@@ -55,9 +55,20 @@ class Training:
         plan = SplitPlan(
             phases=1, rows=STEP_ROWS * steps, val_fraction=0, test_rows=2, seed=DEFAULT_SEED
         )
-        self.data = VerdictDataModule(source, splits=plan, prompt=prompt, batch_size=STEP_ROWS)
+        self.data = VerdictDataModule(
+            source,
+            splits=plan,
+            prompt=prompt,
+            batch_size=STEP_ROWS,
+            base=settings.name,
+            run_dir=str(WORK),
+        )
         self.module = VerdictModule(
-            settings, adapters.LoraSettings(r=rank, alpha=rank), SHORT_RUN_OPTIM
+            settings,
+            adapters.LoraSettings(r=rank, alpha=rank),
+            SHORT_RUN_OPTIM,
+            prompt=prompt,
+            max_length=self.data.max_length,
         )
 
     def run(
@@ -96,13 +107,13 @@ class Training:
     def order(self) -> np.ndarray:
         """Positions of the shard's rows in training order; available once `run` has begun."""
         return epoch_order(
-            len(self.data.encoded["train"]), self.data.plan.seed, self.data.phase, epoch=0
+            len(self.data.splits["train"].encoded), self.data.plan.seed, self.data.phase, epoch=0
         )
 
     def batch(self, step: int) -> Batch:
         """Return the packed rows of a step; available once `run` has begun."""
         return pack(
-            self.data.encoded["train"],
+            self.data.splits["train"].encoded,
             self.order[step * STEP_ROWS : (step + 1) * STEP_ROWS],
             STEP_ROWS,
         )
@@ -112,7 +123,7 @@ class Training:
 
         Available once `run` has begun.
         """
-        encoded, prompt = self.data.encoded["train"], self.data.prompt
+        encoded, prompt = self.data.splits["train"].encoded, self.data.prompt
         table = load_source(self.source).table
         with path.open("w", encoding="utf-8") as lines:
             for index in self.order.tolist():

@@ -143,7 +143,7 @@ def record(name: str, **content: Any) -> None:
     """
     import torch
 
-    from mv_lightning.training.phase import environment
+    from mv_lightning.training.environment import environment
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result = {

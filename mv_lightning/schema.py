@@ -78,6 +78,30 @@ class EncodedRows:
 
 
 @dataclass(frozen=True)
+class Split:
+    """The rows of a split, and what is known about each of them."""
+
+    encoded: EncodedRows
+    """N rows, tokenised."""
+    question_ids_N: np.ndarray
+    """int64 [N], equal for rows of the same question."""
+    kinds_N: np.ndarray | None = None
+    """str [N], the kind of error, where the source states it."""
+
+    def positions(self, rows_N: np.ndarray) -> np.ndarray:
+        """Return the positions of source rows in this split.
+
+        Args:
+            rows_N: int64 [M], row numbers of the source that are in this split.
+
+        Returns:
+            int64 [M], positions in arrays of this split.
+        """
+        order_N = np.argsort(self.encoded.rows_N)
+        return order_N[np.searchsorted(self.encoded.rows_N, rows_N, sorter=order_N)]
+
+
+@dataclass(frozen=True)
 class EvalOutputs:
     """The outputs of a model for N labelled rows."""
 

@@ -1,4 +1,4 @@
-"""The trained verifier in a program of one's own."""
+"""The trained verifier in a Python program."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from mv_lightning.model import adapter_files, adapters, verdict
 from mv_lightning.model.base import BaseSettings, load_base, load_tokenizer
 from mv_lightning.model.fingerprints import base_fingerprint, tokenizer_fingerprint
 from mv_lightning.model.precision import PRECISION, compute_dtype
+from mv_lightning.numerics import sigmoid
 from mv_lightning.schema import EncodedRows
 
 if TYPE_CHECKING:
@@ -29,23 +30,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verifier:
-    """A base model with a trained adapter, asked as it was trained; made by `load`.
+    """A base model with a trained adapter, prompted as in training. Created by `load`.
 
-    It says of the same rows what `predict` says of them, to the last bit on one machine: both read the verdict from
-    batches of the same composition. Scored among other rows, a row's log-odds may differ in their last bits.
+    Its results equal those of `predict` to the last bit on one machine for the same rows: both use
+    batches of the same composition. Scored among other rows, the log-odds of a row may differ in
+    their last bits.
     """
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     prompt: Prompt
     max_length: int
-    """Most tokens of a row; a longer solution loses its middle."""
+    """Maximum tokens of a row; a longer solution loses its middle."""
     calibration: Calibration
-    """Log-odds above its threshold are a verdict of True; `dataclasses.replace` puts another one in its place."""
+    """Calibrated log-odds above its threshold are a verdict of True; `dataclasses.replace` sets
+    another calibration."""
     dtype: torch.dtype
-    """Of the products."""
+    """Of the matmuls."""
     eval_tokens: int
-    """Most tokens of a batch."""
+    """Maximum tokens of a batch."""
 
     @classmethod
     def load(
@@ -55,97 +58,107 @@ class Verifier:
         device: str | torch.device | None = None,
         precision: str = PRECISION,
         eval_tokens: int = EVAL_TOKENS,
+        max_length: int | None = None,
     ) -> Verifier:
-        """Load what a phase has left.
+        """Load the adapter of a phase, and its base.
 
         Args:
-            folder: A finished phase's folder (its final adapter is taken), or any adapter's folder in it.
+            folder: The folder of a finished phase (its final adapter is used), or of an adapter.
             base: Hub id or folder of the base model, if it is not where it was in training.
-            device: Where to compute; default: the first GPU, without one the CPU.
-            precision: `bf16-mixed`, `16-mixed` (cards without bf16) or `32-true`.
-            eval_tokens: Most tokens of a batch; fewer take less memory.
+            device: Where to compute. Default: the first GPU, or the CPU if there is none.
+            precision: `bf16-mixed`, `16-mixed` (GPUs without bf16) or `32-true`.
+            eval_tokens: Maximum tokens of a batch; fewer take less memory.
+            max_length: Maximum tokens of a row. Default: as in training.
 
         Raises:
-            ValueError: There is no adapter, or its base cannot be loaded or is another one than it was trained on.
+            ValueError: There is no adapter, or its base cannot be loaded or is another one than it
+                was trained on.
         """
-        folder = Path(folder)
-        folder = folder / ADAPTER_FOLDER if (folder / ADAPTER_FOLDER).is_dir() else folder
+        folder = Path(folder).expanduser().absolute()
+        if (folder / ADAPTER_FOLDER).is_dir():
+            folder = folder / ADAPTER_FOLDER
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype, calibration = compute_dtype(precision), load_calibration(folder)
-        card = adapter_files.read_metadata(folder)
+        metadata = adapter_files.read_metadata(folder)
         settings = BaseSettings(
-            name=base or card["base"]["name"],
-            quantization=card["base"]["quantization"],
+            name=base or metadata["base"]["name"],
+            quantization=metadata["base"]["quantization"],
             gradient_checkpointing=False,
         )
-        prompt = prompt_from_metadata(card["prompt"])
+        prompt = prompt_from_metadata(metadata["prompt"])
         tokenizer = load_tokenizer(settings)
         loaded = load_base(settings, dtype, device)
-        here = {
+        current = {
             "base": {"name": settings.name, "fingerprint": base_fingerprint(loaded)},
             "tokenizer": {"name": settings.name, "fingerprint": tokenizer_fingerprint(tokenizer)},
             "prompt": {"name": prompt.name, "fingerprint": prompt.fingerprint},
         }
-        adapter_files.check_compatible(card, here, f"the adapter in {folder}")
-        # LoftQ would only make other first values for the weights that are loaded next.
-        model = adapters.attach(loaded, adapters.LoraSettings(**{**card["lora"], "loftq": False}))
+        adapter_files.check_compatible(metadata, current, f"the adapter in {folder}")
+        # Weights that are loaded next need no LoftQ initialisation.
+        lora = adapters.LoraSettings(**{**metadata["lora"], "loftq": False})
+        model = adapters.attach(loaded, lora)
         adapter_files.load(model, folder)
         return cls(
-            model.eval(), tokenizer, prompt, card["max_length"], calibration, dtype, eval_tokens
+            model=model.eval(),
+            tokenizer=tokenizer,
+            prompt=prompt,
+            max_length=max_length or metadata["max_length"],
+            calibration=calibration,
+            dtype=dtype,
+            eval_tokens=eval_tokens,
         )
 
-    def score(self, rows: Rows) -> np.ndarray:
+    def predict_proba(self, rows: Rows) -> np.ndarray:
         """Return the calibrated probability that each answer is correct: float64 [N].
 
         Args:
-            rows: N rows with `question`, `answer` and `solution`: dicts (a list of them, a `datasets.Dataset`), or a
-                table by column (a dict of lists, a DataFrame). Labels and other columns are not looked at.
+            rows: N rows with `question`, `answer` and `solution`: a list of dicts, a
+                `datasets.Dataset`, a dict of lists or a DataFrame. Other columns are ignored.
 
         Raises:
-            ValueError: A column is missing, a question is empty, or a row cannot be cut to `max_length`.
+            ValueError: A column is missing, a question is empty, or a row does not fit into
+                `max_length` even without its solution.
         """
-        return torch.from_numpy(self.log_odds(rows)).sigmoid().numpy()
+        return sigmoid(self.log_odds(rows))
 
     def log_odds(self, rows: Rows) -> np.ndarray:
         """Return the calibrated log P(True) - log P(False) of each row: float64 [N].
 
         Args:
-            rows: As for `score`.
+            rows: As for `predict_proba`.
 
         Raises:
-            ValueError: As for `score`.
+            ValueError: As for `predict_proba`.
         """
         return self.calibration.apply(self.raw_log_odds(self.encode(rows)))
 
     def encode(self, rows: Rows) -> EncodedRows:
-        """Return the token ids that the model is asked with, numbered from 0.
+        """Return the token ids of the prompts, with row numbers from 0.
 
         Args:
-            rows: As for `score`.
+            rows: As for `predict_proba`.
 
         Raises:
-            ValueError: As for `score`.
+            ValueError: As for `predict_proba`.
         """
         columns = text_columns(rows)
         rows_N = np.arange(len(columns["question"]))
         return encode_rows(columns, None, rows_N, self.prompt, self.tokenizer, self.max_length)
 
     def raw_log_odds(self, encoded: EncodedRows) -> np.ndarray:
-        """Return what the model itself says, before calibration: log P(True) - log P(False), float64 [N].
+        """Return log P(True) - log P(False) of the model, before calibration: float64 [N].
 
         Args:
             encoded: N rows, in any order.
 
         Raises:
-            ValueError: The model gives something that is not a number.
+            ValueError: A log-odds is not finite.
         """
         odds_N = np.zeros(len(encoded))
         if not len(encoded):
             return odds_N
-        model, verdict_ids = (
-            self.model.get_base_model(),
-            verdict_token_ids(self.tokenizer, self.prompt),
-        )
+        model = self.model.get_base_model()
+        verdict_ids = verdict_token_ids(self.tokenizer, self.prompt)
         device = model.device
         packed = PackedRows(encoded)
         with (
@@ -157,9 +170,11 @@ class Verifier:
                 hidden_TD = verdict.hidden_states(model, batch)
                 odds_B = verdict.log_odds(hidden_TD, verdict.output_head(model), batch, verdict_ids)
                 odds_N[list(micro_batch.indices)] = odds_B.cpu().numpy()
-        if len(bad := np.flatnonzero(~np.isfinite(odds_N))):
+        not_finite = np.flatnonzero(~np.isfinite(odds_N))
+        if len(not_finite):
             raise ValueError(
-                f"the log-odds of {len(bad)} rows are not finite, the first is row {encoded.rows_N[bad[0]]}; look at "
-                "it and at the adapter. The precision 16-mixed may overflow: try bf16-mixed or 32-true"
+                f"the log-odds of {len(not_finite)} rows are not finite, the first is row "
+                f"{encoded.rows_N[not_finite[0]]}. Check it and the adapter. The precision 16-mixed "
+                "may overflow: try bf16-mixed or 32-true"
             )
         return odds_N

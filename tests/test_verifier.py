@@ -31,7 +31,7 @@ EVAL_TOKENS = 1024  # several batches
 def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with one short phase and its prediction, calibrated."""
     folder = tmp_path_factory.mktemp("run")
-    options = [*tiny_options(tiny_folder, folder), "--data.predict_source", SOURCE]
+    options = [*tiny_options(tiny_folder, folder), "--predict.source", SOURCE]
     options += ["--data.eval_tokens", str(EVAL_TOKENS)]
     main(
         ["fit", "--config", str(ROOT / "configs/phase1.yaml"), *options, "--trainer.max_steps", "4"]
@@ -70,16 +70,16 @@ def test_the_same_numbers_as_predict(
         predicted = list(csv.DictReader(file))
     assert len({row["log_odds"] for row in predicted}) > 30
     assert verifier.calibration == Calibration(1.7, 0.1)
-    assert verifier.score(rows).tolist() == [float(row["probability"]) for row in predicted]
+    assert verifier.predict_proba(rows).tolist() == [float(row["probability"]) for row in predicted]
     assert verifier.log_odds(rows).tolist() == [float(row["log_odds"]) for row in predicted]
 
 
 def test_rows_in_any_form(verifier: Verifier, rows: list[dict[str, str]]) -> None:
-    expected = verifier.score(rows)
+    expected = verifier.predict_proba(rows)
     by_column = {name: [row[name] for row in rows] for name in ("question", "answer", "solution")}
     for form in (iter(rows), by_column, datasets.Dataset.from_list(rows)):
-        assert np.array_equal(verifier.score(form), expected)
-    assert verifier.score([]).shape == (0,)
+        assert np.array_equal(verifier.predict_proba(form), expected)
+    assert verifier.predict_proba([]).shape == (0,)
 
 
 def test_any_adapter_folder_and_any_place_of_the_base(
@@ -133,4 +133,4 @@ def test_the_example_of_the_readme(
     monkeypatch.chdir(run)
     said: dict[str, object] = {}
     exec(example, said)
-    assert np.array_equal(said["probabilities"], verifier.score(said["rows"]))  # type: ignore[arg-type]
+    assert np.array_equal(said["probabilities"], verifier.predict_proba(said["rows"]))  # type: ignore[arg-type]

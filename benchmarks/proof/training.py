@@ -98,7 +98,7 @@ def predict(run: Run, folder: ProofFolder, name: str, sets: Path) -> None:
     options = {
         **_model_options(run),
         "model.init_from": folder.phase.adapter if run.rows else "none",
-        "data.predict_source": rows,
+        "predict.source": rows,
         "run.dir": prediction.path,
     }
     _command("predict", options, folder, stage=f"predict {name}")

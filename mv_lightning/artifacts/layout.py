@@ -70,6 +70,11 @@ class RunFolder:
         """Figures about the whole run."""
         return self.path / "plots"
 
+    @property
+    def prediction_lock(self) -> Path:
+        """The lock of the process that predicts."""
+        return self.path / ".predict.lock"
+
     def journal(self, rank: int) -> Path:
         """Return the journal of an unfinished prediction.
 
@@ -136,6 +141,11 @@ class PhaseFolder:
     def plots(self) -> Path:
         """Figures of the evaluations."""
         return self.path / "plots"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the process that writes here."""
+        return self.run / f".{self.path.name}.lock"
 
     @property
     def summary(self) -> Path:

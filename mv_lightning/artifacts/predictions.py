@@ -45,18 +45,18 @@ def read_sample_submission(path: Path, ids: Sequence[str]) -> SampleSubmission:
         ValueError: The file cannot be read, its header is another one, or its IDs are not exactly
             those of the source; the differences are listed.
     """
-    hint = "Predict the rows of the sample (data.predict_source), or correct run.sample_submission"
+    hint = "Predict the rows of the sample (predict.source), or correct predict.sample_submission"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *lines = list(csv.reader(file, strict=True)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(
-            f"run.sample_submission {path} cannot be read as CSV: {error}. Expected a file with the "
+            f"predict.sample_submission {path} cannot be read as CSV: {error}. Expected a file with the "
             f"header {','.join(HEADER)}"
         ) from error
     if len(header) != 2 or header[1].strip().lower() != LABEL_COLUMN:
         raise ValueError(
-            f"run.sample_submission {path}: expected a header of two columns, the ID and "
+            f"predict.sample_submission {path}: expected a header of two columns, the ID and "
             f"{LABEL_COLUMN}, got {','.join(header)}. {hint}"
         )
     sample_ids = [line[0] for line in lines if line]
@@ -64,7 +64,7 @@ def read_sample_submission(path: Path, ids: Sequence[str]) -> SampleSubmission:
     differences = match.differences("the sample", "the source")
     if differences:
         raise ValueError(
-            f"run.sample_submission {path} has {len(sample_ids):,} rows, the source {len(ids):,}. "
+            f"predict.sample_submission {path} has {len(sample_ids):,} rows, the source {len(ids):,}. "
             f"{differences}. {hint}"
         )
     return SampleSubmission((header[0], header[1]), sample_ids, match.positions_N)
@@ -206,9 +206,9 @@ def applied_calibration(path: Path) -> Calibration:
         ) from error
     option = None
     if values.get("predict_mode") == "generate":
-        option = "model.predict_mode=generate"
+        option = "predict.mode=generate"
     elif calibration.prior is not None:
-        option = "run.true_share"
+        option = "predict.true_share"
     if option is not None:
         raise ValueError(
             f"{path} was predicted with {option}, so its numbers cannot be compared with the "
@@ -223,7 +223,7 @@ def load_predicted(
     """Load the labelled rows that were predicted.
 
     Args:
-        source: As for `--data.predict_source`; of several splits, `test`.
+        source: As for `--predict.source`; of several splits, `test`.
         ids: The IDs of the predictions, in any order.
         id_column: As for `load_source`.
 

@@ -39,7 +39,7 @@ class AnalyzeOptions:
     """Folder of the report."""
 
 
-def run_analyze(args: list[str]) -> None:
+def run(args: list[str]) -> None:
     """Analyse a source and write `report.md`, `report.html`, `analysis.json` and the figures.
 
     Args:

@@ -43,7 +43,7 @@ class BestOfNOptions:
     """JSON file of the result; default: best_of_n.json beside the probabilities."""
 
 
-def run_best_of_n(args: list[str]) -> None:
+def run(args: list[str]) -> None:
     """Print the solve rates with 1, 2, ... solutions per question, and write them as JSON.
 
     Args:

@@ -66,7 +66,7 @@ class EnsembleOptions:
             )
 
 
-def run_ensemble(args: list[str]) -> None:
+def run(args: list[str]) -> None:
     """Average prediction files and write `submission.csv`, `probabilities.csv` and `ensemble.json`.
 
     Args:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from mv_lightning.commands.options import (
     add_options,
@@ -36,16 +34,17 @@ class EstimateOptions:
             )
 
 
-def run_estimate(args: list[str], configuration: Callable[[list[str]], dict[str, Any]]) -> None:
+def run(args: list[str]) -> None:
     """Print the parts of the peak memory, the GPUs that it fits on, and the size of the files.
 
     Args:
         args: The command line after `estimate`.
-        configuration: Returns the checked settings of a command line without running it.
 
     Raises:
         ValueError: The options are wrong, or the base model's config cannot be read.
     """
+    from mv_lightning.training.cli import parse
+
     parser = command_parser(
         "estimate",
         "Compute the peak memory of fit and the size of its checkpoints; only the base model's "
@@ -56,7 +55,7 @@ def run_estimate(args: list[str], configuration: Callable[[list[str]], dict[str,
     add_options(parser, "estimate", EstimateOptions)
     own_args, fit_args = split_args(parser, args)
     options = build(EstimateOptions, parse_options(parser, own_args).estimate)
-    settings = configuration(["fit", *fit_args])
+    settings = parse(["fit", *fit_args])
     base = BaseSettings(**settings["model"]["base"])
     lora = LoraSettings(**settings["model"]["lora"])
     optim = OptimSettings(**settings["model"]["optim"])

@@ -74,7 +74,7 @@ class PhaseOptions:
     """Number of the phase in run.dir, in place of PHASE_FOLDER."""
 
 
-def run_export(args: list[str]) -> None:
+def run(args: list[str]) -> None:
     """Write the folder, load it back and compare; it is kept if few enough verdicts differ.
 
     Args:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.commands.options import (
@@ -42,16 +42,17 @@ class PhasesOptions:
     """End after the last phase."""
 
 
-def run_phases(args: list[str], configuration: Callable[[list[str]], dict[str, Any]]) -> None:
+def run(args: list[str]) -> None:
     """Run the phase files in order, then the prediction file, then print the table.
 
     Args:
         args: The command line after `phases`.
-        configuration: Returns the checked settings of a command line without running it.
 
     Raises:
         ValueError: There are no phase files, or a configuration is wrong.
     """
+    from mv_lightning.training.cli import parse
+
     parser = command_parser(
         "phases",
         "Fit all phases in order (finished ones are skipped, an interrupted one resumes), then "
@@ -67,7 +68,7 @@ def run_phases(args: list[str], configuration: Callable[[list[str]], dict[str, A
     for name, file in _configurations(options):
         commands.append([name, "--config", str(file), *command_args])
     # Every configuration is checked before the first hour is spent.
-    settings = [configuration(command) for command in commands]
+    settings = [parse(command) for command in commands]
     for command, values in zip(commands, settings, strict=True):
         print(f"\n$ {PROGRAM} {shlex.join(command)}", flush=True)
         try:

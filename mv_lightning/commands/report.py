@@ -25,7 +25,7 @@ class RunOptions:
     """The run's folder, in place of RUN_DIR."""
 
 
-def run_report(args: list[str]) -> None:
+def run(args: list[str]) -> None:
     """Write the report page of a run.
 
     Args:

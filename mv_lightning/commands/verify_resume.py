@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.commands.options import (
@@ -46,19 +45,18 @@ class VerifyResumeOptions:
             )
 
 
-def run_verify_resume(
-    args: list[str], configuration: Callable[[list[str]], dict[str, Any]]
-) -> None:
+def run(args: list[str]) -> None:
     """Train without and with kills, compare, print the result; exits with status 1 if anything
     differs.
 
     Args:
         args: The command line after `verify-resume`.
-        configuration: Returns the checked settings of a command line without running it.
 
     Raises:
         ValueError: The options are wrong, or a run failed.
     """
+    from mv_lightning.training.cli import parse
+
     parser = command_parser(
         "verify-resume",
         "Train a phase twice, once killed and resumed several times, and compare the results bit "
@@ -69,7 +67,7 @@ def run_verify_resume(
     add_options(parser, "verify_resume", VerifyResumeOptions)
     own_args, fit_args = split_args(parser, args)
     options = build(VerifyResumeOptions, parse_options(parser, own_args).verify_resume)
-    settings = configuration(["fit", *fit_args])
+    settings = parse(["fit", *fit_args])
     phase = settings["data"]["phase"]
     fit_args += ["--trainer.max_steps", str(options.steps), "--run.save_every", "1"]
     if settings["model"]["init_from"] == "previous":

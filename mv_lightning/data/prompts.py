@@ -157,8 +157,8 @@ def load_prompt(name: str) -> Prompt:
 
     Args:
         name: `answer_only`, `explanation`, `detailed`, `chat`, or the path of a YAML file with the
-            keys `instruction`, `body` and `cue`, and optionally `chat: true`. Special tokens in the
-            texts of the file are special tokens.
+            keys `instruction`, `body` and `cue`, and optionally `chat: true`, or of the metadata
+            file of an adapter. Special tokens in the texts of the file are special tokens.
 
     Raises:
         ValueError: No such variant or file, or a file that does not hold a prompt.
@@ -179,6 +179,8 @@ def load_prompt(name: str) -> Prompt:
         raise ValueError(
             f"prompt file {name}: expected YAML in UTF-8, got {error}. Correct the file."
         ) from error
+    if isinstance(content, dict) and isinstance(content.get("prompt"), dict):
+        return prompt_from_metadata(content["prompt"])  # the file is an adapter's metadata
     _check_keys(name, content)
     try:
         return Prompt(name=path.stem, **content)

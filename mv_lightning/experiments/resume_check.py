@@ -61,7 +61,7 @@ def compare_phases(one: PhaseFolder, other: PhaseFolder) -> dict[str, list[str]]
         For each part of the last checkpoint, for the training losses and for the validation losses:
         the names of the values that differ in any bit.
     """
-    from mv_lightning.training.checkpoint import checkpoints, read_checkpoint
+    from mv_lightning.training.checkpoint_files import checkpoints, read_checkpoint
 
     left, right = (read_checkpoint(checkpoints(folder.checkpoints)[0]) for folder in (one, other))
     differences = {name: list(_differences(left[name], right[name], name)) for name in COMPARED}
@@ -117,7 +117,7 @@ def _after_step(folder: PhaseFolder, step: int, delay: float) -> Callable[[], bo
 
 
 def _steps(folder: PhaseFolder) -> list[int]:
-    from mv_lightning.training.checkpoint import checkpoints
+    from mv_lightning.training.checkpoint_files import checkpoints
 
     return [checkpoint_step(path) for path in checkpoints(folder.checkpoints)]
 

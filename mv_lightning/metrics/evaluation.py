@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mv_lightning.metrics.scores import Scores, score, score_slices, upper_quantile
-from mv_lightning.schema import EncodedRows, EvalOutputs
+from mv_lightning.schema import EvalOutputs, Split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,26 +91,23 @@ class EvalReport:
         return "\n".join(lines)
 
 
-def evaluate(
-    outputs: EvalOutputs, encoded: EncodedRows, kinds_N: np.ndarray | None = None
-) -> EvalReport:
+def evaluate(outputs: EvalOutputs, split: Split) -> EvalReport:
     """Compute all metrics of evaluated rows.
 
     Args:
-        outputs: Of rows of `encoded`, in any order.
-        encoded: The N rows of the split, as the model read them.
-        kinds_N: str [N], the kind of error of each row of `encoded`, for sources that state it.
+        outputs: Of rows of `split`, in any order.
+        split: The rows that were evaluated, or more.
     """
-    index_of = {row: index for index, row in enumerate(encoded.rows_N.tolist())}
-    order_N = np.array([index_of[row] for row in outputs.rows_N.tolist()], dtype=np.int64)
+    encoded = split.encoded
+    order_N = split.positions(outputs.rows_N)
     tokens_N = encoded.lengths_N[order_N] + len(encoded.prefix_ids)
     truncated_N = encoded.truncated_N[order_N] > 0
     values = {
         "tokens": upper_quantile(tokens_N),
         "truncated": np.where(truncated_N, "truncated", "complete"),
     }
-    if kinds_N is not None:
-        values["kind"] = kinds_N[order_N]
+    if split.kinds_N is not None:
+        values["kind"] = split.kinds_N[order_N]
     labels_N, log_odds_N = outputs.labels_N, outputs.log_odds_N
     questions_N = outputs.question_ids_N
     slices = {

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 
+from mv_lightning.data.chat import render_chat
 from mv_lightning.data.encoding import verdict_token_ids
-from mv_lightning.metrics.scores import check_collapse, metric_values
+from mv_lightning.data.prompts import Prompt, load_prompt
 from mv_lightning.model import adapter_files, adapters, base, generate, optim, verdict
 from mv_lightning.model.activation_checkpointing import choose_checkpointing
 from mv_lightning.model.fingerprints import base_fingerprint, tokenizer_fingerprint
 from mv_lightning.model.precision import compute_dtype
-from mv_lightning.schema import UNLABELLED, Batch, EvalOutputs
+from mv_lightning.schema import UNLABELLED, Batch
+from mv_lightning.training.stopping import planned_steps
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -34,6 +35,9 @@ class VerdictModule(pl.LightningModule):
         optim: optim.OptimSettings = optim.OptimSettings(),  # noqa: B008
         prompt_loss_weight: float = 0.0,
         init_from: str | None = None,
+        *,
+        prompt: str | None,
+        max_length: int | None,
         predict_mode: Literal["verdict", "generate"] = "verdict",
     ) -> None:
         """Keep the settings; weights are loaded in `configure_model`.
@@ -42,177 +46,167 @@ class VerdictModule(pl.LightningModule):
             base: The base model.
             lora: The adapters.
             optim: Optimizer and schedule.
-            prompt_loss_weight: Weight of each prompt token's loss against the verdict's; 0 trains on the verdict
-                alone, 1 is plain supervised fine-tuning on every token.
-            init_from: Folder of the adapter to start from, `previous` for that of the phase before. Fitting starts
-                from fresh adapters without it; the other commands use the adapter of their own phase.
-            predict_mode: `verdict` reads the log-odds of True from one forward pass. `generate` is the report's way:
-                up to 64 tokens are written and searched for True or False; a text without either counts as False.
+            prompt_loss_weight: Weight of each prompt token's loss relative to the verdict's. 0
+                trains on the verdict only, 1 is plain supervised fine-tuning on every token.
+            init_from: Folder of the adapter to start from, or `previous` for that of the phase
+                before. Without it `fit` starts with new adapters, and the other commands use the
+                adapter of their own phase.
+            prompt: As for the data module; saved with the adapter.
+            max_length: As for the data module; saved with the adapter.
+            predict_mode: See `PredictSettings.mode`.
         """
         super().__init__()
+        assert prompt is not None and max_length is not None, "the data module refuses this"
         if prompt_loss_weight < 0:
-            raise ValueError(f"model.prompt_loss_weight={prompt_loss_weight} must not be negative")
+            raise ValueError(
+                f"expected model.prompt_loss_weight to be at least 0, got {prompt_loss_weight}"
+            )
         self.base_settings = base
         self.lora_settings = lora
         self.optim_settings = optim
         self.prompt_loss_weight = prompt_loss_weight
         self.init_from = init_from
+        self._prompt = load_prompt(prompt)
+        self.max_length = max_length
         self.predict_mode = predict_mode
         self.adapted: PeftModel | None = None
-        self.resumes = False
-        """Whether a checkpoint's weights follow: `fit_phase` tells before they are loaded."""
-        self.steps_before = 0
-        """Optimizer steps of the phases before this one."""
         # The checkpoint holds adapters only; on_load_checkpoint compares their names itself.
         self.strict_loading = False
-        self.evaluation: EvalOutputs | None = None
-        """The last evaluation, of all processes' rows."""
-        self.evaluated_step = -1
-        """Optimizer step of the last evaluation."""
-        self._evaluated: list[np.ndarray] = []
+        self._base_fingerprint = ""
         self._step_sums: torch.Tensor | None = None
 
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer; the data module asks for it here, so the base is named once."""
+        """The base model's tokenizer."""
         return base.load_tokenizer(self.base_settings)
 
     @functools.cached_property
     def tokenizer_fingerprint(self) -> str:
-        """Tells another vocabulary; counted over all of its words, so not more often than once."""
+        """Hash of the vocabulary; computed once, as it goes over all of its tokens."""
         return tokenizer_fingerprint(self.tokenizer)
+
+    @functools.cached_property
+    def prompt(self) -> Prompt:
+        """The prompt, with the chat template of the base around it if it asks for one."""
+        return render_chat(self._prompt, self.tokenizer)
 
     @functools.cached_property
     def verdict_ids(self) -> tuple[int, int]:
         """Token ids of (False, True)."""
-        return verdict_token_ids(self.tokenizer, self.trainer.datamodule.prompt)
+        return verdict_token_ids(self.tokenizer, self.prompt)
 
     @property
     def causal_model(self) -> PreTrainedModel:
-        """The base model with its adapters in place."""
-        assert self.adapted is not None
-        model: PreTrainedModel = self.adapted.get_base_model()
+        """The base model with its adapters."""
+        model: PreTrainedModel = self._adapted().get_base_model()
         return model
 
     def configure_model(self) -> None:
         """Load the base, attach the adapters, and start from `init_from` if it is given.
 
         Raises:
-            ValueError: The base cannot be loaded, or the adapter does not fit it or was asked otherwise.
+            ValueError: The base cannot be loaded, or the adapter was trained on another base or
+                with another prompt.
         """
         if self.adapted is not None:
             return
-        _ = self.verdict_ids  # an unusable vocabulary must show before gigabytes are read
-        card = adapter_files.read_metadata(Path(self.init_from)) if self.init_from else None
-        model = base.load_base(
-            self.base_settings,
-            compute_dtype(self.trainer.precision),
-            self.trainer.strategy.root_device,
-        )
+        _ = self.verdict_ids  # an unusable vocabulary must be refused before gigabytes are read
+        device = self.trainer.strategy.root_device
+        init_from = Path(self.init_from) if self.init_from else None
+        metadata = adapter_files.read_metadata(init_from) if init_from else None
+        model = base.load_base(self.base_settings, compute_dtype(self.trainer.precision), device)
         self._base_fingerprint = base_fingerprint(model)
-        # Adapters are drawn from a generator state of their own, so that they do not depend on how the base was made.
-        with torch.random.fork_rng(devices=_cuda_devices(self.trainer.strategy.root_device)):
-            torch.manual_seed(_initial_seed())
-            # Weights that are loaded below need no initialisation.
-            loftq = self.lora_settings.loftq and card is None and not self.resumes
-            self.adapted = adapters.attach(
-                model, dataclasses.replace(self.lora_settings, loftq=loftq)
-            )
-        if card is not None:
-            assert self.init_from is not None
-            adapter_files.check_compatible(card, self.card(), f"the adapter in {self.init_from}")
-            adapter_files.load(self.adapted, Path(self.init_from))
-            self.steps_before = card["steps"]
+        # Weights that are loaded below, or from a checkpoint, need no LoftQ initialisation.
+        fresh = init_from is None and self.trainer.ckpt_path is None
+        lora = dataclasses.replace(self.lora_settings, loftq=self.lora_settings.loftq and fresh)
+        # The adapters are drawn from a generator state of their own, so that they do not depend on
+        # how the base was made.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(torch.initial_seed() % 2**63)
+            self.adapted = adapters.attach(model, lora)
+        if init_from is not None and metadata is not None:
+            adapter_files.check_compatible(metadata, self.metadata(), f"the adapter in {init_from}")
+            adapter_files.load(self.adapted, init_from)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Optimizer over the adapters, and a schedule over the steps of this phase."""
-        assert self.adapted is not None
-        optimizer = optim.build_optimizer(
-            adapters.trained_parameters(self.adapted).values(), self.optim_settings
-        )
-        steps = self.trainer.max_steps
-        if steps < 0:
-            # trainer.estimated_stepping_batches would build the loaders now, before a resumed position is known.
-            steps = self.trainer.datamodule.optimizer_steps * (self.trainer.max_epochs or 1)
-        schedule = optim.build_schedule(optimizer, self.optim_settings, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Return the optimizer of the adapters, and a schedule over the steps of this phase."""
+        parameters = adapters.trained_parameters(self._adapted()).values()
+        optimizer = optim.build_optimizer(parameters, self.optim_settings)
+        schedule = optim.build_schedule(optimizer, self.optim_settings, planned_steps(self.trainer))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the micro-batch's share of its optimizer step's mean loss.
 
-        Lightning divides by the number of micro-batches and averages over processes; both are undone here, so that
-        the gradient of a step is the mean over its rows however they were dealt.
+        Lightning divides by the number of micro-batches and averages over processes. Both are
+        undone here, so that the gradient of a step is the mean over its rows however they were
+        sharded.
+
+        Raises:
+            ValueError: The loss is not finite; the rows are named.
         """
         hidden_TD, loss_B = self.losses(batch)
         if not torch.isfinite(loss_B).all():
             rows = batch.rows_B[~torch.isfinite(loss_B)].tolist()
             raise ValueError(
-                f"the loss is not finite at step {self.trainer.global_step}, source rows {rows}; lower model.optim.lr, "
-                "or look at these rows. The last checkpoint is from before this step."
+                f"the loss is not finite at step {self.trainer.global_step}, source rows {rows}. "
+                "Lower model.optim.lr, or check these rows. The last checkpoint was saved before "
+                "this step."
             )
         with torch.no_grad():
-            right_B = (
-                verdict.log_odds(
-                    hidden_TD, verdict.output_head(self.causal_model), batch, self.verdict_ids
-                )
-                > 0
-            ) == (batch.labels_B == 1)
-            sums = (
-                torch.stack([loss_B.sum(), (right_B & (batch.labels_B != UNLABELLED)).sum()])
-                / batch.step_rows
+            odds_B = verdict.log_odds(
+                hidden_TD, verdict.output_head(self.causal_model), batch, self.verdict_ids
             )
+            right_B = (odds_B > 0) == (batch.labels_B == 1)
+            right = (right_B & (batch.labels_B != UNLABELLED)).sum()
+            sums = torch.stack([loss_B.sum(), right]) / batch.step_rows
             self._step_sums = sums if self._step_sums is None else self._step_sums + sums
-        return (
-            loss_B.sum()
-            / batch.step_rows
-            * self.trainer.accumulate_grad_batches
-            * self.trainer.world_size
-        )
+        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return loss_B.sum() / batch.step_rows * scale
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the last hidden states [T, D] and the loss of each row [B] of a micro-batch to be trained on."""
+        """Return the last hidden states [T, D] and the loss of each row [B] of a training
+        micro-batch."""
         choose_checkpointing(
             self.causal_model, self.base_settings.gradient_checkpointing, len(batch.ids_T)
         )
         hidden_TD = verdict.hidden_states(self.causal_model, batch)
-        head = verdict.output_head(self.causal_model)
-        return hidden_TD, verdict.verdict_loss(
-            hidden_TD, head, batch, self.verdict_ids, self.prompt_loss_weight
+        loss_B = verdict.verdict_loss(
+            hidden_TD,
+            verdict.output_head(self.causal_model),
+            batch,
+            self.verdict_ids,
+            self.prompt_loss_weight,
         )
+        return hidden_TD, loss_B
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the whole step: the mean over its rows, not over the last micro-batch."""
-        assert self.adapted is not None and self._step_sums is not None
+        assert self._step_sums is not None
         loss, accuracy = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
         self._step_sums = None
-        gradients = [
-            p.grad for p in adapters.trained_parameters(self.adapted).values() if p.grad is not None
-        ]
+        parameters = adapters.trained_parameters(self._adapted()).values()
+        gradients = [p.grad for p in parameters if p.grad is not None]
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/acc", accuracy, prog_bar=True)
         self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
         self.log("train/lr", optimizer.param_groups[0]["lr"])
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the metrics."""
-        self._evaluate(batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Return row numbers, labels, log-odds and losses of the labelled rows: float64 [4, N]."""
+        return self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the metrics."""
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics over all rows and processes."""
-        self._log_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics over all rows and processes."""
-        self._log_evaluation("test")
+    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Return the same as `validation_step`."""
+        return self._evaluate(batch)
 
     def predict_step(
         self, batch: Batch, batch_idx: int
     ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-        """Return the rows' numbers [B], log-odds [B], and in the mode `generate` the texts that these stand for."""
+        """Return the row numbers [B], the log-odds [B], and in the mode `generate` the texts."""
         if self.predict_mode == "generate":
             new_BW = generate.generate(self.causal_model, batch, self.tokenizer.eos_token_id)
             texts = self.tokenizer.batch_decode(new_BW, skip_special_tokens=True)
@@ -224,92 +218,65 @@ class VerdictModule(pl.LightningModule):
         return batch.rows_B, odds_B, []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the adapters and say what they belong to; the base is never saved."""
-        trained = {f"adapted.{name}" for name in adapters.trained_parameters(self._adapted())}
+        """Keep the adapters and their metadata; the base is never saved."""
+        names = self._adapter_names()
         checkpoint["state_dict"] = {
-            name: w for name, w in checkpoint["state_dict"].items() if name in trained
+            name: weight for name, weight in checkpoint["state_dict"].items() if name in names
         }
-        checkpoint["card"] = self.card()
+        checkpoint["metadata"] = self.metadata()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits.
+        """Check that the checkpoint fits the model.
 
         Raises:
-            ValueError: Another base, rank, prompt, or other weights than the model's adapters.
+            ValueError: It has another base or prompt, or other weights than the model's adapters.
         """
-        adapter_files.check_compatible(checkpoint["card"], self.card(), "the checkpoint")
-        wanted = {f"adapted.{name}" for name in adapters.trained_parameters(self._adapted())}
-        adapter_files.check_keys(set(checkpoint["state_dict"]), wanted, "the checkpoint")
-        self.steps_before = checkpoint["card"]["steps"] - checkpoint["global_step"]
+        adapter_files.check_compatible(checkpoint["metadata"], self.metadata(), "the checkpoint")
+        stored = set(checkpoint["state_dict"])
+        adapter_files.check_keys(stored, self._adapter_names(), "the checkpoint")
 
-    def card(self) -> dict[str, Any]:
-        """Return what the adapter was trained on and how it must be asked, as plain values."""
-        data = self.trainer.datamodule
+    def metadata(self) -> dict[str, Any]:
+        """Return what the adapter is trained on, and how it must be prompted, as plain values."""
+        name = self.base_settings.name
         return {
             "base": {
-                "name": self.base_settings.name,
+                "name": name,
                 "quantization": self.base_settings.quantization,
                 "fingerprint": self._base_fingerprint,
             },
-            "tokenizer": {
-                "name": self.base_settings.name,
-                "fingerprint": self.tokenizer_fingerprint,
-            },
+            "tokenizer": {"name": name, "fingerprint": self.tokenizer_fingerprint},
             "lora": dataclasses.asdict(self.lora_settings),
-            "prompt": {**dataclasses.asdict(data.prompt), "fingerprint": data.prompt.fingerprint},
-            "max_length": data.max_length,
-            "phase": data.phase,
-            "steps": self.steps_before + self.trainer.global_step,
+            "prompt": {
+                **dataclasses.asdict(self.prompt),
+                "fingerprint": self.prompt.fingerprint,
+            },
+            "max_length": self.max_length,
         }
 
-    def save_adapter(self, folder: Path, card: dict[str, Any]) -> None:
-        """Write the adapters as a PEFT folder, with what `card` returned about them."""
-        adapter_files.save(self._adapted(), self.tokenizer, card, folder)
+    def save_adapter(self, folder: Path, steps: int) -> None:
+        """Write the adapters as a PEFT folder, with their metadata.
+
+        Args:
+            folder: The folder to write.
+            steps: Optimizer steps of all phases up to here.
+        """
+        adapter_files.save(
+            self._adapted(), self.tokenizer, {**self.metadata(), "steps": steps}, folder
+        )
 
     def _adapted(self) -> PeftModel:
         assert self.adapted is not None
         return self.adapted
 
-    def _evaluate(self, batch: Batch) -> None:
-        hidden_TD = verdict.hidden_states(self.causal_model, batch)
+    def _adapter_names(self) -> set[str]:
+        return {f"adapted.{name}" for name in adapters.trained_parameters(self._adapted())}
+
+    def _evaluate(self, batch: Batch) -> torch.Tensor:
         head = verdict.output_head(self.causal_model)
-        labelled_B = batch.labels_B != UNLABELLED
+        hidden_TD = verdict.hidden_states(self.causal_model, batch)
         loss_B = verdict.verdict_loss(hidden_TD, head, batch, self.verdict_ids)
         odds_B = verdict.log_odds(hidden_TD, head, batch, self.verdict_ids)
-        columns = (batch.rows_B, batch.labels_B, odds_B, loss_B)
-        self._evaluated.append(torch.stack([c[labelled_B].double() for c in columns]).cpu().numpy())
-
-    def _log_evaluation(self, stage: str) -> None:
-        """Bring all processes' rows together: every metric is exact, whatever rows a process had."""
-        parts, self._evaluated = [np.concatenate(self._evaluated, axis=1)], []
-        if self.trainer.world_size > 1:
-            parts *= self.trainer.world_size
-            torch.distributed.all_gather_object(parts, parts[0])
-        columns_4N = np.concatenate(parts, axis=1)
-        rows_N, labels_N, odds_N, losses_N = columns_4N[:, columns_4N[0].argsort()]
-        rows_N = rows_N.astype(np.int64)
-        question_ids_N = self.trainer.datamodule.question_ids_N[rows_N]
-        self.evaluation = EvalOutputs(rows_N, labels_N == 1, odds_N, losses_N, question_ids_N)
-        self.evaluated_step = self.trainer.global_step
-        scores = metric_values(self.evaluation.labels_N, odds_N)
-        values = {"loss": losses_N.mean(), "acc": scores.pop("accuracy"), **scores}
-        alarm = check_collapse(odds_N > 0)
-        if alarm and not self.trainer.sanity_checking and self.trainer.is_global_zero:
-            print(f"\nwarning: {alarm}")
-        for name, value in values.items():
-            shown = name in ("loss", "acc", "auroc")
-            # A logger has the curve of the training; the commands that evaluate leave files.
-            self.log(
-                f"{stage}/{name}",
-                float(value),
-                prog_bar=shown,
-                logger=self.trainer.state.fn == "fit",
-            )
-
-
-def _cuda_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
-
-
-def _initial_seed() -> int:
-    return torch.initial_seed() % 2**63
+        columns_4B = torch.stack(
+            [column.double() for column in (batch.rows_B, batch.labels_B, odds_B, loss_B)]
+        )
+        return columns_4B[:, batch.labels_B != UNLABELLED]

@@ -1,23 +1,31 @@
-"""The options of the group `run`, and which options a resumed run must not change."""
+"""The options of the groups `run` and `predict`, and which options a resumed run must not change."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+LINKS = {
+    "run.dir": "data.run_dir",
+    "model.base.name": "data.base",
+    "data.prompt": "model.prompt",
+    "data.max_length": "model.max_length",
+    "predict.source": "data.predict_source",
+    "predict.id_column": "data.id_column",
+    "predict.mode": "model.predict_mode",
+}
+"""Options that a second class needs too: each is set once, and linked to the other class."""
 RESUME_UNLOCKED = (
     "model.init_from",  # a resumed phase has its weights already
-    "model.base.name",  # the module compares the base itself: its folder may have moved
+    "model.base.name",  # the module compares the base itself: its folder may have been moved
     "model.base.gradient_checkpointing",
-    "model.predict_mode",
     "data.source",  # the data module compares the rows themselves
-    "data.prompt",  # and the wording
-    "data.predict_source",
+    "data.prompt",  # the module compares the wording
     "data.eval_tokens",
     "data.num_workers",
 )
-"""Options of `model` and `data` that do not decide what a resumed phase ends with."""
+"""Options of `model` and `data` that do not change the result of a resumed phase."""
 RESUME_LOCKED = (
     "seed_everything",
     "trainer.accumulate_grad_batches",
@@ -28,48 +36,85 @@ RESUME_LOCKED = (
     "trainer.max_steps",
     "trainer.precision",
 )
-"""The other options that do."""
+"""Options outside `model` and `data` that do."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where a run lives and how often it looks at itself."""
+    """Where a run is stored, and how often it is validated and saved."""
 
     dir: str = "checkpoints"
-    """Folder of the run; each phase has its own folder in it."""
+    """Folder of the run. Each phase has its own folder in it."""
     eval_every: int = 200
-    """Optimizer steps between validations; one more follows the last step."""
+    """Optimizer steps between validations. One more follows the last step."""
     save_every: int = 200
     """Optimizer steps between checkpoints."""
     keep: int = 2
-    """Newest checkpoints that stay; a damaged one is passed over for the one before."""
+    """Checkpoints that are kept, the newest ones. If the newest is damaged, the one before is used.
+    """
     fresh: bool = False
-    """Start the phase over (short: --fresh); what it left before is moved aside, not deleted."""
-    true_share: float | None = None
-    """Share of True (0 to 1) expected among the rows to predict, such as 0.4; default: that of the training rows."""
-    calibrate: bool = True
-    """Predict with the temperature and threshold that were fitted on the adapter's validation rows; a generated
-    verdict has no log-odds to calibrate."""
-    sample_submission: str | None = None
-    """CSV of a contest with the columns ID and is_correct; predict compares its rows and IDs before it starts."""
+    """Start the phase again from its beginning (short: --fresh). An existing phase folder is
+    renamed, not deleted."""
 
     def __post_init__(self) -> None:
         if min(self.eval_every, self.save_every, self.keep) < 1:
             raise ValueError(
-                f"run.eval_every={self.eval_every}, run.save_every={self.save_every} and run.keep={self.keep} must be "
-                "at least 1"
+                "expected run.eval_every, run.save_every and run.keep to be at least 1, got "
+                f"{self.eval_every}, {self.save_every} and {self.keep}"
+            )
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """What `predict` predicts, and how. The other commands do not use these options."""
+
+    source: str | None = None
+    """Rows to predict. Default: the `test` split of data.source. If all rows are labelled, the
+    accuracy is reported."""
+    mode: Literal["verdict", "generate"] = "verdict"
+    """`verdict` reads the log-odds of True from one forward pass. `generate` is the way of the
+    contest report: up to 64 tokens are generated and searched for True or False; a text without
+    either counts as False."""
+    calibrate: bool = True
+    """Apply the temperature and threshold that were fitted on the adapter's validation rows. A
+    generated verdict has no log-odds to calibrate."""
+    true_share: float | None = None
+    """Expected share of True (0 to 1) among the rows to predict, such as 0.4. Default: that of the
+    training rows."""
+    sample_submission: str | None = None
+    """CSV of a contest with the columns ID and is_correct. Its IDs are compared with the rows
+    before the prediction starts, and the submission has its order and spelling."""
+    id_column: str | None = None
+    """Column that identifies the rows. Default: found by name (id, ID, row_id, ...); without one,
+    the row numbers."""
+
+    def __post_init__(self) -> None:
+        if self.true_share is None:
+            return
+        if self.mode == "generate":
+            raise ValueError(
+                f"predict.true_share={self.true_share} shifts log-odds, but predict.mode=generate "
+                "has none. Leave predict.true_share out, or set predict.mode=verdict"
+            )
+        if not self.calibrate:
+            raise ValueError(
+                f"predict.true_share={self.true_share} shifts calibrated log-odds, but "
+                "predict.calibrate=false asks for those of the model. Leave one of the two out"
             )
 
 
 def resume_locked_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that decide what a phase ends with, out of all of a command.
+    """Return the options that the result of a phase depends on.
 
     Args:
-        options: Dotted option names and their values.
+        options: All options of a command: dotted names and their values.
     """
-    return {
-        name: value
-        for name, value in sorted(options.items())
-        if name in RESUME_LOCKED
-        or (name.startswith(("model.", "data.")) and name not in RESUME_UNLOCKED)
-    }
+    return {name: value for name, value in sorted(options.items()) if _is_locked(name)}
+
+
+def _is_locked(name: str) -> bool:
+    if name in RESUME_LOCKED:
+        return True
+    if name in LINKS.values():
+        return False
+    return name.startswith(("model.", "data.")) and name not in RESUME_UNLOCKED

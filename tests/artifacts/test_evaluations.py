@@ -12,7 +12,7 @@ from mv_lightning.artifacts.evaluations import read_evaluated, read_metrics, sav
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.atomic import write_json
 from mv_lightning.metrics.evaluation import evaluate
-from mv_lightning.schema import EncodedRows, EvalOutputs
+from mv_lightning.schema import EncodedRows, EvalOutputs, Split
 
 
 def evaluation(encoded: EncodedRows, question_ids_N: np.ndarray | None) -> EvalOutputs:
@@ -29,7 +29,8 @@ def test_it_is_said_what_the_intervals_resample(
     groups: int | None, resampled: str, units: int, encoded: EncodedRows, tmp_path: Path
 ) -> None:
     found = evaluate(
-        evaluation(encoded, None if groups is None else np.arange(16) % groups), encoded, None
+        evaluation(encoded, None if groups is None else np.arange(16) % groups),
+        Split(encoded, np.arange(16)),
     )
     save_report(PhaseFolder(tmp_path, 1), "val", found)
     kept = json.loads((PhaseFolder(tmp_path, 1).metrics).read_text())["val"]

@@ -18,7 +18,7 @@ from mv_lightning.cli import main
 from mv_lightning.commands import phases
 from mv_lightning.model.adapter_files import WEIGHTS
 from mv_lightning.testing import tiny_options
-from mv_lightning.training.checkpoint import checkpoints
+from mv_lightning.training.checkpoint_files import checkpoints
 from tests.conftest import ROOT
 
 NOWHERE = "model: {init_from: nowhere}"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from mv_lightning.cli import configuration, main
+from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.testing import tiny_options
+from mv_lightning.training.cli import parse
 from tests.conftest import ROOT
 
 pytest.importorskip("matplotlib")
@@ -120,7 +121,7 @@ def test_the_worst_mistakes_come_first(run: Path) -> None:
 def test_the_commands_can_be_given(run: Path) -> None:
     (block,) = re.findall(r"<pre>(python -m mv_lightning fit.*?)</pre>", page(run), re.DOTALL)
     first, second = (
-        configuration(shlex.split(line)[3:]) for line in block.replace("\\\n", "").splitlines()
+        parse(shlex.split(line)[3:]) for line in block.replace("\\\n", "").splitlines()
     )
     assert first["run"]["dir"] == second["run"]["dir"] == f"{run}-again"
     assert first["model"]["init_from"] is None and second["model"]["init_from"] == "previous"

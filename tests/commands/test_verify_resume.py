@@ -11,7 +11,7 @@ from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
 from mv_lightning.experiments.resume_check import compare_phases
 from mv_lightning.testing import run_command, tiny_options
-from mv_lightning.training.checkpoint import checkpoints
+from mv_lightning.training.checkpoint_files import checkpoints
 from tests.conftest import ROOT
 
 

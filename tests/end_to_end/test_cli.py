@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from mv_lightning.artifacts.evaluations import read_evaluated
-from mv_lightning.cli import configuration, main
+from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.testing import run_command, tiny_options
+from mv_lightning.training.cli import parse
 from mv_lightning.training.module import VerdictModule
 from tests.conftest import ROOT
 
@@ -233,7 +234,7 @@ def test_every_configuration_can_be_instantiated_without_weights(
 
 
 def test_the_defaults_are_the_reports_final_settings() -> None:
-    settings = configuration(["fit", "--config", str(CONFIGS / "phase2.yaml")])
+    settings = parse(["fit", "--config", str(CONFIGS / "phase2.yaml")])
     data, model, trainer = settings["data"], settings["model"], settings["trainer"]
     assert (model["lora"]["r"], model["lora"]["alpha"], model["lora"]["dropout"]) == (128, 128, 0)
     assert (data["batch_size"], trainer["accumulate_grad_batches"], data["max_length"]) == (

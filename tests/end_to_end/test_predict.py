@@ -23,7 +23,7 @@ from mv_lightning.testing import (
     run_forked,
     tiny_options,
 )
-from mv_lightning.training.checkpoint import checkpoints
+from mv_lightning.training.checkpoint_files import checkpoints
 from mv_lightning.training.module import VerdictModule
 from tests.conftest import ROOT
 
@@ -66,10 +66,10 @@ def words(trained: Path, tiny_folder: Path):
             *(
                 "--model.init_from",
                 str(trained / "phase1" / "adapter"),
-                "--data.predict_source",
+                "--predict.source",
                 f"synthetic:{ROWS}",
             ),
-            *("--data.eval_tokens", "1024", "--run.calibrate", "false", *more),
+            *("--data.eval_tokens", "1024", "--predict.calibrate", "false", *more),
         ]
 
     return words
@@ -164,10 +164,10 @@ def test_a_kill_after_the_last_batch_leaves_only_the_publishing(
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        (["--data.predict_source", f"synthetic:{ROWS + 2}"], "source"),
+        (["--predict.source", f"synthetic:{ROWS + 2}"], "source"),
         (["--data.max_length", "2000"], "max_length"),
         (["--trainer.precision", "32-true"], "precision"),
-        (["--model.predict_mode", "generate", "--data.eval_tokens", "8192"], "predict_mode"),
+        (["--predict.mode", "generate", "--data.eval_tokens", "8192"], "predict_mode"),
     ],
 )
 def test_predictions_of_something_else_are_moved_aside(
@@ -239,7 +239,7 @@ def test_an_accuracy_is_told_or_it_is_said_why_not(
         table = csv.writer(file)
         table.writerow(["question", "answer", "solution", *labels])
         table.writerows(["1 + 1?", str(i), "s", label] for i, label in enumerate(*labels.values()))
-    command = words(tmp_path / "run", "--data.predict_source", str(tmp_path / "rows.csv"))
+    command = words(tmp_path / "run", "--predict.source", str(tmp_path / "rows.csv"))
     if "not a label" in message:
         with pytest.raises(SystemExit) as end:
             main(command)
@@ -296,7 +296,7 @@ def test_a_sample_submission_of_other_rows_stops_before_the_model_is_loaded(
     sample.write_text("ID,is_correct\n" + "".join(f"{row},True\n" for row in range(ROWS + 2)))
     monkeypatch.setattr("mv_lightning.model.base.load_base", None)
     with pytest.raises(SystemExit) as end:
-        main(words(tmp_path / "run", "--run.sample_submission", str(sample)))
+        main(words(tmp_path / "run", "--predict.sample_submission", str(sample)))
     assert end.value.code == 2
     assert "has 82 rows, the source 80. 2 IDs of the sample are not in the source: 80, 81" in (
         capsys.readouterr().err
@@ -307,14 +307,14 @@ def test_a_sample_submission_of_other_rows_stops_before_the_model_is_loaded(
 def test_a_sample_submission_of_the_same_rows_changes_nothing(
     words, straight: Path, tmp_path: Path
 ) -> None:
-    main(words(tmp_path, "--run.sample_submission", str(straight / "submission.csv")))
+    main(words(tmp_path, "--predict.sample_submission", str(straight / "submission.csv")))
     assert same(straight, tmp_path)
 
 
 GENERATE = (
-    "--model.predict_mode",
+    "--predict.mode",
     "generate",
-    "--data.predict_source",
+    "--predict.source",
     "synthetic:20",
     "--data.eval_tokens",
     "2048",
@@ -325,7 +325,7 @@ GENERATE = (
 def generated(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prediction by generated texts; calibration is asked for, and must not be applied."""
     folder = tmp_path_factory.mktemp("generated")
-    main(words(folder, *GENERATE, "--run.calibrate", "true"))
+    main(words(folder, *GENERATE, "--predict.calibrate", "true"))
     return folder
 
 
@@ -381,10 +381,10 @@ def test_a_share_of_true_is_not_ignored(
     words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(words(tmp_path, "--run.true_share", "0.4"))
+        main(words(tmp_path, "--predict.true_share", "0.4"))
     assert (
         end.value.code == 2
-        and "run.calibrate=false asks for what the model says" in capsys.readouterr().err
+        and "predict.calibrate=false asks for what the model says" in capsys.readouterr().err
     )
 
 
@@ -392,5 +392,5 @@ def test_a_generated_verdict_has_no_prior_to_shift(
     words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(words(tmp_path, *GENERATE, "--run.true_share", "0.4"))
+        main(words(tmp_path, *GENERATE, "--predict.true_share", "0.4"))
     assert end.value.code == 2 and "a generated text tells none" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from mv_lightning.model import adapter_files
 from mv_lightning.reporting.results_table import results_table
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 from mv_lightning.testing import tiny_options
-from mv_lightning.training.checkpoint import checkpoints
+from mv_lightning.training.checkpoint_files import checkpoints
 from tests.conftest import ROOT
 
 STEPS = 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mv_lightning.metrics.evaluation import evaluate
-from mv_lightning.schema import EncodedRows, EvalOutputs
+from mv_lightning.schema import EncodedRows, EvalOutputs, Split
 
 
 def outputs_of(encoded: EncodedRows, question_ids_N: np.ndarray | None) -> EvalOutputs:
@@ -21,7 +21,7 @@ def test_rows_may_come_in_any_order(encoded: EncodedRows) -> None:
     order_N = np.random.default_rng(1).permutation(16)
     names = ("rows_N", "labels_N", "log_odds_N", "losses_N", "question_ids_N")
     shuffled = EvalOutputs(*(getattr(in_order, name)[order_N] for name in names))
-    one, other = (evaluate(given, encoded, None) for given in (in_order, shuffled))
+    one, other = (evaluate(given, Split(encoded, np.arange(16))) for given in (in_order, shuffled))
     for name, parts in one.slices.items():
         assert {part: s.rows for part, s in parts.items()} == {
             part: s.rows for part, s in other.slices[name].items()

@@ -19,14 +19,10 @@ from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
 from mv_lightning.experiments.resume_check import compare_phases, logged_values
 from mv_lightning.testing import tiny_options
-from mv_lightning.training.checkpoint import (
-    ResumeCheckpoint,
-    checkpoint_bytes,
-    checkpoints,
-    find_corruption,
-    latest_valid,
-)
+from mv_lightning.training.checkpoint_files import checkpoints, find_corruption, latest_valid
 from mv_lightning.training.module import VerdictModule
+from mv_lightning.training.resume_checkpoint import ResumeCheckpoint, checkpoint_bytes
+from mv_lightning.training.settings import RunSettings
 from tests.conftest import ROOT
 
 STEP = VerdictModule.training_step
@@ -140,10 +136,11 @@ def test_a_signal_stops_at_the_end_of_the_step(
     with pytest.raises(SystemExit) as end:
         fit(tiny_folder, tmp_path)
     assert end.value.code == 128 + number and signal.getsignal(number) == before
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     # Micro-batch 4 belongs to the third step, after which no checkpoint was due.
     assert (
-        "stopped at step 3; the same command goes on from" in told and "step-0000003.ckpt" in told
+        "stopped after step 3 of 6; the same command resumes from" in message
+        and "step-0000003.ckpt" in message
     )
     monkeypatch.setattr(VerdictModule, "training_step", STEP)
     assert_same(straight, fit(tiny_folder, tmp_path))
@@ -165,11 +162,11 @@ def test_a_damaged_checkpoint_is_passed_over(
         content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     folder = fit(tiny_folder, interrupted)
-    told = capsys.readouterr().out
+    message = capsys.readouterr().out
     assert (
-        "step-0000004.ckpt is damaged" in told
-        and "going on from" in told
-        and "step-0000002.ckpt" in told
+        "step-0000004.ckpt is damaged" in message
+        and "resuming from" in message
+        and "step-0000002.ckpt" in message
     )
     assert_same(straight, folder)
 
@@ -181,7 +178,7 @@ def test_nothing_but_damaged_checkpoints(
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(SystemExit) as end:
         fit(tiny_folder, interrupted)
-    assert end.value.code == 2 and "start the phase over with --fresh" in capsys.readouterr().err
+    assert end.value.code == 2 and "Start the phase again with --fresh" in capsys.readouterr().err
     fit(tiny_folder, interrupted, "--fresh")
     assert (interrupted / "phase1.1" / "checkpoints").is_dir() and (
         interrupted / "phase1" / "summary.json"
@@ -191,16 +188,16 @@ def test_nothing_but_damaged_checkpoints(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.lora.r", "64"], "model.lora.r is 64, was 32"),
-        (["--model.lora.alpha", "7"], "model.lora.alpha is 7, was 128"),
-        (["--model.optim.lr", "0.5"], "model.optim.lr is 0.5, was 0.0001"),
-        (["--data.batch_size", "4"], "data.batch_size is 4, was 2"),
-        (["--trainer.accumulate_grad_batches", "1"], "trainer.accumulate_grad_batches is 1, was 2"),
-        (["--seed_everything", "1"], "seed_everything is 1, was 3407"),
-        (["--trainer.max_steps", "9"], "trainer.max_steps is 9, was 50"),
+        (["--model.lora.r", "64"], "model.lora.r was 32, is 64"),
+        (["--model.lora.alpha", "7"], "model.lora.alpha was 128, is 7"),
+        (["--model.optim.lr", "0.5"], "model.optim.lr was 0.0001, is 0.5"),
+        (["--data.batch_size", "4"], "data.batch_size was 2, is 4"),
+        (["--trainer.accumulate_grad_batches", "1"], "trainer.accumulate_grad_batches was 2, is 1"),
+        (["--seed_everything", "1"], "seed_everything was 3407, is 1"),
+        (["--trainer.max_steps", "9"], "trainer.max_steps was 50, is 9"),
         (
             ["--data.splits.seed", "1", "--data.max_length", "900"],
-            "data.max_length is 900, was 2048; data.splits.seed",
+            "data.max_length was 2048, is 900; data.splits.seed",
         ),
         (["--data.prompt", "answer_only"], "belongs to another prompt: expected 'detailed'"),
         (["--data.source", "synthetic:122"], "the rows of data.source was"),
@@ -300,13 +297,13 @@ def test_the_newest_few_and_the_best_stay(
 def test_a_checkpoint_has_the_size_that_was_told(
     straight: PhaseFolder, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[int] = []
+    message: list[int] = []
     monkeypatch.setattr(
-        VerdictModule, "on_train_end", lambda module: told.append(checkpoint_bytes(module))
+        VerdictModule, "on_train_end", lambda module: message.append(checkpoint_bytes(module))
     )
     folder = fit(tiny_folder, tmp_path)
     for path in checkpoints(folder.checkpoints):
-        assert told[0] < path.stat().st_size < 1.3 * told[0] + 100_000
+        assert message[0] < path.stat().st_size < 1.3 * message[0] + 100_000
         state = torch.load(path, weights_only=True)["state_dict"]
         assert all("lora_" in name for name in state) and len(state) == 28
 
@@ -321,7 +318,7 @@ def test_a_disk_without_room_is_told_before_training(
     monkeypatch.setattr(VerdictModule, "training_step", at(0, 0, die))
     with pytest.raises(SystemExit) as end:
         fit(tiny_folder, tmp_path)
-    assert end.value.code == 2 and "0.00 GB free, and the phase needs" in capsys.readouterr().err
+    assert end.value.code == 2 and "0.00 GB free, but the phase needs" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -345,8 +342,10 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(
     request.getfixturevalue("small_files")
     with pytest.raises(SystemExit) as end:
         fit(tiny_folder, interrupted, "--run.eval_every", "100")
-    told = capsys.readouterr().err
-    assert end.value.code == 2 and "could not be written" in told and "goes on from" in told
+    message = capsys.readouterr().err
+    assert (
+        end.value.code == 2 and "could not be written" in message and "It resumes from" in message
+    )
     assert checkpoints(folder.checkpoints) == before and find_corruption(before[0]) is None
     assert not list(interrupted.rglob("*.tmp"))
 
@@ -356,7 +355,7 @@ def test_no_checkpoints_is_a_fresh_start(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    callback = ResumeCheckpoint(Path("unused"), 1, 1, {})
+    callback = ResumeCheckpoint(PhaseFolder(Path("unused"), 1), RunSettings(), {}, steps_before=0)
     callback._remember(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt):
         callback._remember(signal.SIGINT, None)
@@ -378,8 +377,8 @@ def test_a_loss_that_is_no_number_names_its_rows(
     monkeypatch.setattr(VerdictModule, "training_step", poisoned)
     with pytest.raises(SystemExit) as end:
         fit(tiny_folder, tmp_path)
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
         end.value.code == 2
-        and f"the loss is not finite at step 3, source rows {poisoned.rows}" in told
+        and f"the loss is not finite at step 3, source rows {poisoned.rows}" in message
     )

@@ -13,7 +13,7 @@ from mv_lightning.cli import main
 from mv_lightning.experiments.resume_check import compare_phases
 from mv_lightning.schema import Batch
 from mv_lightning.testing import tiny_options
-from mv_lightning.training.callbacks import MemoryProbe, probe_memory
+from mv_lightning.training.memory import MemoryProbe, probe_memory
 from mv_lightning.training.module import VerdictModule
 from tests.conftest import ROOT
 

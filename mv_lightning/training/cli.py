@@ -1,0 +1,429 @@
+"""LightningCLI for one phase: `fit`, `validate`, `test` and `predict`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from mv_lightning.artifacts.calibrations import load_calibration
+from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
+from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.model.adapter_files import METADATA_FILE, WEIGHTS, read_metadata
+from mv_lightning.model.precision import PRECISION
+from mv_lightning.schema import DEFAULT_SEED
+from mv_lightning.training.checkpoint_files import AtomicCheckpointIO
+from mv_lightning.training.datamodule import VerdictDataModule
+from mv_lightning.training.model_summary import ModelSummary
+from mv_lightning.training.module import VerdictModule
+from mv_lightning.training.phase import Phase
+from mv_lightning.training.prediction_writer import PredictionWriter
+from mv_lightning.training.progress import progress_callback
+from mv_lightning.training.settings import (
+    LINKS,
+    PredictSettings,
+    RunSettings,
+    resume_locked_settings,
+)
+from mv_lightning.training.tensorboard_logger import PhaseLogger
+
+ADAPTER_DEFAULTS = ("data.prompt", "data.max_length")
+"""Options that default, outside `fit`, to those that the adapter was trained with."""
+REPLACED_TRAINER_OPTIONS = {
+    "val_check_interval": "run.eval_every (optimizer steps between validations)",
+    "check_val_every_n_epoch": "run.eval_every (optimizer steps between validations)",
+    "default_root_dir": "run.dir",
+    "overfit_batches": "data.splits.rows with trainer.max_epochs: a small shard, trained on often",
+    "reload_dataloaders_every_n_epochs": "nothing: the rows of a phase do not change",
+}
+"""Options of the Trainer that are refused, and what to use instead."""
+TRAINER_DEFAULTS = {
+    "accelerator": "gpu",
+    "devices": 1,
+    "precision": PRECISION,
+    "accumulate_grad_batches": 4,
+    "max_epochs": 1,
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 1,
+    "use_distributed_sampler": False,
+    "enable_checkpointing": False,
+}
+PREVIOUS = "previous"
+"""`model.init_from`: the adapter of the phase before."""
+
+
+def run(args: list[str]) -> None:
+    """Run a command of one phase.
+
+    Args:
+        args: The command (`fit`, `validate`, `test` or `predict`) and its options.
+
+    Raises:
+        ValueError: An option, a file or the data cannot be used.
+    """
+    _silence_libraries()
+    VerdictCLI(args)
+
+
+def parse(args: list[str]) -> dict[str, Any]:
+    """Return the checked settings of a command without running it.
+
+    Args:
+        args: As for `run`.
+
+    Returns:
+        All options, nested as in a configuration file.
+
+    Raises:
+        ValueError: An option cannot be used.
+    """
+    _silence_libraries()
+    cli = SettingsParser(args)
+    config = cli.config[cli.subcommand].clone()
+    for name in ("config", *LINKS.values()):
+        config.pop(name, None)
+    settings: dict[str, Any] = config.as_dict()
+    return settings
+
+
+class PhaseArgumentParser(LightningArgumentParser):
+    """Lightning names a group after each command; that of `predict` would hide our options."""
+
+    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the options of a command without a group of their own."""
+        return super().add_method_arguments(*args, **{**kwargs, "as_group": False})
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the configuration and the manifest of the splits once the run is accepted.
+
+    Lightning would write before the model and the checkpoint are checked, over the files of an
+    earlier run.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Do nothing yet."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write both files."""
+        if not trainer.is_global_zero:
+            return
+        folder: PhaseFolder = trainer.datamodule.folder
+        folder.path.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder.config, skip_none=False, overwrite=True)
+        trainer.datamodule.write_manifest()
+
+
+class VerdictCLI(LightningCLI):
+    """The command line of one phase."""
+
+    def __init__(self, args: list[str]) -> None:
+        """Parse the options, build model, data and trainer, and run the command.
+
+        Args:
+            args: The command and its options.
+        """
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        self._command = args[0]
+        super().__init__(
+            VerdictModule,
+            VerdictDataModule,
+            args=configs_first(args),
+            parser_class=PhaseArgumentParser,
+            save_config_callback=SaveRunConfig if self._command == "fit" else None,
+            seed_everything_default=DEFAULT_SEED,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults=TRAINER_DEFAULTS,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return this command only: building the parsers of the others takes a second."""
+        every = super().subcommands()
+        return {self._command: every[self._command]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the groups `run` and `predict`, and link the options that two classes need."""
+        parser.add_class_arguments(RunSettings, "run")
+        parser.add_class_arguments(PredictSettings, "predict")
+        for source, target in LINKS.items():
+            parser.link_arguments(source, target)
+        if self._command != "fit":
+            parser.set_defaults(dict.fromkeys(ADAPTER_DEFAULTS))
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, refuse what would be ignored, and make paths definite."""
+        refuse_linked_targets(args)
+        super().parse_arguments(parser, args)
+        config: Namespace = self.config[self._command]
+        _refuse_replaced_options(config.trainer)
+        changes = Namespace()
+        changes["run.dir"] = str(_absolute(config.run.dir))
+        if config.get("ckpt_path"):
+            changes["ckpt_path"] = str(_absolute(config.ckpt_path))
+        self._folder = PhaseFolder(Path(changes["run.dir"]), config.data.phase)
+        changes["model.init_from"] = self._initial_adapter(config.model.init_from)
+        self._add_adapter_defaults(config, changes)
+        # Parsed again, so that links carry the changes too.
+        self.config: Namespace = parser.parse_object(
+            Namespace({self._command: changes}), self.config
+        )
+
+    def _initial_adapter(self, init_from: str | None) -> str | None:
+        if init_from == PREVIOUS:
+            return str(PhaseFolder(self._folder.run, self._folder.phase - 1).adapter)
+        if init_from is not None:
+            return str(_absolute(init_from))
+        return None if self._command == "fit" else str(self._folder.adapter)
+
+    def _add_adapter_defaults(self, config: Namespace, changes: Namespace) -> None:
+        """Set the options that are not given as the adapter was trained with them."""
+        missing = [name for name in ADAPTER_DEFAULTS if config.get(name) is None]
+        init_from = changes["model.init_from"]
+        if not missing or init_from is None:
+            return
+        metadata = read_metadata(Path(init_from))
+        if "data.prompt" in missing:
+            changes["data.prompt"] = str(Path(init_from) / METADATA_FILE)
+        if "data.max_length" in missing:
+            changes["data.max_length"] = metadata["max_length"]
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep explicit settings: Lightning would take the whole model section from the checkpoint."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer around the phase."""
+        config, settings = self.config[self._command], self.config_init[self._command]
+        trainer_config, run_settings = config.trainer, settings.run
+        init_from = config.model.init_from
+        self.phase = Phase(
+            self._folder,
+            run_settings,
+            resume_locked_settings(vars(config.clone().as_flat())),
+            Path(init_from) if init_from else None,
+            dev_run=bool(trainer_config.fast_dev_run),
+        )
+        self.phase.open(self._command, config.get("ckpt_path"))
+        callbacks = _as_list(settings.trainer.callbacks)
+        callbacks += self._interface_callbacks(callbacks)
+        callbacks += self.phase.callbacks(self._command, trainer_config.max_time)
+        if self._command == "predict":
+            callbacks.append(self._prediction_writer(settings.predict))
+        if trainer_config.logger in (None, True):
+            fits = self._command == "fit" and not trainer_config.fast_dev_run
+            kwargs["logger"] = fits and PhaseLogger(self._folder, self.phase.steps_before)
+        # Counted in optimizer steps and over epochs, so that it does not depend on accumulation.
+        accumulate = trainer_config.accumulate_grad_batches
+        kwargs["val_check_interval"] = run_settings.eval_every * accumulate
+        if not config.data.splits.val_fraction:
+            kwargs["limit_val_batches"] = 0
+        trainer: Trainer = super().instantiate_trainer(
+            callbacks=callbacks,
+            plugins=[*_as_list(settings.trainer.plugins), AtomicCheckpointIO()],
+            default_root_dir=str(self._folder.path),
+            check_val_every_n_epoch=None,
+            max_time=None,  # ResumeCheckpoint stops at the boundary of an optimizer step
+            enable_model_summary=False,  # replaced by ModelSummary
+            **kwargs,
+        )
+        return trainer
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train the phase; LightningCLI calls the method of the command's name."""
+        with self._interruptible():
+            self.phase.fit(self.trainer, self.model, self.datamodule)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Evaluate the phase's validation rows."""
+        with self._interruptible():
+            self.trainer.validate(**{**kwargs, "verbose": False})
+        self._report("val")
+
+    def test(self, **kwargs: Any) -> None:
+        """Evaluate the held-out test rows."""
+        with self._interruptible():
+            self.trainer.test(**{**kwargs, "verbose": False})
+        self._report("test")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict, and write the CSV files."""
+        with self._interruptible():
+            self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+    def _report(self, stage: str) -> None:
+        if self.trainer.is_global_zero:
+            report = self.phase.save_evaluation(self.datamodule, stage)
+            rows = self._folder.evaluated_rows(stage).name
+            names = f"{self._folder.metrics.name}, {rows}, {self._folder.plots.name}"
+            print(f"{report.table()}\nin {self._folder.path}: {names}")
+
+    def _interface_callbacks(self, given: list[Callback]) -> list[Callback]:
+        trainer = self.config[self._command].trainer
+        callbacks: list[Callback] = []
+        has_bar = any(isinstance(callback, ProgressBar) for callback in given)
+        if trainer.enable_progress_bar is not False and not has_bar:
+            callbacks.append(progress_callback())
+        if trainer.enable_model_summary is not False:
+            callbacks.append(ModelSummary())
+        return callbacks
+
+    def _prediction_writer(self, settings: PredictSettings) -> PredictionWriter:
+        config = self.config[self._command]
+        adapter = Path(config.model.init_from)
+        calibration = Calibration()
+        if settings.calibrate and settings.mode == "verdict":
+            calibration = load_calibration(adapter, settings.true_share)
+        weights = Path(config.get("ckpt_path") or adapter / WEIGHTS)
+        run_folder = RunFolder(self._folder.run)
+        return PredictionWriter(run_folder, weights, calibration, settings.sample_submission)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Exit with status 130 after Ctrl-C, where Lightning exits with 1, and say how to continue."""
+        try:
+            yield
+        except SystemExit as end:
+            if end.code == 1 and self.trainer.interrupted:
+                print("interrupted; the same command resumes from what is stored", file=sys.stderr)
+                raise SystemExit(130) from end
+            raise
+        finally:
+            self.phase.close()
+
+
+class SettingsParser(VerdictCLI):
+    """Parses and checks the options, and stops there."""
+
+    def _add_adapter_defaults(self, config: Namespace, changes: Namespace) -> None:
+        """Leave them open: the adapter may not be trained yet."""
+
+    def _set_seed(self) -> None:
+        """Draw nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def configs_first(args: list[str]) -> list[str]:
+    """Move `--config FILE` before all other options, so that the command line always wins.
+
+    Args:
+        args: The command and its options.
+    """
+    configs: list[str] = []
+    others: list[str] = []
+    rest = iter(args[1:])
+    for arg in rest:
+        if arg in ("-c", "--config"):
+            configs += [arg, *[value for value in [next(rest, None)] if value is not None]]
+        elif arg.startswith("--config="):
+            configs.append(arg)
+        else:
+            others.append(arg)
+    return [args[0], *configs, *others]
+
+
+def refuse_linked_targets(args: list[str]) -> None:
+    """Refuse options of configuration files that a link would overwrite without a word.
+
+    Args:
+        args: The command and its options.
+
+    Raises:
+        ValueError: A file sets the target of a link.
+    """
+    for path in _config_files(args):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            continue  # the parser has a better message
+        for source, target in LINKS.items():
+            if _contains(content, target):
+                raise ValueError(
+                    f"{path}: expected {source}, got {target}, which follows it. Set {source} in "
+                    "its place"
+                )
+
+
+def _config_files(args: list[str]) -> list[Path]:
+    files = []
+    for place, arg in enumerate(args):
+        if arg in ("-c", "--config") and place + 1 < len(args):
+            files.append(Path(args[place + 1]))
+        elif arg.startswith("--config="):
+            files.append(Path(arg.removeprefix("--config=")))
+    return files
+
+
+def _contains(content: Any, dotted_name: str) -> bool:
+    for part in dotted_name.split("."):
+        if not isinstance(content, Mapping) or part not in content:
+            return False
+        content = content[part]
+    return True
+
+
+def _refuse_replaced_options(trainer: Namespace) -> None:
+    for name, alternative in REPLACED_TRAINER_OPTIONS.items():
+        # All of them are None or 0 by default, but for the number of epochs between validations.
+        default = 1 if name == "check_val_every_n_epoch" else 0
+        value = trainer.get(name)
+        if value is not None and value != default:
+            raise ValueError(
+                f"trainer.{name}={value} is not supported here. Use {alternative} instead"
+            )
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _silence_libraries() -> None:
+    """Hide warnings and advertisements of libraries that a user of this program cannot act on."""
+    messages = (
+        ".*does not have many workers.*",
+        ".*dataloader is not resumable.*",
+        ".*LightningCLI's args parameter.*",
+        ".*is not supported by the model summary.*",
+        ".*sync_dist=True.*",  # the evaluator gathers the rows itself
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*gradient_checkpointing.*",  # renamed in transformers 6
+    )
+    for message in messages:
+        warnings.filterwarnings("ignore", message=message)
+    # It misses a kernel that model/quantization.py switches off.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_useful)
+    if not sys.stdout.isatty():
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+
+
+def _is_useful(record: logging.LogRecord) -> bool:
+    """Drop Lightning's lists of accelerators that are not there, and its advertisements."""
+    message = record.getMessage()
+    return not any(
+        word in message
+        for word in ("TPU available", "HPU available", "litlogger", "LitLogger", "💡")
+    )
