@@ -146,6 +146,27 @@ def _check_both_classes(labels_N: np.ndarray) -> None:
             )
 
 
+def check_held_out(split: str, rows_N: np.ndarray, plan: SplitPlan) -> None:
+    """Check that there are rows to evaluate on.
+
+    Args:
+        split: `val` or `test`.
+        rows_N: int [N], its rows.
+        plan: What was drawn.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if len(rows_N):
+        return
+    name, setting = {"val": ("validation", "val_fraction"), "test": ("test", "test_rows")}[split]
+    raise ValueError(
+        f"expected {name} rows to evaluate on, got none: data.splits.{setting} is "
+        f"{getattr(plan, setting)}. Set it above 0 before training, or evaluate on rows of your "
+        "own with predict."
+    )
+
+
 def overlap(question_ids_N: np.ndarray, splits: Splits) -> dict[str, float]:
     """Measure how many questions leak from training into evaluation.
 

@@ -28,7 +28,14 @@ from mv_lightning.data.columns import KIND_COLUMN
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import Source, load_source
-from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits, write_manifest
+from mv_lightning.data.splits import (
+    SplitPlan,
+    Splits,
+    check_held_out,
+    manifest,
+    plan_splits,
+    write_manifest,
+)
 from mv_lightning.formatting import setting_differences
 from mv_lightning.hashing import sha256_bytes
 from mv_lightning.model.base import BaseSettings, load_tokenizer
@@ -143,6 +150,8 @@ class VerdictDataModule(pl.LightningDataModule):
             "val": drawn.val[self.phase - 1],
             "test": drawn.test,
         }
+        if stage != "fit":
+            check_held_out(needed[0], rows[needed[0]], self.plan)
         for name in needed:
             self.splits[name] = self._encode(name, source, rows[name], tokenizer)
         self._source, self._drawn = source, drawn

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -214,3 +216,11 @@ def test_a_stand_in_is_masked(encoded: EncodedRows) -> None:
     batch = PackedRows(encoded)[MicroBatch((0,), 4, is_dummy=True)]
     assert batch.labels_B.tolist() == [-1] and batch.rows_B.tolist() == [-1]
     assert encoded.labels_N[0] in (0, 1)
+
+
+def test_no_rows_cannot_be_evaluated(encoded: EncodedRows) -> None:
+    none = dataclasses.replace(
+        encoded, rows_N=encoded.rows_N[:0], starts_N=encoded.starts_N[:1], ids_T=encoded.ids_T[:0]
+    )
+    with pytest.raises(ValueError, match=r"at least one row to evaluate.*val_fraction.*test_rows"):
+        evaluation_micro_batches(none, 100)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mv_lightning.data.splits import (
     SplitPlan,
+    check_held_out,
     manifest,
     overlap,
     plan_splits,
@@ -318,3 +319,17 @@ def test_damaged_manifests_are_refused(tmp_path: Path) -> None:
     path.write_text(text.replace('"format_version": 1', '"format_version": 0'))
     with pytest.raises(ValueError, match="expected format version 1, got 0"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("val", "validation rows.*val_fraction is 0"), ("test", "test rows.*test_rows is 0")],
+)
+def test_nothing_to_evaluate_on_is_one_message(split: str, message: str) -> None:
+    labels_N, question_ids_N = source(500, 100)
+    plan = replace(SMALL, val_fraction=0, test_rows=0)
+    splits = plan_splits(labels_N, question_ids_N, plan)
+    for rows_N in (splits.val[0], splits.test):
+        with pytest.raises(ValueError, match=rf"^expected {message}.*predict\.$"):
+            check_held_out(split, rows_N, plan)
+    check_held_out(split, splits.train[0], plan)

@@ -124,7 +124,7 @@ BAD_ROWS = [
     (
         "long.jsonl",
         jsonl([dict(row, question="x" * 100_000) for row in rows()]),
-        "even with the solution cut to",
+        "even without their solution",
     ),
     ("column.jsonl", jsonl([{"query": "x"}]), "no column question, answer, solution, is_correct"),
 ]
