@@ -12,6 +12,7 @@ Shape suffixes used here and in `data/batching.py` and `model/`:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -87,6 +88,13 @@ class Split:
     """int64 [N], equal for rows of the same question."""
     kinds_N: np.ndarray | None = None
     """str [N], the kind of error, where the source states it."""
+    seen_N: np.ndarray | None = None
+    """bool [N], whether the question occurs in training rows; None where rows are grouped by
+    question, so that it never does, or where it is not known."""
+    sources_N: np.ndarray | None = None
+    """str [N], the source of each row, where a run has several."""
+    ids: Sequence[str] | None = None
+    """N IDs as the source spells them; None for the row numbers."""
 
     def positions(self, rows_N: np.ndarray) -> np.ndarray:
         """Return the positions of source rows in this split.

@@ -86,7 +86,8 @@ def score_prediction(
 
 
 def _fit_stack(phase: PhaseFolder, training_rows: Path, calibration: Calibration) -> Consensus:
-    rows_N, _, log_odds_N = read_evaluated(phase.evaluated_rows("val"))
+    evaluated = read_evaluated(phase.evaluated_rows("val"))
+    rows_N, log_odds_N = evaluated.rows_N, evaluated.log_odds_N
     source = load_source(str(training_rows))
     val = ScoredRows.of(source, rows_N, calibration.apply(log_odds_N))
     agreement_N = agreement(val.question_ids_N, val.answers)

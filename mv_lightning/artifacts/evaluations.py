@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mv_lightning.artifacts.layout import PARTIAL_PREFIX, PhaseFolder
+from mv_lightning.artifacts.row_ids import match_ids
 from mv_lightning.atomic import atomic_file
 from mv_lightning.metrics.evaluation import EvalReport
 from mv_lightning.schema import LABEL_COLUMN
 from mv_lightning.versioning import read_versioned_json, write_versioned_json
 
-_COLUMNS = ("row", LABEL_COLUMN, "log_odds")
+_COLUMNS = ("id", "row", LABEL_COLUMN, "log_odds")
 _LABELS = {"True": True, "False": False}
+
+
+@dataclass(frozen=True)
+class EvaluatedRows:
+    """The content of the `val.csv` or `test.csv` of a phase, in ascending order of the rows."""
+
+    path: Path
+    ids: Sequence[str]
+    """As the source spells them."""
+    rows_N: np.ndarray
+    """int64 [N], source row numbers."""
+    labels_N: np.ndarray
+    """bool [N]."""
+    log_odds_N: np.ndarray
+    """float64 [N], not calibrated."""
+
+    def log_odds_of(self, other: EvaluatedRows) -> np.ndarray:
+        """Return the log-odds of the same rows in the order of another evaluation, float64 [N].
+
+        Args:
+            other: An evaluation of the same rows, such as one of another phase.
+
+        Raises:
+            ValueError: The IDs or their labels are not the same.
+        """
+        match = match_ids(other.ids, self.ids)
+        differences = match.differences(str(other.path), str(self.path))
+        if not differences and np.array_equal(self.labels_N[match.positions_N], other.labels_N):
+            return self.log_odds_N[match.positions_N]
+        raise ValueError(
+            f"{self.path} has other rows or labels than {other.path}"
+            f"{': ' if differences else ''}{differences}. Expected phases that were validated on "
+            "the same rows, with the same data.source, data.splits and data.phase"
+        )
 
 
 def save_report(folder: PhaseFolder, stage: str, report: EvalReport) -> Path:
@@ -43,8 +79,8 @@ def save_report(folder: PhaseFolder, stage: str, report: EvalReport) -> Path:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(_COLUMNS)
         outputs = report.outputs
-        columns = (outputs.rows_N, outputs.labels_N, outputs.log_odds_N)
-        table.writerows(zip(*(column_N.tolist() for column_N in columns), strict=True))
+        columns = [outputs.rows_N.tolist(), outputs.labels_N.tolist(), outputs.log_odds_N.tolist()]
+        table.writerows(zip(report.ids, *columns, strict=True))
     if report.figures:
         from mv_lightning.metrics.plots import save_png
 
@@ -69,30 +105,27 @@ def read_metrics(folder: PhaseFolder) -> Mapping[str, Any]:
     return read_versioned_json(folder.metrics, "the metrics of a phase")
 
 
-def read_evaluated(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_evaluated(path: Path) -> EvaluatedRows:
     """Read the `val.csv` or `test.csv` of a phase.
 
     Args:
         path: The file.
-
-    Returns:
-        int64 [N] source rows in ascending order, bool [N] labels, and float64 [N] log-odds, not
-        calibrated.
 
     Raises:
         ValueError: No such file, or one without rows or with other columns.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            lines = [
-                (int(line["row"]), _LABELS[line[LABEL_COLUMN]], float(line["log_odds"]))
-                for line in csv.DictReader(file)
-            ]
-        rows, labels, log_odds = zip(*sorted(lines), strict=True)
+            lines = [_parsed(line) for line in csv.DictReader(file)]
+        rows, ids, labels, log_odds = zip(*sorted(lines), strict=True)
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not hold evaluated rows ({error!r}). Expected the val.csv or test.csv of "
             f"a phase, with the columns {', '.join(_COLUMNS)}: fit and validate write the one, "
             "test the other"
         ) from error
-    return np.array(rows), np.array(labels), np.array(log_odds)
+    return EvaluatedRows(path, ids, np.array(rows), np.array(labels), np.array(log_odds))
+
+
+def _parsed(line: Mapping[str, str]) -> tuple[int, str, bool, float]:
+    return int(line["row"]), line["id"], _LABELS[line[LABEL_COLUMN]], float(line["log_odds"])

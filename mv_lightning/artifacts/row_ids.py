@@ -85,15 +85,6 @@ def match_ids(given: Sequence[str], expected: Sequence[str]) -> IdMatch:
     )
 
 
-def row_number_ids(rows: int) -> list[str]:
-    """Return the IDs of rows that have none of their own: their numbers in the source, from 0.
-
-    Args:
-        rows: How many.
-    """
-    return [str(row) for row in range(rows)]
-
-
 def _positions_by_value(ids: Sequence[str]) -> dict[Decimal, int]:
     """Positions of the IDs that are numbers; without the values that several of them have."""
     positions: dict[Decimal, int] = {}

@@ -139,18 +139,12 @@ def _read_validation(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return labels and log-odds; a phase stores raw log-odds, so they are calibrated as its "
     "predictions are."""
-    rows_N, labels_N, _ = read_evaluated(files[0])
+    first = read_evaluated(files[0])
     columns = []
     for file, prediction in zip(files, predictions, strict=True):
-        rows_here_N, labels_here_N, log_odds_N = read_evaluated(file)
-        if not (np.array_equal(rows_here_N, rows_N) and np.array_equal(labels_here_N, labels_N)):
-            raise ValueError(
-                f"{file} has other rows or labels than {files[0]}. Expected phases that were "
-                "validated on the "
-                "same rows, with the same data.source, data.splits and data.phase"
-            )
+        log_odds_N = read_evaluated(file).log_odds_of(first)
         columns.append(applied_calibration(prediction).apply(log_odds_N))
-    return labels_N, np.column_stack(columns)
+    return first.labels_N, np.column_stack(columns)
 
 
 def _summary(fit: EnsembleFit, files: Sequence[Path], log_odds_NM: np.ndarray) -> dict[str, Any]:

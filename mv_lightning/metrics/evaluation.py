@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,9 @@ class EvalReport:
     """Rows of the split. The outputs cover fewer of them if the evaluation was limited."""
     overall: Scores
     slices: Mapping[str, Mapping[str, Scores]]
-    """By the name of the slicing, then by slice: `tokens` (upper bounds of fifths), `truncated`
-    (truncated or complete), and `kind` of error where the source states it."""
+    """By the name of the slicing, then by slice, see `evaluate`."""
+    ids: Sequence[str]
+    """The IDs of the rows of the outputs."""
 
     @property
     def is_complete(self) -> bool:
@@ -67,6 +68,8 @@ class EvalReport:
         }
         if "kind" in self.slices:
             figures["kind"] = plots.accuracy_by(self.slices["kind"], "kind of error")
+        if "source" in self.slices:
+            figures["source"] = plots.accuracy_by(self.slices["source"], "source")
         if 0 < self.overall.true_rows < self.overall.rows:
             figures["roc"] = plots.roc_curve(labels_N, log_odds_N)
         return figures
@@ -92,14 +95,32 @@ class EvalReport:
 
 
 def evaluate(outputs: EvalOutputs, split: Split) -> EvalReport:
-    """Compute all metrics of evaluated rows.
+    """Compute all metrics of evaluated rows, over all of them and by slices.
+
+    Slices are by `tokens` (upper bounds of fifths), `truncated` (truncated or complete) and, where
+    the split states it, `kind` of error, `question` (seen or unseen in training) and `source`.
 
     Args:
         outputs: Of rows of `split`, in any order.
         split: The rows that were evaluated, or more.
     """
-    encoded = split.encoded
     order_N = split.positions(outputs.rows_N)
+    labels_N, log_odds_N = outputs.labels_N, outputs.log_odds_N
+    questions_N = outputs.question_ids_N
+    slices = {
+        name: score_slices(values_N, labels_N, log_odds_N, question_ids_N=questions_N)
+        for name, values_N in _slice_values(split, order_N).items()
+    }
+    overall = score(labels_N, log_odds_N, question_ids_N=questions_N)
+    ids = [str(row) for row in outputs.rows_N.tolist()]
+    if split.ids is not None:
+        ids = [split.ids[position] for position in order_N.tolist()]
+    return EvalReport(outputs, len(split.encoded), overall, slices, ids)
+
+
+def _slice_values(split: Split, order_N: np.ndarray) -> dict[str, np.ndarray]:
+    """What to slice by: a value for each row, by the name of the slicing."""
+    encoded = split.encoded
     tokens_N = encoded.lengths_N[order_N] + len(encoded.prefix_ids)
     truncated_N = encoded.truncated_N[order_N] > 0
     values = {
@@ -108,11 +129,8 @@ def evaluate(outputs: EvalOutputs, split: Split) -> EvalReport:
     }
     if split.kinds_N is not None:
         values["kind"] = split.kinds_N[order_N]
-    labels_N, log_odds_N = outputs.labels_N, outputs.log_odds_N
-    questions_N = outputs.question_ids_N
-    slices = {
-        name: score_slices(values_N, labels_N, log_odds_N, question_ids_N=questions_N)
-        for name, values_N in values.items()
-    }
-    overall = score(labels_N, log_odds_N, question_ids_N=questions_N)
-    return EvalReport(outputs, len(encoded), overall, slices)
+    if split.seen_N is not None:
+        values["question"] = np.where(split.seen_N[order_N], "seen", "unseen")
+    if split.sources_N is not None:
+        values["source"] = split.sources_N[order_N]
+    return values

@@ -129,7 +129,8 @@ def _mistakes(phase: PhaseResults) -> Iterator[Block]:
     if not file.is_file():
         yield f"Not shown: {file} is missing. The command validate writes it."
         return
-    rows_N, labels_N, raw_N = read_evaluated(file)
+    evaluated = read_evaluated(file)
+    rows_N, labels_N, raw_N = evaluated.rows_N, evaluated.labels_N, evaluated.log_odds_N
     calibration = load_calibration(phase.folder.adapter)
     odds_N = calibration.apply(raw_N)
     probabilities_N = sigmoid(odds_N)
@@ -138,8 +139,7 @@ def _mistakes(phase: PhaseResults) -> Iterator[Block]:
     worst = wrong_N[np.argsort(-np.abs(margins_N[wrong_N]), kind="stable")][:MISTAKES]
     yield (
         f"{len(wrong_N):,} of {len(rows_N):,} validation rows of {phase.name} get the wrong "
-        "verdict. "
-        "The most confident mistakes come first."
+        "verdict. The most confident mistakes come first."
     )
     try:
         texts = load_rows(phase).table
@@ -147,8 +147,12 @@ def _mistakes(phase: PhaseResults) -> Iterator[Block]:
         yield f"Their texts are not shown: {error}"
         texts = None
     for place in worst:
+        row_id = evaluated.ids[place]
+        name = f"Row {rows_N[place]}"
+        if row_id != str(rows_N[place]):
+            name += f" (ID {row_id})"
         title = (
-            f"Row {rows_N[place]}: labelled {bool(labels_N[place])}, "
+            f"{name}: labelled {bool(labels_N[place])}, "
             f"probability of True {probabilities_N[place]:.3f}"
         )
         yield title if texts is None else Folded(title, _row_blocks(texts[int(rows_N[place])]))

@@ -55,7 +55,7 @@ class Evaluator(pl.Callback):
         self.outputs = EvalOutputs(rows_N, labels_N == 1, odds_N, losses_N, question_ids_N)
         self.step = trainer.global_step
         self._warn_of_collapse(trainer, odds_N > 0)
-        scores = metric_values(self.outputs.labels_N, odds_N)
+        scores = metric_values(self.outputs.labels_N, odds_N, question_ids_N=question_ids_N)
         values = {"loss": losses_N.mean(), "acc": scores.pop("accuracy"), **scores}
         for name, value in values.items():
             # The logger has the curves of the training; `validate` and `test` write files.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,9 @@ def test_a_partial_evaluation_says_what_it_covers_and_never_replaces_a_full_one(
 ) -> None:
     folder = PhaseFolder(tmp_path, 1)
     outputs = evaluation(encoded, None)
-    full, part = (evaluate(rows, encoded, None) for rows in (outputs, part_of(outputs, 5)))
+    full, part = (
+        evaluate(rows, Split(encoded, np.arange(16))) for rows in (outputs, part_of(outputs, 5))
+    )
     assert full.is_complete and not part.is_complete
     assert full.table().startswith("16 rows,") and part.table().startswith("5 of 16 rows,")
     full_file = save_report(folder, "val", full)
@@ -63,7 +66,7 @@ def test_a_partial_evaluation_says_what_it_covers_and_never_replaces_a_full_one(
     stored = read_metrics(folder)
     assert stored["val"] == metrics and (metrics["rows"], metrics["split_rows"]) == (16, 16)
     assert (stored["partial_val"]["rows"], stored["partial_val"]["split_rows"]) == (5, 16)
-    assert len(read_evaluated(full_file)[0]) == 16 and len(read_evaluated(part_file)[0]) == 5
+    assert len(read_evaluated(full_file).ids) == 16 and len(read_evaluated(part_file).ids) == 5
     for file, content in before.items():
         assert file == folder.metrics or file.read_bytes() == content
     save_report(folder, "test", full)
@@ -79,12 +82,41 @@ def test_evaluated_rows_are_read_back_in_row_order(encoded: EncodedRows, tmp_pat
             for name in ("rows_N", "labels_N", "log_odds_N", "losses_N")
         )
     )
-    path = save_report(PhaseFolder(tmp_path, 2), "test", evaluate(shuffled, encoded, None))
+    split = Split(encoded, np.arange(16), ids=[f"q,{row}" for row in range(16)])
+    path = save_report(PhaseFolder(tmp_path, 2), "test", evaluate(shuffled, split))
     assert path == tmp_path / "phase2" / "test.csv"
-    rows_N, labels_N, log_odds_N = read_evaluated(path)
-    assert np.array_equal(rows_N, outputs.rows_N)
-    assert np.array_equal(labels_N, outputs.labels_N)
-    assert np.array_equal(log_odds_N, outputs.log_odds_N)
+    evaluated = read_evaluated(path)
+    assert list(evaluated.ids) == split.ids
+    for name in ("rows_N", "labels_N", "log_odds_N"):
+        assert np.array_equal(getattr(evaluated, name), getattr(outputs, name))
+
+
+def test_evaluations_are_joined_by_id(encoded: EncodedRows, tmp_path: Path) -> None:
+    """Of the same rows, whose numbers in the source changed."""
+    outputs = evaluation(encoded, None)
+    ids = [f"q{row}" for row in range(16)]
+    one = save_report(
+        PhaseFolder(tmp_path, 1), "val", evaluate(outputs, Split(encoded, np.arange(16), ids=ids))
+    )
+    head, *lines = one.read_text().splitlines()
+    moved = [
+        re.sub(r"^(q\d+),(\d+)", lambda match: f"{match[1]},{99 - int(match[2])}", line)
+        for line in lines
+    ]
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join([head, *moved]) + "\n")
+    first, second = read_evaluated(one), read_evaluated(other)
+    assert list(second.ids) == ids[::-1]
+    assert np.array_equal(second.log_odds_of(first), first.log_odds_N)
+    flipped = [
+        line.replace("True", "x").replace("False", "True").replace("x", "False") for line in lines
+    ]
+    other.write_text("\n".join([head, *flipped]) + "\n")
+    with pytest.raises(ValueError, match="has other rows or labels than"):
+        read_evaluated(other).log_odds_of(first)
+    other.write_text("\n".join([head, *lines[1:]]) + "\n")
+    with pytest.raises(ValueError, match=r"has other rows .*1 IDs of .* are not in .*: q0"):
+        read_evaluated(other).log_odds_of(first)
 
 
 def test_an_older_metrics_file_is_refused(tmp_path: Path) -> None:

@@ -17,9 +17,12 @@ from mv_lightning.artifacts.predictions import (
     read_sample_submission,
     write_predictions,
 )
-from mv_lightning.artifacts.row_ids import row_number_ids
 
 ODDS = st.floats(-50, 50, allow_nan=False)
+
+
+def row_ids(rows: int) -> list[str]:
+    return [str(row) for row in range(rows)]
 
 
 def submission(folder: Path) -> list[list[str]]:
@@ -55,19 +58,19 @@ def test_the_threshold_is_exclusive(tmp_path: Path) -> None:
 def test_a_missing_row_stops_everything(tmp_path: Path) -> None:
     (tmp_path / "submission.csv").write_text("old")
     with pytest.raises(ValueError, match=r"each of 3 rows, got 2. Rows without one: 1;"):
-        write_predictions(RunFolder(tmp_path), row_number_ids(3), {0: 1.0, 2: -1.0})
+        write_predictions(RunFolder(tmp_path), row_ids(3), {0: 1.0, 2: -1.0})
     assert (tmp_path / "submission.csv").read_text() == "old"
 
 
 def test_a_row_too_many_stops_everything(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the source does not have: 3"):
-        write_predictions(RunFolder(tmp_path), row_number_ids(3), dict.fromkeys(range(4), 1.0))
+        write_predictions(RunFolder(tmp_path), row_ids(3), dict.fromkeys(range(4), 1.0))
     assert not list(tmp_path.iterdir())
 
 
 def test_the_same_predictions_make_the_same_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_predictions(RunFolder(tmp_path / name), row_number_ids(2), {1: 0.1, 0: -3.7})
+        write_predictions(RunFolder(tmp_path / name), row_ids(2), {1: 0.1, 0: -3.7})
     assert (tmp_path / "a" / "probabilities.csv").read_bytes() == (
         tmp_path / "b" / "probabilities.csv"
     ).read_bytes()
@@ -120,14 +123,14 @@ def test_a_sample_of_other_rows_is_refused_with_the_difference(
 ) -> None:
     (tmp_path / "sample.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        read_sample_submission(tmp_path / "sample.csv", row_number_ids(3))
+        read_sample_submission(tmp_path / "sample.csv", row_ids(3))
 
 
 def test_a_sample_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sample.csv").write_bytes(b"ID,is_correct\n\xff,True\n")
     for name in ("sample.csv", "none.csv"):
         with pytest.raises(ValueError, match=f"{name} cannot be read as CSV"):
-            read_sample_submission(tmp_path / name, row_number_ids(3))
+            read_sample_submission(tmp_path / name, row_ids(3))
 
 
 def test_log_odds_are_read_in_the_order_of_any_ids(tmp_path: Path) -> None:
@@ -156,8 +159,8 @@ def test_a_bad_file_is_refused(content: str, message: str, tmp_path: Path) -> No
 
 
 def test_the_labels_are_of_the_same_rows() -> None:
-    ids = row_number_ids(20)[::-1]
+    ids = row_ids(20)[::-1]
     source, rows_N = load_predicted("synthetic:20", ids)
     assert source.labels_N is not None and rows_N.tolist() == list(range(19, -1, -1))
     with pytest.raises(ValueError, match=r"has 20 rows, the predictions are of 21.*: 20"):
-        load_predicted("synthetic:20", row_number_ids(21))
+        load_predicted("synthetic:20", row_ids(21))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mv_lightning.artifacts.row_ids import match_ids, row_number_ids
+from mv_lightning.artifacts.row_ids import match_ids
 
 IDS = st.lists(
     st.sampled_from(["1", "1.0", "01", "-3", "a", "A", "1e3", "", "x 1"]) | st.text(max_size=3)
@@ -66,6 +66,5 @@ def test_two_spellings_of_one_number_are_a_repetition() -> None:
     )
 
 
-def test_rows_without_ids_have_their_numbers() -> None:
-    assert row_number_ids(3) == ["0", "1", "2"]
+def test_nothing_matches_nothing() -> None:
     assert match_ids([], []).positions_N.dtype == np.int64

@@ -10,14 +10,13 @@ import pytest
 
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.predictions import write_predictions
-from mv_lightning.artifacts.row_ids import row_number_ids
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from tests.conftest import REAL_DATA, needs_real_data
 
 
 def predicted(folder: Path, log_odds_N: np.ndarray) -> str:
-    ids = row_number_ids(len(log_odds_N))
+    ids = list(map(str, range(len(log_odds_N))))
     write_predictions(RunFolder(folder), ids, dict(enumerate(log_odds_N.tolist())))
     return str(folder / "probabilities.csv")
 

@@ -12,7 +12,6 @@ import pytest
 from mv_lightning.artifacts.evaluations import save_report
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.artifacts.predictions import read_predictions, write_predictions
-from mv_lightning.artifacts.row_ids import row_number_ids
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.metrics.calibration import Calibration
@@ -34,7 +33,7 @@ def labels_N() -> np.ndarray:
 
 
 def leave_prediction(folder: Path, odds_N: np.ndarray) -> None:
-    ids = row_number_ids(len(odds_N))
+    ids = list(map(str, range(len(odds_N))))
     write_predictions(RunFolder(folder), ids, dict(enumerate(odds_N.tolist())))
 
 
@@ -115,7 +114,11 @@ def leave_phase(folder: Path, labels_N: np.ndarray, calibration: Calibration) ->
         phase,
         "val",
         EvalReport(
-            evaluation, len(labels_N), score(labels_N, raw_N, resamples=2), slices={"tokens": {}}
+            evaluation,
+            split_rows=len(labels_N),
+            overall=score(labels_N, raw_N, resamples=2),
+            slices={"tokens": {}},
+            ids=[f"q{row}" for row in rows_N],
         ),
     )
     return str(phase.evaluated_rows("val"))
@@ -223,7 +226,7 @@ def test_too_few_validation_rows_of_a_class_are_refused(
     said = capsys.readouterr().err
     assert (
         end.value.code == 2
-        and f"expected at least 10 validation rows of each class to fit weights on, got {true} True "
+        and f"expected at least 10 validation rows of each class to fit weights on, got {true} True and "
         f"{ROWS - true} False"
         in said
     )

@@ -152,7 +152,7 @@ def test_evaluation_of_a_finished_phase(
     assert "auroc" in printed and "accuracy" in printed
     stage = {"validate": "val", "test": "test"}[command]
     found = json.loads((finished / "phase3/metrics.json").read_text())[stage]
-    rows_N, *_ = read_evaluated(finished / f"phase3/{stage}.csv")
+    rows_N = read_evaluated(finished / f"phase3/{stage}.csv").rows_N
     questions = len(set(load_source("synthetic:120").question_ids_N[rows_N].tolist()))
     assert (found["resampled"], found["units"]) == ("questions", questions)
     if command == "validate":

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.predictions import write_predictions
-from mv_lightning.artifacts.row_ids import row_number_ids
 from mv_lightning.data.batching import PackedRows, evaluation_micro_batches, pack
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import PROMPTS
@@ -94,7 +93,7 @@ def test_every_row_is_predicted_once(
         assert odds_B.isfinite().all()
         predicted += zip(batch.rows_B.tolist(), odds_B.tolist(), strict=True)
     assert len(predicted) == len(rows)
-    write_predictions(RunFolder(tmp_path), row_number_ids(len(rows)), dict(predicted))
+    write_predictions(RunFolder(tmp_path), list(map(str, range(len(rows)))), dict(predicted))
     with (tmp_path / "probabilities.csv").open() as file:
         assert [int(row["ID"]) for row in csv.DictReader(file)] == list(range(len(rows)))
 

@@ -1,4 +1,4 @@
-"""An evaluation is the same in whatever order its rows come."""
+"""An evaluation knows its rows in whatever order they come, and slices them as the split states."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mv_lightning.metrics.evaluation import evaluate
+from mv_lightning.metrics.scores import score
 from mv_lightning.schema import EncodedRows, EvalOutputs, Split
 
 
@@ -29,3 +30,35 @@ def test_rows_may_come_in_any_order(encoded: EncodedRows) -> None:
         assert [s.values for s in parts.values()] == [
             pytest.approx(s.values, nan_ok=True) for s in other.slices[name].values()
         ]
+
+
+def test_slices_follow_what_the_split_states(encoded: EncodedRows) -> None:
+    seen_N = np.arange(16) < 5
+    sources_N = np.array(["gsm8k", "mmlu"])[np.arange(16) % 2]
+    split = Split(
+        encoded,
+        np.arange(16),
+        kinds_N=np.array(["slip", ""] * 8),
+        seen_N=seen_N,
+        sources_N=sources_N,
+        ids=[f"q{row}" for row in range(16)],
+    )
+    every = outputs_of(encoded, np.arange(16))
+    names = ("rows_N", "labels_N", "log_odds_N", "losses_N", "question_ids_N")
+    outputs = EvalOutputs(*(getattr(every, name)[3:9][::-1] for name in names))
+    report = evaluate(outputs, split)
+    rows = {
+        name: {part: scores.rows for part, scores in parts.items()}
+        for name, parts in report.slices.items()
+    }
+    assert rows["question"] == {"seen": 2, "unseen": 4}
+    assert rows["source"] == {"gsm8k": 3, "mmlu": 3}
+    assert rows["kind"] == {"": 3, "slip": 3}
+    assert list(report.ids) == ["q8", "q7", "q6", "q5", "q4", "q3"] and not report.is_complete
+    in_N = sources_N[outputs.rows_N] == "mmlu"
+    expected = score(outputs.labels_N[in_N], outputs.log_odds_N[in_N])
+    for metric in ("balanced_accuracy", "ece"):
+        assert report.slices["source"]["mmlu"].values[metric] == expected.values[metric]
+    plain = evaluate(outputs, Split(encoded, np.arange(16)))
+    assert set(plain.slices) == {"tokens", "truncated"}
+    assert list(plain.ids) == ["8", "7", "6", "5", "4", "3"]
