@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import importlib
 import importlib.util
 import io
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ import pytest
 import yaml
 
 from mv_lightning.cli import COMMANDS, main
-from mv_lightning.training.cli import parse
+from mv_lightning.training import cli
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 DOCUMENTS = [
     README,
     CONTRIBUTING,
@@ -30,6 +33,8 @@ DOCUMENTS = [
 README_LINES = 140
 GROUPS = "data|model|predict|run|trainer"
 PROGRAM = "python -m mv_lightning "
+TAKE_FIT_OPTIONS = ("estimate", "verify-resume")
+"""Commands that read the options of `fit`, too."""
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 
 
@@ -60,9 +65,6 @@ def shell_lines(document: Path) -> list[str]:
     return [shlex.join(line) for line in words if line]
 
 
-TAKE_FIT_OPTIONS = ("phases", "estimate", "verify-resume")
-
-
 def command_lines() -> list[str]:
     lines = [line for document in DOCUMENTS for line in shell_lines(document)]
     return sorted({line for line in lines if line.startswith(PROGRAM)})
@@ -88,7 +90,7 @@ def option_names() -> frozenset[str]:
                 collect(value, f"{path}{key}.")
 
     for command in ("fit", "predict"):
-        collect(parse([command]), "")
+        collect(cli.parse([command]), "")
     return frozenset(names)
 
 
@@ -120,7 +122,7 @@ def test_dotted_options_exist(document: Path) -> None:
     shell = [word for line in shell_lines(document) for word in shlex.split(line)]
     for code in [*inline_code(document), *shell]:
         for name in re.findall(rf"(?<![\w./])(?:--)?((?:{GROUPS})\.[a-z_.0-9]+)(?![\w/])", code):
-            if name.endswith(".yaml"):
+            if name.endswith(".yaml") or name.startswith("trainer.callbacks."):
                 continue
             assert name in option_names(), code
 
@@ -141,18 +143,63 @@ def test_commands_that_are_named_exist() -> None:
             assert importlib.util.find_spec(name), document
 
 
+class Parsed(BaseException):
+    """Raised where a command would begin its work."""
+
+
 @pytest.mark.parametrize("line", command_lines(), ids=lambda line: line.removeprefix(PROGRAM))
 def test_command_lines_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     # Settings that a run leaves are those of its phase file and more.
     line = re.sub(r"checkpoints/(phase\d)/config.yaml", r"configs/\1.yaml", line)
     command, *args = shlex.split(line.removeprefix(PROGRAM))
-    if COMMANDS[command].module == parse.__module__:
-        parse([command, *args])
+    module = importlib.import_module(COMMANDS[command].module)
+    if module is cli:
+        cli.parse([command, *args])
         return
-    for option in args:
-        dotted = option.removeprefix("--") in option_names() and command in TAKE_FIT_OPTIONS
-        assert not option.startswith("--") or dotted or option in help_text(command)
+    if command == "phases":  # parses the options of all phases, then runs the first one
+        monkeypatch.setattr(module, "run_child", stop_after(lambda args: None))
+    elif command in TAKE_FIT_OPTIONS:
+        monkeypatch.setattr(cli, "parse", stop_after(cli.parse))
+    else:
+        monkeypatch.setattr(module, "parse_options", stop_after(module.parse_options))
+    with pytest.raises(Parsed):
+        module.run(args)
+
+
+def stop_after(function: Callable[..., object]) -> Callable[..., object]:
+    def call(*args: object) -> object:
+        function(*args)
+        raise Parsed
+
+    return call
+
+
+def test_quoted_messages_exist() -> None:
+    """The first cells of the tables quote messages of the package; `...` stands for a value."""
+    messages = package_texts()
+    cells = re.findall(r"^\| (`.*?`) \|", TROUBLESHOOTING.read_text(), re.MULTILINE)
+    quotes = [quote for cell in cells for quote in re.findall(r"`([^`]+)`", cell)]
+    assert quotes
+    for quote in quotes:
+        pattern = ".*?".join(map(re.escape, quote.split("...")))
+        assert any(re.search(pattern, message) for message in messages), quote
+
+
+def package_texts() -> list[str]:
+    """Every string of the package's code, with `<>` for the values in it."""
+    texts = []
+    for path in sorted((ROOT / "mv_lightning").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(constant_text(part) for part in node.values))
+            elif isinstance(node, ast.Constant):
+                texts.append(constant_text(node))
+    return texts
+
+
+def constant_text(node: ast.expr) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "<>"
 
 
 @documents
