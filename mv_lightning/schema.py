@@ -12,6 +12,7 @@ Shape suffixes used here and in `data/batching.py` and `model/`:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -177,13 +178,14 @@ class Batch:
     step_rows: int
     """Rows of the optimizer step that this micro-batch is a part of: the divisor of its loss."""
 
-    @property
+    @cached_property
     def verdict_B(self) -> torch.Tensor:
         """int64 [B], index of each row's last token: the position that predicts the verdict."""
         import torch
 
-        lasts = torch.tensor(self.packing.lengths, device=self.ids_T.device).cumsum(0) - 1
-        return lasts[list(self.packing.leaves)]
+        ends = list(itertools.accumulate(self.packing.lengths))
+        lasts = [ends[leaf] - 1 for leaf in self.packing.leaves]
+        return torch.tensor(lasts, device=self.ids_T.device)
 
     @property
     def tokens(self) -> int:
@@ -196,4 +198,6 @@ class Batch:
             name: getattr(self, name).to(device, non_blocking=non_blocking)
             for name in ("ids_T", "positions_T", "labels_B", "rows_B")
         }
-        return replace(self, **moved)
+        batch = replace(self, **moved)
+        _ = batch.verdict_B  # now: later a GPU would have to be waited for
+        return batch

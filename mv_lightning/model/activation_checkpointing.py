@@ -7,17 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch.nn import Dropout
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def enable_checkpointing(model: PreTrainedModel) -> None:
+def enable_checkpointing(model: PreTrainedModel, dropout: bool = False) -> None:
     """Make every layer recompute its activations, until `choose_checkpointing` says otherwise.
 
     Args:
         model: The base model; changed in place.
+        dropout: Whether there is dropout outside of the base. Only with dropout are the states of
+            the random generators restored, which takes time in every layer.
     """
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    dropout = dropout or any(isinstance(m, Dropout) and m.p > 0 for m in model.modules())
+    options = {"use_reentrant": False, "preserve_rng_state": dropout}
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def stored_layers(gradient_checkpointing: bool | int, tokens: int, layers: int) -> int:

@@ -13,12 +13,16 @@ soft-capped scores, a scale) is passed by its layers and applied here. Shape suf
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from mv_lightning.schema import Packing
 
@@ -39,6 +43,8 @@ class ScoreSettings:
     """Keys that a query may see, its own included; None for all before it."""
     softcap: float | None = None
     """Scores are limited to softcap x tanh(scores / softcap); None for no limit."""
+    span_starts_2S: torch.Tensor | None = None
+    """What `span_starts` returned; None to compute it when it is needed."""
 
 
 def register() -> None:
@@ -65,6 +71,7 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    span_starts_2S: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend along the rows of a tree.
@@ -80,6 +87,7 @@ def packed_attention(
         dropout: Must be 0: packed training does not drop attention weights.
         sliding_window: See `ScoreSettings`.
         softcap: See `ScoreSettings`.
+        span_starts_2S: See `ScoreSettings`.
         kwargs: What else transformers passes.
 
     Returns:
@@ -94,7 +102,7 @@ def packed_attention(
             f"got {dropout}. Set it to 0 in the base's config.json."
         )
     scale = query_1HTE.shape[-1] ** -0.5 if scaling is None else scaling
-    settings = ScoreSettings(scale, sliding_window, softcap)
+    settings = ScoreSettings(scale, sliding_window, softcap, span_starts_2S)
     attend = _fastest(query_1HTE, settings)
     return attend(query_1HTE, key_1KTE, value_1KTE, packing, settings), None
 
@@ -116,21 +124,22 @@ def _spans_by_sdpa(
     packing: Packing,
     settings: ScoreSettings,
 ) -> torch.Tensor:
-    """Span by span through PyTorch's kernels: for GPUs without the varlen call."""
+    """Span by span through PyTorch's kernels: for GPUs without the varlen call.
+
+    Keys and values are repeated for the queries that share them. With `enable_gqa` and a mask, GPUs
+    of that age would compute in plain matmuls and store all scores in fp32.
+    """
+    group = query_1HTE.shape[1] // key_1KTE.shape[1]
+    key_1HTE, value_1HTE = (x.repeat_interleave(group, 1) for x in (key_1KTE, value_1KTE))
 
     def attend(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor
     ) -> torch.Tensor:
         return F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=visible,
-            scale=settings.scale,
-            enable_gqa=query.shape[1] != key.shape[1],
+            query, key, value, attn_mask=visible, scale=settings.scale
         )
 
-    return _span_by_span(attend, query_1HTE, key_1KTE, value_1KTE, packing, settings.window)
+    return _span_by_span(attend, query_1HTE, key_1HTE, value_1HTE, packing, settings.window)
 
 
 def _spans_by_matmul(
@@ -199,6 +208,25 @@ def _visible(start: int, stop: int, window: int | None, device: torch.device) ->
     return visible if window is None else visible.triu(start - window + 1)
 
 
+def span_starts(packing: Packing, device: torch.device) -> torch.Tensor:
+    """Return the index of a packed sequence for the varlen call, once for all layers.
+
+    Args:
+        packing: S spans.
+        device: Where to; a GPU is not waited for.
+
+    Returns:
+        int32 [2, S + 1]: the starts of the spans among the queries, and of their paths among the
+        repeated keys.
+    """
+    starts = [0, *itertools.accumulate(packing.lengths)]
+    key_starts = [0, *itertools.accumulate(packing.ends)]
+    index = torch.tensor([starts, key_starts], dtype=torch.int32)
+    if device.type == "cuda":
+        index = index.pin_memory()
+    return index.to(device, non_blocking=True)
+
+
 def _varlen(
     query_1HTE: torch.Tensor,
     key_1KTE: torch.Tensor,
@@ -212,30 +240,64 @@ def _varlen(
     behind others needs. Copying shared keys to every row costs memory for prefix x rows, a small
     share of the activations.
     """
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
 
-    device = query_1HTE.device
-    starts, key_starts = (
-        torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
-        for lengths in (packing.lengths, packing.ends)
-    )
-    own = torch.arange(query_1HTE.shape[2], device=device).split(packing.lengths)
-    gather = torch.cat([own[step] for path in packing.paths for step in path])
+    starts_2S = settings.span_starts_2S
+    if starts_2S is None:
+        starts_2S = span_starts(packing, query_1HTE.device)
     query_THE, key_TKE, value_TKE = (
         x[0].transpose(0, 1) for x in (query_1HTE, key_1KTE, value_1KTE)
     )
-    attended: Any = varlen_attn(
+    options: dict[str, Any] = {}
+    if query_THE.shape[1] != key_TKE.shape[1] and _accepts_gqa(varlen.varlen_attn):
+        options["enable_gqa"] = True
+    attended: Any = varlen.varlen_attn(
         query_THE.contiguous(),
-        key_TKE[gather],
-        value_TKE[gather],
-        starts,
-        key_starts,
+        _RepeatPrefixes.apply(key_TKE, packing),
+        _RepeatPrefixes.apply(value_TKE, packing),
+        starts_2S[0],
+        starts_2S[1],
         max(packing.lengths),
         max(packing.ends),
         scale=settings.scale,
         # The kernel does not count the query's own key as a part of the window.
         window_size=(-1 if settings.window is None else settings.window - 1, 0),
-        enable_gqa=query_THE.shape[1] != key_TKE.shape[1],
+        **options,
     )
     values_1THE: torch.Tensor = attended.unsqueeze(0)
     return values_1THE
+
+
+@functools.lru_cache
+def _accepts_gqa(varlen_attn: Callable[..., Any]) -> bool:
+    """PyTorch 2.11 groups heads without being asked, and has no such argument."""
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+class _RepeatPrefixes(torch.autograd.Function):
+    """The keys of every span's path, path after path.
+
+    Indexing would do the same, but its backward pass sorts the indices. Here a span's gradients are
+    summed in fp32 and rounded once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_TKE: torch.Tensor, packing: Packing) -> torch.Tensor:
+        ctx.packing = packing
+        spans = x_TKE.split(packing.lengths)
+        return torch.cat([spans[step] for path in packing.paths for step in path])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        packing: Packing = ctx.packing
+        steps = [step for path in packing.paths for step in path]
+        by_span: list[list[torch.Tensor]] = [[] for _ in packing.lengths]
+        pieces = grad.split([packing.lengths[step] for step in steps])
+        for step, piece in zip(steps, pieces, strict=True):
+            by_span[step].append(piece)
+        return torch.cat([_sum(pieces) for pieces in by_span]), None
+
+
+def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.stack(tensors).sum(0)

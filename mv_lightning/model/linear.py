@@ -86,11 +86,15 @@ class _LoraMatmul(torch.autograd.Function):
         x_TI, low_TR, a_RI, b_OR = ctx.saved_tensors
         dtype = x_TI.dtype
         grad_TO = grad.reshape(-1, grad.shape[-1]).to(dtype)
-        grad_low_TR = grad_TO @ (b_OR.to(dtype) * ctx.scale)
+        grad_low_TR = grad_TO @ _scaled(b_OR.to(dtype), ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_TI = grad_TO @ dequantize(ctx.packed, dtype)
             grad_x = grad_TI.addmm_(grad_low_TR, a_RI.to(dtype)).view(ctx.shape).to(ctx.x_dtype)
         grad_a_RI = (grad_low_TR.T @ x_TI).to(a_RI.dtype)
-        grad_b_OR = (grad_TO.T @ (low_TR * ctx.scale)).to(b_OR.dtype)
+        grad_b_OR = (grad_TO.T @ _scaled(low_TR, ctx.scale)).to(b_OR.dtype)
         return grad_x, grad_a_RI, grad_b_OR, None, None, None, None
+
+
+def _scaled(x: torch.Tensor, scale: float) -> torch.Tensor:
+    return x if scale == 1 else x * scale

@@ -32,3 +32,17 @@ def compute_dtype(precision: str) -> torch.dtype:
             "hold the adapters in 16 bits and lose small updates."
         )
     return _DTYPES[precision]
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Return whether a device computes in bf16 itself.
+
+    PyTorch's `is_bf16_supported` counts emulation by default, which GPUs before compute capability
+    8.0 fall back to.
+
+    Args:
+        device: A GPU or the CPU.
+    """
+    if device.type != "cuda":
+        return True
+    return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -79,8 +79,7 @@ def _quantize(
 ) -> torch.nn.Parameter:
     from bitsandbytes.nn import Params4bit
 
-    source = weight_OI.cpu() if device.type == "cuda" else weight_OI
     packed: torch.nn.Parameter = Params4bit(
-        source, requires_grad=False, quant_type="nf4", compress_statistics=True, module=module
+        weight_OI, requires_grad=False, quant_type="nf4", compress_statistics=True, module=module
     ).to(device)
     return packed

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mv_lightning.model.attention import span_starts
 from mv_lightning.model.families import family_of, max_row_tokens
 from mv_lightning.schema import UNLABELLED, Batch
 
@@ -50,12 +51,12 @@ class OutputHead:
             hidden_PD: Last hidden states.
             verdict_ids: Token ids of (False, True).
         """
-        verdict_2D = self.linear.weight[list(verdict_ids)].float()
+        false_D, true_D = (self.linear.weight[verdict].float() for verdict in verdict_ids)
         with torch.autocast(hidden_PD.device.type, enabled=False):
             if self.softcap is None:
-                odds_P = hidden_PD.float() @ (verdict_2D[1] - verdict_2D[0])
+                odds_P = hidden_PD.float() @ (true_D - false_D)
                 return odds_P if self.divisor == 1 else odds_P / self.divisor
-            logits_P2 = self._scaled(hidden_PD.float() @ verdict_2D.T)
+            logits_P2 = self._scaled(hidden_PD.float() @ torch.stack([false_D, true_D]).T)
             return logits_P2[:, 1] - logits_P2[:, 0]
 
     def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
@@ -103,6 +104,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         position_ids=batch.positions_T[None],
         use_cache=False,
         packing=batch.packing,
+        span_starts_2S=span_starts(batch.packing, batch.ids_T.device),
     )
     hidden_1TD: torch.Tensor = output.last_hidden_state
     return hidden_1TD[0]
@@ -132,8 +134,9 @@ def verdict_loss(
         Loss of each row [B], fp32; 0 for rows without a label.
     """
     labelled_B = batch.labels_B != UNLABELLED
-    target_B = torch.tensor(verdict_ids, device=hidden_TD.device)[batch.labels_B.clamp(min=0)]
-    logits_BV = head.logits(hidden_TD[batch.verdict_B])
+    # Without an index from the host, for which a GPU would have to be waited for.
+    target_B = torch.where(batch.labels_B == 1, verdict_ids[1], verdict_ids[0])
+    logits_BV = head.logits(hidden_TD.index_select(0, batch.verdict_B))
     loss_B = F.cross_entropy(logits_BV, target_B, reduction="none")
     if prompt_weight:
         prompt_B, tokens_B = _prompt_loss(hidden_TD, head, batch)
@@ -154,7 +157,7 @@ def log_odds(
         batch: The batch that `hidden_TD` was computed from.
         verdict_ids: Token ids of (False, True).
     """
-    return head.log_odds(hidden_TD[batch.verdict_B], verdict_ids)
+    return head.log_odds(hidden_TD.index_select(0, batch.verdict_B), verdict_ids)
 
 
 def _prompt_loss(
