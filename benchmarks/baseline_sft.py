@@ -4,7 +4,8 @@ Its only argument is JSON: `model` (folder), `random` (random weights for the ar
 folder's config), `unsloth` (load and adapt the model with Unsloth), `texts` (JSON lines of prompt
 and completion, in the order of training), `split_text` (pass them as two columns), `output`
 (folder), `rank`, `steps`,
-`optim` (learning rate and warm-up) and `config` (other arguments of SFTConfig).
+`optim` (learning rate and warm-up), `save` (folder of the adapter, optional) and `config` (other
+arguments of SFTConfig).
 """
 
 from __future__ import annotations
@@ -138,6 +139,9 @@ def main() -> None:
     adapters = {str(p.dtype) for p in trainer.model.parameters() if p.requires_grad}
     send({**{name: version(name) for name in names}, "adapters": sorted(adapters)})
     trainer.train()
+    if settings.get("save"):
+        trainer.save_model(settings["save"])
+        send({"saved": settings["save"]})
 
 
 if __name__ == "__main__":

@@ -19,9 +19,16 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
 
 from benchmarks.measure import WORK
+from mv_lightning.atomic import atomic_file
+from mv_lightning.data.prompts import Prompt
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 SHARED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 LIBRARIES: dict[str, tuple[str, ...]] = {
@@ -63,6 +70,25 @@ def library_python(library: str) -> Path:
         raise RuntimeError(f"{library} cannot be installed here: {done.stderr.strip()[-300:]}")
     ready.write_text(json.dumps(requirements) + "\n", encoding="utf-8")
     return python
+
+
+def write_texts(
+    path: Path, prompt: Prompt, table: Dataset, labels_N: np.ndarray, rows_N: np.ndarray
+) -> None:
+    """Write rows as the prompts and completions that `benchmarks.baseline_sft` trains on.
+
+    Args:
+        path: JSON lines.
+        prompt: Their wording.
+        table: Questions, answers and solutions of a source.
+        labels_N: bool [N], of all rows of the source.
+        rows_N: int64, the rows to write, in the order of training.
+    """
+    with atomic_file(path) as tmp_path, tmp_path.open("w", encoding="utf-8") as lines:
+        for row in rows_N.tolist():
+            text = prompt.instruction + prompt.body.format_map(table[row]) + prompt.cue
+            completion = prompt.verdicts[int(labels_N[row])]
+            lines.write(json.dumps({"prompt": text, "completion": completion}) + "\n")
 
 
 class BaselineTrainer:
@@ -108,6 +134,15 @@ class BaselineTrainer:
         stdin.write("step\n")
         stdin.flush()
         return self._answer()
+
+    def finish(self) -> None:
+        """Wait until the adapter is saved, after the last step.
+
+        Raises:
+            RuntimeError: The process stopped before.
+        """
+        self._answer()
+        self._process.wait()
 
     def stop(self) -> None:
         """End the process."""

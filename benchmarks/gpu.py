@@ -237,6 +237,7 @@ def stage_generate(folder: Path, size: Size) -> dict[str, Any]:
     """Prediction by generation in transformers and PEFT; random weights never end a text."""
     from peft import LoraConfig, get_peft_model
 
+    from mv_lightning.data.prompts import load_prompt
     from mv_lightning.model.families import TARGETS
 
     model = _base(folder)
@@ -244,7 +245,9 @@ def stage_generate(folder: Path, size: Size) -> dict[str, Any]:
     lora = LoraConfig(
         r=size.rank, lora_alpha=size.rank, target_modules=list(TARGETS), task_type="CAUSAL_LM"
     )
-    reference = ReferenceModel.of(get_peft_model(model, lora), load_tokenizer(BUNDLED))
+    reference = ReferenceModel.of(
+        get_peft_model(model, lora), load_tokenizer(BUNDLED), load_prompt(PROMPT)
+    )
     rows = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     reference.generate(rows[:BATCH_SIZE], max_new_tokens=4)  # warms up
     cost, (_, written) = timed(lambda: reference.generate(rows, size.new_tokens))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 
+from benchmarks.baselines import write_texts
 from benchmarks.measure import WORK, Clock, Cost
 from mv_lightning.data.batching import epoch_order, pack
 from mv_lightning.data.sources import load_source
@@ -123,14 +123,10 @@ class Training:
 
         Available once `run` has begun.
         """
-        encoded, prompt = self.data.splits["train"].encoded, self.data.prompt
-        table = load_source(self.source).table
-        with path.open("w", encoding="utf-8") as lines:
-            for index in self.order.tolist():
-                body = prompt.body.format_map(table[int(encoded.rows_N[index])])
-                verdict = prompt.verdicts[int(encoded.labels_N[index])]
-                text = {"prompt": prompt.instruction + body + prompt.cue, "completion": verdict}
-                lines.write(json.dumps(text) + "\n")
+        source, encoded = load_source(self.source), self.data.splits["train"].encoded
+        assert source.labels_N is not None
+        rows_N = encoded.rows_N[self.order]
+        write_texts(path, self.data.prompt, source.table, source.labels_N, rows_N)
 
 
 class _StepTimer(pl.Callback):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mv_lightning.data.encoding import verdict_token_ids
-from mv_lightning.data.prompts import load_prompt
+from mv_lightning.data.prompts import Prompt
 from mv_lightning.schema import EncodedRows
 
 BATCH_SIZE, MAX_NEW_TOKENS = 16, 64
@@ -30,9 +30,10 @@ class ReferenceModel:
 
     model: Any
     tokenizer: Any
+    prompt: Prompt
 
     @classmethod
-    def of(cls, adapted: Any, tokenizer: Any) -> ReferenceModel:
+    def of(cls, adapted: Any, tokenizer: Any, prompt: Prompt) -> ReferenceModel:
         """Prepare a model for evaluation.
 
         The adapters are rounded to bf16 like the other weights: fp32 is slower, with or without
@@ -41,11 +42,12 @@ class ReferenceModel:
         Args:
             adapted: PEFT model with a base in NF4 and bf16; changed in place.
             tokenizer: Tokenizer of the base.
+            prompt: The prompt of the rows.
         """
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.to(torch.bfloat16)
-        return cls(adapted.eval(), tokenizer)
+        return cls(adapted.eval(), tokenizer, prompt)
 
     def log_odds(self, rows: Sequence[list[int]], batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Run one forward pass per batch; logits are computed at the last position only.
@@ -57,7 +59,7 @@ class ReferenceModel:
         Returns:
             log P(True) - log P(False) [N].
         """
-        verdict_ids = list(verdict_token_ids(self.tokenizer, load_prompt("detailed")))
+        verdict_ids = list(verdict_token_ids(self.tokenizer, self.prompt))
         log_odds = []
         for inputs in self._padded(rows, batch_size):
             positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)

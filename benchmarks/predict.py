@@ -27,6 +27,7 @@ import torch
 from benchmarks.harness import MODEL, PROMPT, RANK, short_run_adapter
 from benchmarks.hf_reference import BATCH_SIZE, MAX_NEW_TOKENS, ReferenceModel, prompts
 from benchmarks.measure import PACKAGE, Cost, alternate, one_by_one, ratios, record, spread, timed
+from mv_lightning.data.prompts import Prompt
 from mv_lightning.data.sources import load_source
 from mv_lightning.model.quantization import quantization_config
 from mv_lightning.schema import EncodedRows
@@ -35,12 +36,13 @@ from mv_lightning.verifier import Verifier
 SYNTHETIC = "synthetic"
 
 
-def reference_model(adapter: Path, tokenizer: Any) -> ReferenceModel:
+def reference_model(adapter: Path, tokenizer: Any, prompt: Prompt) -> ReferenceModel:
     """Load the bundled base and an adapter with transformers and PEFT.
 
     Args:
         adapter: PEFT folder.
         tokenizer: Tokenizer of the base; its `name_or_path` is the base's folder.
+        prompt: The prompt of the rows.
     """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -51,7 +53,7 @@ def reference_model(adapter: Path, tokenizer: Any) -> ReferenceModel:
         device_map={"": "cpu"},
         quantization_config=quantization_config("nf4", torch.bfloat16),
     )
-    return ReferenceModel.of(PeftModel.from_pretrained(base, str(adapter)), tokenizer)
+    return ReferenceModel.of(PeftModel.from_pretrained(base, str(adapter)), tokenizer, prompt)
 
 
 def split_into_turns(
@@ -177,7 +179,7 @@ def main() -> None:
         lengths_N = verifier.encode(source.table).lengths_N
     rows = split_into_turns(source.question_ids_N, options.rows, count, lengths_N)
     encoded = [verifier.encode(source.table.select(rows_of_turn)) for rows_of_turn in rows]
-    reference = reference_model(adapter, verifier.tokenizer)
+    reference = reference_model(adapter, verifier.tokenizer, verifier.prompt)
     sides = Sides(verifier, reference, encoded, options.new_tokens)
     other = {"generate": sides.generate, "padded": sides.padded}[options.against]
     turns = alternate(one_by_one(sides.package), {options.against: other}, options.turns)

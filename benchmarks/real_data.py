@@ -22,11 +22,12 @@ from typing import Any
 
 from benchmarks.measure import RESULTS, record
 from benchmarks.proof.baselines import BASELINES, score_baseline
-from benchmarks.proof.definitions import ROW_SETS, RUNS
+from benchmarks.proof.definitions import ROW_SETS, RUNS, TRL_RUNS
 from benchmarks.proof.rows import check_held_out, write_scored_rows, write_training_rows
 from benchmarks.proof.scoring import score_prediction
 from benchmarks.proof.tables import markdown, plot_learning_curve
 from benchmarks.proof.training import ProofFolder, cpu_seconds, predict, train
+from benchmarks.proof.trl import TrlFolder, score_trl, train_trl
 from mv_lightning.artifacts.phase_results import read_summary
 
 ROOT = Path(__file__).parents[1]
@@ -100,11 +101,40 @@ def store_baselines(set_names: Sequence[str], runs: Path, sets: Path) -> None:
     for name in BASELINES:
         scores = {}
         for set_name in set_names:
-            scored_rows = folder.scored_rows(set_name)
-            if not scored_rows.is_file():
-                write_scored_rows(scored_rows, set_name, sets)
+            scored_rows = _scored_rows(folder, set_name, sets)
             scores[set_name] = score_baseline(name, folder.training_rows, scored_rows)
         record(f"proof/{name}", training={"rows": rows}, scores=scores)
+
+
+def train_and_store_trl(name: str, set_names: Sequence[str], runs: Path, sets: Path) -> None:
+    """Train with TRL on the rows of a finished run, score the held-out rows, and store the result.
+
+    Args:
+        name: A key of `TRL_RUNS`.
+        set_names: Keys of `ROW_SETS`.
+        runs: Folder of all runs.
+        sets: Folder of the sets.
+
+    Raises:
+        ValueError: The run that TRL repeats is not finished.
+        RuntimeError: TRL cannot be installed, or it stopped.
+    """
+    check_held_out(PROOF_RESULTS / "held_out.json", sets)
+    run, finished = RUNS[TRL_RUNS[name]], ProofFolder(runs, TRL_RUNS[name])
+    folder = TrlFolder(runs, name)
+    training = train_trl(run, finished, folder)
+    scores = {}
+    for set_name in set_names:
+        scored_rows = _scored_rows(finished, set_name, sets)
+        scores[set_name] = score_trl(finished, folder, set_name, scored_rows)
+    record(f"proof/{name}", run=asdict(run), training=training, scores=scores)
+
+
+def _scored_rows(folder: ProofFolder, set_name: str, sets: Path) -> Path:
+    path = folder.scored_rows(set_name)
+    if not path.is_file():
+        write_scored_rows(path, set_name, sets)
+    return path
 
 
 def show_runs() -> None:
@@ -121,7 +151,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--run", choices=RUNS, nargs="+", help="runs, one after the other")
+    action.add_argument("--run", choices=[*RUNS, *TRL_RUNS], nargs="+", help="one after the other")
     action.add_argument("--baselines", action="store_true")
     action.add_argument("--table", action="store_true")
     action.add_argument("--list", action="store_true")
@@ -136,7 +166,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     for name in options.run or ():
-        run_and_store(name, options.score, options.folder, options.sets)
+        store = train_and_store_trl if name in TRL_RUNS else run_and_store
+        store(name, options.score, options.folder, options.sets)
     if options.baselines:
         store_baselines(options.score, options.folder, options.sets)
     if options.table:

@@ -82,5 +82,7 @@ RUNS: Mapping[str, Run] = {
     "0.5b-500": Run(_HALF, {"gsm8k": 500}),
 }
 """By name, in the order in which they should be run."""
+TRL_RUNS = {"0.5b-1000-trl": "0.5b-1000"}
+"""Trainings by TRL, and the run whose rows and steps each repeats."""
 CURVE = ("0.5b-untrained", "0.5b-500", "0.5b-1000", "0.5b-2000", "0.5b-gsm8k", "0.5b-4000")
 """The runs of the learning curve."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.proof.baselines import BASELINES
-from benchmarks.proof.definitions import CURVE, ROW_SETS, RUNS
+from benchmarks.proof.definitions import CURVE, ROW_SETS, RUNS, TRL_RUNS
 from benchmarks.proof.scoring import SOLUTIONS
 from mv_lightning.reporting.blocks import Table
 
@@ -41,7 +41,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     untrained = [name for name, run in RUNS.items() if not run.rows]
     trained = [name for name, run in RUNS.items() if run.rows]
     results = {}
-    for name in (*BASELINES, *untrained, *trained):
+    for name in (*BASELINES, *untrained, *trained, *TRL_RUNS):
         path = folder / f"{name}.json"
         if path.is_file():
             results[name] = json.loads(path.read_text(encoding="utf-8"))
@@ -133,7 +133,7 @@ def with_interval(measured: Mapping[str, Any] | None) -> str:
 def _labels(name: str) -> tuple[str, str]:
     if name in BASELINES:
         return BASELINES[name], ""
-    return RUNS[name].title, name
+    return RUNS[TRL_RUNS.get(name, name)].title, name
 
 
 def _costs(result: Mapping[str, Any]) -> tuple[str, str, str]:

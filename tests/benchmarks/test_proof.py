@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from benchmarks import real_data
-from benchmarks.proof import definitions, rows, scoring, tables, training
+from benchmarks.proof import definitions, rows, scoring, tables, training, trl
 from benchmarks.proof.baselines import score_baseline
 from benchmarks.proof.definitions import HELD_OUT_SHARE, ROW_SETS, RUNS, RowSet, Run
+from benchmarks.proof.training import ProofFolder
 from mv_lightning.metrics.consensus import Consensus
 
 SETS: Mapping[str, RowSet] = {
@@ -151,32 +154,72 @@ def test_baselines_are_scored_on_other_questions(sets: Path, tmp_path: Path) -> 
     assert score_baseline("bag-of-words", trained, scored)["rows"] == majority["rows"] == 39
 
 
-def test_a_run_is_trained_predicted_scored_and_then_skipped(
+@pytest.fixture
+def tiny_run(
     sets: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = Run("tiny", {"gsm8k": 200}, batch_size=20)
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """A finished run of the tiny model: the folder of all runs, and the results it has stored."""
+    results: dict[str, dict[str, Any]] = {}
+
+    def record(name: str, **content: Any) -> None:
+        results[name] = content
+
     monkeypatch.setattr(Run, "base_name", lambda _: tiny_folder)
-    monkeypatch.setattr(real_data, "RUNS", {"tiny": run})
+    monkeypatch.setattr(real_data, "RUNS", {"tiny": Run("tiny", {"gsm8k": 200}, batch_size=20)})
+    monkeypatch.setattr(real_data, "TRL_RUNS", {"tiny-trl": "tiny"})
     monkeypatch.setattr(training, "VALIDATION_ROWS", 40)
-    results: dict[str, dict[str, object]] = {}
-    monkeypatch.setattr(
-        real_data, "record", lambda name, **content: results.update({name: content})
-    )
+    monkeypatch.setattr(real_data, "record", record)
     monkeypatch.setattr(real_data, "PROOF_RESULTS", tmp_path / "results")
+    real_data.run_and_store("tiny", ["gsm8k"], tmp_path / "runs", sets)
+    return tmp_path / "runs", results
 
-    def call() -> None:
-        real_data.run_and_store("tiny", ["gsm8k"], tmp_path / "runs", sets)
 
-    call()
+def test_a_run_is_trained_predicted_scored_and_then_skipped(
+    tiny_run: tuple[Path, dict[str, dict[str, Any]]], sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, results = tiny_run
     result = results["proof/tiny"]
     figures = result["training"]
-    assert isinstance(figures, dict) and isinstance(result["scores"], dict)
     assert (figures["rows"], figures["steps"], figures["validation_rows"]) == (160, 8, 40)
     assert figures["cpu_seconds"] > 0
     assert set(result["scores"]) == {"gsm8k"}
+    assert result["scores"]["gsm8k"]["solve_rate"]["stack"]["value"] >= 0
     monkeypatch.setattr(training, "_command", lambda *_: pytest.fail("it was finished"))
-    call()
+    real_data.run_and_store("tiny", ["gsm8k"], runs, sets)
     assert results["proof/tiny"] == result
+
+
+def test_trl_gets_the_rows_of_the_run_and_its_adapter_is_scored(
+    tiny_run: tuple[Path, dict[str, dict[str, Any]]], sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, results = tiny_run
+    adapter = ProofFolder(runs, "tiny").phase.adapter
+
+    class Trainer:
+        """Takes the steps without training, and saves the adapter of the run as its own."""
+
+        versions: ClassVar = {"trl": "0"}
+
+        def __init__(self, name: str, **settings: Any) -> None:
+            self.settings = settings
+
+        def step(self) -> dict[str, float]:
+            return {"cpu_s": 2.0, "loss": 0.5}
+
+        def finish(self) -> None:
+            shutil.copytree(adapter, self.settings["save"])
+
+    monkeypatch.setattr(trl, "BaselineTrainer", Trainer)
+    real_data.train_and_store_trl("tiny-trl", ["gsm8k"], runs, sets)
+    result = results["proof/tiny-trl"]
+    assert (result["training"]["steps"], result["training"]["cpu_seconds"]) == (8, 16.0)
+    lines = (runs / "tiny-trl" / "texts.jsonl").read_text("utf-8").splitlines()
+    texts = [json.loads(line) for line in lines]
+    assert len(texts) == 160
+    assert {text["completion"] for text in texts} == {" True", " False"}
+    # The same adapter without calibration: other thresholds, the same ranks.
+    own, other = results["proof/tiny"]["scores"]["gsm8k"], result["scores"]["gsm8k"]
+    assert other["auroc"]["value"] == pytest.approx(own["auroc"]["value"], abs=1e-3)
 
 
 def test_the_tables_show_what_is_stored(tmp_path: Path) -> None:
@@ -200,5 +243,5 @@ def test_the_definitions_name_known_sets_and_bases() -> None:
     for run in RUNS.values():
         assert run.rows.keys() <= ROW_SETS.keys()
         assert run.title
-    assert set(definitions.CURVE) <= RUNS.keys()
+    assert set(definitions.CURVE) <= RUNS.keys() >= set(definitions.TRL_RUNS.values())
     assert {RUNS[name].base for name in definitions.CURVE} == {"qwen2.5-coder-0.5b"}
