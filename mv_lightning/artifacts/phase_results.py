@@ -9,7 +9,8 @@ from typing import Any
 
 from mv_lightning.artifacts.evaluations import read_metrics
 from mv_lightning.artifacts.layout import PARTIAL_PREFIX, PhaseFolder, RunFolder, phase_folder
-from mv_lightning.data.sources import Source, load_source
+from mv_lightning.data.mixture import load_sources
+from mv_lightning.data.sources import Source
 from mv_lightning.data.splits import Splits, read_manifest
 from mv_lightning.versioning import read_versioned_json
 
@@ -108,12 +109,11 @@ def load_rows(phase: PhaseResults) -> Source:
     Raises:
         ValueError: The source cannot be read here, or its rows are others now.
     """
-    name = phase.settings["data"]["source"]
-    source = load_source(name)
+    source = load_sources(phase.settings["data"]["source"])
     expected = phase.manifest["fingerprint"]
     if source.fingerprint != expected:
         raise ValueError(
-            f"{name} does not hold the rows that {phase.name} was trained from: expected "
+            f"{source.name} does not hold the rows that {phase.name} was trained from: expected "
             f"fingerprint {expected[:16]}, got {source.fingerprint[:16]}. Restore the file of that "
             "time"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,6 +64,37 @@ def select_columns(names: Sequence[str], context: str, labelled: bool | None) ->
     if list(names).count(KIND_COLUMN) == 1:
         needed.append(KIND_COLUMN)
     return needed
+
+
+def rename_columns(names: Sequence[str], columns: Mapping[str, str], context: str) -> list[str]:
+    """Return the names of columns after renaming; a column that loses its name to another has none.
+
+    Args:
+        names: All columns of the table.
+        columns: Old name -> new name.
+        context: The table's name for messages.
+
+    Raises:
+        ValueError: No such old name, an unknown new name, or a new name for two columns.
+    """
+    known = (*TEXT_COLUMNS, LABEL_COLUMN, KIND_COLUMN)
+    unknown = [new for new in columns.values() if new not in known]
+    if unknown or len(set(columns.values())) < len(columns):
+        raise ValueError(
+            f"{context}: expected the names {', '.join(known)}, each for one column at most, got "
+            f"columns={dict(columns)}. Correct the new names."
+        )
+    missing = [old for old in columns if old not in names]
+    if missing:
+        raise ValueError(
+            f"{context}: no column {', '.join(missing)} to rename; the columns are "
+            f"{', '.join(names)}. Correct the old names."
+        )
+    renamed = []
+    for name in names:
+        loses_its_name = name in columns.values()
+        renamed.append(columns.get(name, "" if loses_its_name else name))
+    return renamed
 
 
 def check_texts(table: pa.Table, context: str, labels_N: np.ndarray | None) -> tuple[pa.Table, int]:

@@ -8,7 +8,7 @@ are booleans, and a fingerprint of their content. Everything that is wrong with 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from mv_lightning.data.columns import (
     check_texts,
     is_blank,
     is_unlabelled,
+    rename_columns,
     select_columns,
 )
 from mv_lightning.data.fingerprint import content_fingerprint, count_duplicates, question_ids
@@ -56,6 +57,12 @@ class Source:
     """The files of a folder that were read, by their path in it; empty for other sources."""
     id_column: IdColumn | None = None
     """The column that holds the IDs of the rows, unchecked; None where rows are numbered."""
+    source_names: Sequence[str] = ()
+    """The names of several sources (see `mixture`); empty for one."""
+    source_N: np.ndarray | None = None
+    """int64 [N], which of several sources each row is from."""
+    shares: Sequence[float] | None = None
+    """The share of each of several sources that was asked for, 0 to 1."""
 
     @cached_property
     def ids(self) -> list[str]:
@@ -83,6 +90,7 @@ def load_source(
     split: str = "train",
     labelled: bool | None = True,
     id_column: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Source:
     """Load and check the rows that `source` names.
 
@@ -103,6 +111,8 @@ def load_source(
         id_column: Name of the column that holds the IDs of the rows. None: it is found by its name
             (id, ID, row_id, index, ..., see `row_ids.ID_NAMES`). `none`: rows are numbered. IDs are
             checked when `Source.ids` is first used, since training does not need them.
+        columns: Columns that have other names in the source: name there -> name here, such as
+            `{"expected": "is_correct"}`.
 
     Returns:
         The rows in the order of the file (of the sorted file names, where there are several).
@@ -110,41 +120,59 @@ def load_source(
     Raises:
         ValueError: Nothing of that name, a file that cannot be read, or rows that break the schema.
     """
+    origin = find_origin(source, split)
+    parts = []
+    for context, read in origin.parts:
+        parts.append(_read_part(context, read, labelled, id_column, columns or {}))
+    checked = make_source(source, [part.texts for part in parts], _join_labels(source, parts))
+    n_converted = sum(part.converted_answers for part in parts)
+    return replace(
+        checked,
+        counts={**checked.counts, "converted_answers": n_converted},
+        files=origin.files,
+        id_column=_join_ids(parts),
+    )
+
+
+def make_source(name: str, tables: Sequence[pa.Table], labels_N: np.ndarray | None) -> Source:
+    """Make a source of checked rows.
+
+    Args:
+        name: Its name.
+        tables: Text columns as `check_texts` returns them; N rows in all.
+        labels_N: bool [N], or None for rows without labels.
+
+    Raises:
+        ValueError: There are no rows.
+    """
     import datasets
     import pyarrow as pa
 
-    origin = find_origin(source, split)
-    parts = [_read_part(context, read, labelled, id_column) for context, read in origin.parts]
-    table = pa.concat_tables([part.texts for part in parts], promote_options="default")
+    table = pa.concat_tables(tables, promote_options="default")
     if table.num_rows == 0:
-        raise ValueError(
-            f"{source}: no rows: expected at least one. Add rows, or correct the name."
-        )
+        raise ValueError(f"{name}: no rows: expected at least one. Add rows, or correct the name.")
     if KIND_COLUMN in table.column_names:
         kinds = table[KIND_COLUMN].fill_null("")
         table = table.set_column(table.column_names.index(KIND_COLUMN), KIND_COLUMN, kinds)
-    labels_N = _join_labels(source, parts)
     question_ids_N = question_ids(table["question"])
     fingerprint = content_fingerprint(table, labels_N)
     counts = {
         "rows": table.num_rows,
         "distinct_questions": int(question_ids_N.max()) + 1,
         "duplicates": count_duplicates(table, question_ids_N),
-        "converted_answers": sum(part.converted_answers for part in parts),
+        "converted_answers": 0,
         "empty_answers": int(np.count_nonzero(is_blank(table["answer"]))),
         "empty_solutions": int(np.count_nonzero(is_blank(table["solution"]))),
     }
     # What reading and checking allocated: up to a tenth of the table.
     pa.default_memory_pool().release_unused()
     return Source(
-        name=source,
+        name=name,
         table=datasets.Dataset(table, fingerprint=fingerprint),
         labels_N=labels_N,
         question_ids_N=question_ids_N,
         fingerprint=fingerprint,
         counts=counts,
-        files=origin.files,
-        id_column=_join_ids(parts),
     )
 
 
@@ -166,25 +194,29 @@ def _read_part(
     read: Callable[[ColumnSelector], pa.Table],
     labelled: bool | None,
     id_column: str | None,
+    columns: Mapping[str, str],
 ) -> _Part:
     import pyarrow as pa
 
+    original: dict[str, str] = {}  # name here -> name there
+
     def select(names: Sequence[str]) -> list[str]:
+        renamed = rename_columns(names, columns, context)
+        for name in select_columns(renamed, context, labelled):
+            original[name] = names[renamed.index(name)]
         id_name = find_id_column(names, id_column, context)
         with_id = [id_name] if id_name else []
-        return list(dict.fromkeys(select_columns(names, context, labelled) + with_id))
+        return list(dict.fromkeys([*original.values(), *with_id]))
 
     raw = read(select)
     id_name = find_id_column(raw.column_names, id_column, context)
-    columns = {}
-    for name in select_columns(raw.column_names, context, labelled):
-        columns[name] = plain_column(raw, name, context)
+    plain = {name: plain_column(raw, there, context) for name, there in original.items()}
     labels_N = None
-    if LABEL_COLUMN in columns:
-        labels = columns.pop(LABEL_COLUMN)
+    if LABEL_COLUMN in plain:
+        labels = plain.pop(LABEL_COLUMN)
         if labelled or not is_unlabelled(labels):
             labels_N = check_labels(labels, context)
-    texts, converted = check_texts(pa.table(columns), context, labels_N)
+    texts, converted = check_texts(pa.table(plain), context, labels_N)
     ids = raw.select([id_name]) if id_name else None
     return _Part(context, texts, converted, labels_N, ids)
 

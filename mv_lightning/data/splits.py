@@ -7,7 +7,7 @@ first and the phases follow in order, so a further phase changes none of the row
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,13 @@ class Splits:
         return names
 
 
-def plan_splits(labels_N: np.ndarray, question_ids_N: np.ndarray | None, plan: SplitPlan) -> Splits:
+def plan_splits(
+    labels_N: np.ndarray,
+    question_ids_N: np.ndarray | None,
+    plan: SplitPlan,
+    source_N: np.ndarray | None = None,
+    shares: Sequence[float] | None = None,
+) -> Splits:
     """Draw the splits of `plan`.
 
     The groups (the rows of a question, or single rows) are put in a random order. Each split in
@@ -106,6 +112,9 @@ def plan_splits(labels_N: np.ndarray, question_ids_N: np.ndarray | None, plan: S
         question_ids_N: int64 [N], see `fingerprint.question_ids`; only used by
             `plan.group_by_question`.
         plan: What to draw.
+        source_N: int64 [N], which of several sources each row is from; only used with `shares`.
+        shares: The share of each source in every split (of each class, where balanced), 1 in all.
+            None: all rows are drawn with the same probability.
 
     Returns:
         The splits, each of exactly the planned size.
@@ -127,9 +136,12 @@ def plan_splits(labels_N: np.ndarray, question_ids_N: np.ndarray | None, plan: S
     shuffled_N = rng.permutation(len(labels_N))
     rank_Q = rng.permutation(int(question_ids_N.max(initial=-1)) + 1)
     order_N = shuffled_N[np.argsort(rank_Q[question_ids_N[shuffled_N]], kind="stable")]
-    drawn = _draw(order_N, labels_N, question_ids_N, plan, plan.rows)
+    if source_N is None or shares is None:
+        source_N, shares = np.zeros(len(labels_N), dtype=np.int64), [1.0]
+    rows = _Rows(order_N, labels_N, question_ids_N, source_N, shares)
+    drawn = _draw(rows, plan, plan.rows)
     if drawn is None:
-        raise ValueError(_too_few(order_N, labels_N, question_ids_N, plan))
+        raise ValueError(_too_few(rows, plan))
     test, *phases = (rng.permutation(rows_N) for rows_N in drawn)
     return Splits(train=tuple(phases[1::2]), val=tuple(phases[0::2]), test=test)
 
@@ -195,6 +207,8 @@ def manifest(
     splits: Splits,
     labels_N: np.ndarray,
     question_ids_N: np.ndarray,
+    source_N: np.ndarray | None = None,
+    source_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what identifies a draw, in values that JSON can hold.
 
@@ -204,10 +218,13 @@ def manifest(
         splits: What was drawn.
         labels_N: bool [N].
         question_ids_N: int64 [N], see `fingerprint.question_ids`.
+        source_N: int64 [N], which of several sources each row is from.
+        source_names: The names of these sources.
 
     Returns:
         `fingerprint`, `plan`, and `splits`: for each name its `rows`, how many are `true`, the
-        `sha256` of its row numbers and (not for training rows) its `overlap`.
+        `sha256` of its row numbers, (not for training rows) its `overlap` and (for several sources)
+        the rows of each, by name, as `sources`.
     """
     overlaps = overlap(question_ids_N, splits)
     described: dict[str, dict[str, Any]] = {}
@@ -219,6 +236,9 @@ def manifest(
         }
         if name in overlaps:
             described[name]["overlap"] = overlaps[name]
+        if source_N is not None:
+            n_rows = np.bincount(source_N[rows_N], minlength=len(source_names)).tolist()
+            described[name]["sources"] = dict(zip(source_names, n_rows, strict=True))
     return {"fingerprint": source_fingerprint, "plan": asdict(plan), "splits": described}
 
 
@@ -289,50 +309,91 @@ def _sizes(plan: SplitPlan, rows: int) -> tuple[int, int, int]:
     return plan.test_rows // (1 + plan.balance_test), val, phase - val
 
 
-def _draw(
-    order_N: np.ndarray,
-    labels_N: np.ndarray,
-    question_ids_N: np.ndarray,
-    plan: SplitPlan,
-    rows: int,
-) -> list[np.ndarray] | None:
-    """Rows of test, val 1, train 1, val 2, ... for phases of `rows` rows; None if too few."""
-    test, val, train = _sizes(plan, rows)
+@dataclass(frozen=True)
+class _Rows:
+    """What a draw depends on."""
+
+    order_N: np.ndarray
+    """int64 [N], row numbers in the order in which they are taken."""
+    labels_N: np.ndarray
+    question_ids_N: np.ndarray
+    source_N: np.ndarray
+    shares: Sequence[float]
+
+
+def _draw(rows: _Rows, plan: SplitPlan, phase_rows: int) -> list[np.ndarray] | None:
+    """Rows of test, val 1, train 1, val 2, ... for phases of a size; None if there are too few."""
+    test, val, train = _sizes(plan, phase_rows)
     phase = [(val, plan.balance), (train, plan.balance)]
+    order_N = rows.order_N
     drawn = []
     for size, balance in [(test, plan.balance_test), *phase * plan.phases]:
-        pools = [order_N]
-        if balance:
-            true_N = labels_N[order_N]
-            pools = [order_N[true_N], order_N[~true_N]]
-        if min(map(len, pools)) < size:
-            return None
-        taken = np.concatenate([pool[:size] for pool in pools])
-        used_Q = np.zeros(len(labels_N), dtype=bool)
-        used_Q[question_ids_N[taken]] = True
-        order_N = order_N[~used_Q[question_ids_N[order_N]]]
-        drawn.append(taken)
+        taken = [np.empty(0, dtype=np.int64)]
+        for pool_N in _classes(order_N, rows.labels_N, balance):
+            source_N = rows.source_N[pool_N]
+            for source, quota in enumerate(quotas(size, rows.shares)):
+                from_source_N = pool_N[source_N == source]
+                if len(from_source_N) < quota:
+                    return None
+                taken.append(from_source_N[:quota])
+        drawn.append(np.concatenate(taken))
+        used_Q = np.zeros(len(rows.labels_N), dtype=bool)
+        used_Q[rows.question_ids_N[drawn[-1]]] = True
+        order_N = order_N[~used_Q[rows.question_ids_N[order_N]]]
     return drawn
 
 
-def _too_few(
-    order_N: np.ndarray, labels_N: np.ndarray, question_ids_N: np.ndarray, plan: SplitPlan
-) -> str:
+def _classes(order_N: np.ndarray, labels_N: np.ndarray, balance: bool) -> list[np.ndarray]:
+    """The rows of each class that a split takes equally many of; all rows where it does not."""
+    if not balance:
+        return [order_N]
+    true_N = labels_N[order_N]
+    return [order_N[true_N], order_N[~true_N]]
+
+
+def quotas(size: int, shares: Sequence[float]) -> list[int]:
+    """Divide a number of rows by shares: whole numbers, `size` in all, less than one off each.
+
+    The largest remainders are rounded up; of equal ones the first.
+
+    Args:
+        size: Rows to divide.
+        shares: Shares, 1 in all.
+    """
+    exact = np.array(shares) * size
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    largest = np.argsort(counts - exact, kind="stable")[: size - int(counts.sum())]
+    counts[largest] += 1
+    return [int(count) for count in counts]
+
+
+def _too_few(rows: _Rows, plan: SplitPlan) -> str:
     """What the plan needs, what there is, and the largest phases that the same draw does fill."""
-    fits = _largest_phase(order_N, labels_N, question_ids_N, plan)
+    fits = _largest_phase(rows, plan)
     advice = "phases, test_rows, or both, and rows"
     if fits:
         advice = f"rows to at most {fits:,}, phases or test_rows"
-    true = int(np.count_nonzero(labels_N))
     questions = ""
     if plan.group_by_question:
-        n_questions = len(np.unique(question_ids_N))
+        n_questions = len(np.unique(rows.question_ids_N))
         questions = f" on {n_questions:,} questions (group_by_question leaves some unused)"
+    available = _class_counts(rows.labels_N)
+    if len(rows.shares) > 1:
+        parts = []
+        for source, share in enumerate(rows.shares):
+            counts = _class_counts(rows.labels_N[rows.source_N == source])
+            parts.append(f"{counts} for a share of {share:g}")
+        available = f"{'; '.join(parts)}, in the order of the sources"
     return (
         f"test_rows={plan.test_rows} and {plan.phases} phases of rows={plan.rows} need "
-        f"{_needed_rows(plan)}; the source has {true:,} True and {len(labels_N) - true:,} "
-        f"False{questions}. Lower {advice}, or take a larger source."
+        f"{_needed_rows(plan)}; the source has {available}{questions}. Lower {advice}, or take a "
+        "larger source."
     )
+
+
+def _class_counts(labels_N: np.ndarray) -> str:
+    true = int(np.count_nonzero(labels_N))
+    return f"{true:,} True and {len(labels_N) - true:,} False"
 
 
 def _needed_rows(plan: SplitPlan) -> str:
@@ -347,15 +408,13 @@ def _needed_rows(plan: SplitPlan) -> str:
     return needed
 
 
-def _largest_phase(
-    order_N: np.ndarray, labels_N: np.ndarray, question_ids_N: np.ndarray, plan: SplitPlan
-) -> int:
+def _largest_phase(rows: _Rows, plan: SplitPlan) -> int:
     """The most rows of a phase that can be drawn, found by bisection; 0 where none can."""
     unit = 1 + plan.balance
     fits, fails = 0, plan.rows // unit
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        if _draw(order_N, labels_N, question_ids_N, plan, middle * unit) is None:
+        if _draw(rows, plan, middle * unit) is None:
             fails = middle
         else:
             fits = middle

@@ -26,6 +26,7 @@ from mv_lightning.data.cache import cached
 from mv_lightning.data.chat import render_chat
 from mv_lightning.data.columns import KIND_COLUMN
 from mv_lightning.data.encoding import encode_rows
+from mv_lightning.data.mixture import SourceSettings, load_sources
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.data.splits import (
@@ -55,7 +56,7 @@ class VerdictDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        source: str = "ad6398/nyu-dl-teach-maths-comp",
+        source: str | list[SourceSettings] = "ad6398/nyu-dl-teach-maths-comp",
         phase: int = 1,
         splits: SplitPlan = SplitPlan(),  # noqa: B008  frozen
         prompt: str | None = "detailed",
@@ -73,12 +74,13 @@ class VerdictDataModule(pl.LightningDataModule):
 
         Args:
             source: Labelled rows: a Hub id, a file or folder (parquet, JSONL, CSV, Arrow), or
-                `synthetic` for generated rows (`synthetic:20000` for another number of them).
+                `synthetic` for generated rows (`synthetic:20000` for another number of them). Or a
+                list of sources, each with a path and if needed name, rows or share, and columns.
             phase: Which shard this run trains on, from 1.
             splits: How the source is divided.
             prompt: `answer_only`, `explanation`, `detailed`, `chat` (for instruction-tuned bases),
-                or a YAML file with instruction, body and cue. null is the prompt that the adapter was trained with, the default outside
-                `fit`.
+                or a YAML file with instruction, body and cue. null is the prompt that the adapter
+                was trained with, the default outside `fit`.
             max_length: Maximum tokens of a row; a longer solution loses its middle. null is that of
                 the adapter, the default outside `fit`.
             batch_size: Rows of a micro-batch. An optimizer step takes this times
@@ -141,10 +143,10 @@ class VerdictDataModule(pl.LightningDataModule):
         if stage == "predict":
             self._set_up_prediction(tokenizer)
             return
-        source = load_source(self.source)
+        source = load_sources(self.source)
         assert source.labels_N is not None
         groups_N = source.question_ids_N if self.plan.group_by_question else None
-        drawn = plan_splits(source.labels_N, groups_N, self.plan)
+        drawn = plan_splits(source.labels_N, groups_N, self.plan, source.source_N, source.shares)
         rows = {
             "train": drawn.train[self.phase - 1],
             "val": drawn.val[self.phase - 1],
@@ -210,6 +212,8 @@ class VerdictDataModule(pl.LightningDataModule):
             self._drawn,
             self._source.labels_N,
             self._source.question_ids_N,
+            self._source.source_N,
+            self._source.source_names,
         )
         write_manifest(self.folder.manifest, values, self._drawn)
 
@@ -257,6 +261,11 @@ class VerdictDataModule(pl.LightningDataModule):
 
     def _set_up_prediction(self, tokenizer: Any) -> None:
         assert self.trainer is not None
+        if not isinstance(self.predict_source, str):
+            raise ValueError(
+                "expected the rows to predict, got several sources in data.source. Set "
+                "predict.source to a file, a folder or a Hub dataset"
+            )
         rows = load_source(
             self.predict_source, split="test", labelled=None, id_column=self.id_column
         )
@@ -297,7 +306,10 @@ class VerdictDataModule(pl.LightningDataModule):
         self._print_truncation(name, encoded)
         has_kinds = KIND_COLUMN in chosen.column_names
         kinds_N = np.array(chosen[KIND_COLUMN][:]) if has_kinds else None
-        return Split(encoded, source.question_ids_N[rows_N], kinds_N)
+        sources_N = None
+        if source.source_N is not None:
+            sources_N = np.array(source.source_names)[source.source_N[rows_N]]
+        return Split(encoded, source.question_ids_N[rows_N], kinds_N=kinds_N, sources_N=sources_N)
 
     def _print_truncation(self, name: str, encoded: EncodedRows) -> None:
         assert self.trainer is not None
