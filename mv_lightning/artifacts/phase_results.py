@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,19 +118,3 @@ def load_rows(phase: PhaseResults) -> Source:
             "time"
         )
     return source
-
-
-def curve(folder: PhaseFolder, tag: str) -> Iterator[tuple[int, float]]:
-    """Yield (step, value) of a curve in the order of logging; a repeated step comes twice.
-
-    Args:
-        folder: A phase.
-        tag: Name of the curve in TensorBoard.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    for file in sorted(folder.tensorboard.glob("events.*")):
-        events = EventAccumulator(str(file), size_guidance={"scalars": 0, "images": 1})
-        events.Reload()
-        if tag in events.Tags()["scalars"]:
-            yield from ((event.step, event.value) for event in events.Scalars(tag))

@@ -55,8 +55,7 @@ def run(args: list[str]) -> None:
     parser = command_parser(
         "best-of-n",
         "Solve rate when one of several solutions of a question is picked: at random, by majority, "
-        "by a "
-        "vote weighted with the probabilities, by the highest probability (best of N), by an "
+        "by a vote weighted with the probabilities, by the highest probability (best of N), by an "
         "oracle.",
     )
     parser.add_argument("probabilities", metavar="FILE", help="probabilities.csv of the rows")
@@ -72,8 +71,7 @@ def run(args: list[str]) -> None:
     print(
         f"\nsolve rate of {result['questions']:,} questions with 95 % intervals; "
         f"{result['left_out']:,} questions with fewer than {len(result['solve_rate'])} solutions "
-        "are left "
-        f"out. Written to {out}"
+        f"are left out. Written to {out}"
     )
 
 

@@ -71,9 +71,8 @@ def run(args: list[str]) -> None:
     print(_gpu_table(estimate).markdown())
     print(
         f"\nThe last column is the value that recomputes least and fits, with {MARGIN:.0%} of the "
-        "GPU's "
-        "memory left free.\nA number stores the activations of a micro-batch of that many packed "
-        "tokens; a longer one recomputes the rest."
+        "GPU's memory left free.\nA number stores the activations of a micro-batch of that many "
+        "packed tokens; a longer one recomputes the rest."
     )
     print(
         f"\nA checkpoint takes {estimate.checkpoint_bytes / 1e9:.2f} GB on disk, and "

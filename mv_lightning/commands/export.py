@@ -53,8 +53,7 @@ class ExportOptions:
         if self.out.exists() and not (self.out / EXPORT_FILE).is_file():
             raise ValueError(
                 f"--out {self.out} exists and is not an export (it has no {EXPORT_FILE}). Name a "
-                "new "
-                "folder"
+                "new folder"
             )
 
 
@@ -86,8 +85,7 @@ def run(args: list[str]) -> None:
     parser = command_parser(
         "export",
         "Write a phase's adapter, or the base model with the adapter merged into it, for use "
-        "without this "
-        "package; load it back and compare the verdicts on held-out rows.",
+        "without this package; load it back and compare the verdicts on held-out rows.",
     )
     parser.add_argument(
         "phase_folder",
@@ -139,11 +137,9 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
         if comparison["flips"] > options.max_flips * len(held_out.rows):
             raise ValueError(
                 f"{comparison['flips']} of {len(held_out.rows):,} verdicts differ in the export, "
-                "more than "
-                f"--max-flips {options.max_flips} allows. The log-odds differ by "
+                f"more than --max-flips {options.max_flips} allows. The log-odds differ by "
                 f"{comparison['log_odds_change']['mean']:.3f} on average. Nothing was written. "
-                "Train in "
-                "bf16-mixed, or allow more flips"
+                "Train in bf16-mixed, or allow more flips"
             )
         write_versioned_json(folder / EXPORT_FILE, comparison)
         card = model_card(phase, folder, comparison)

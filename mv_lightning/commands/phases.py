@@ -58,8 +58,7 @@ def run(args: list[str]) -> None:
         "Fit all phases in order (finished ones are skipped, an interrupted one resumes), then "
         "predict.",
         "All other options, such as --data.source FILE, are those of fit and predict: each command "
-        "gets them, "
-        "after its own configuration file.",
+        "gets them, after its own configuration file.",
     )
     add_options(parser, "phases", PhasesOptions)
     own_args, command_args = split_args(parser, args)
@@ -110,8 +109,7 @@ def _configurations(options: PhasesOptions) -> list[tuple[str, Path]]:
     if not phase_files:
         raise ValueError(
             f"expected phase1.yaml, phase2.yaml, ... in {options.folder}, got none. Run from the "
-            "repository, "
-            "or name their folder with --folder"
+            "repository, or name their folder with --folder"
         )
     configurations = [("fit", file) for file in phase_files]
     if not options.skip_predict:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mv_lightning.artifacts.curves import tensorboard_curve
 from mv_lightning.artifacts.layout import PhaseFolder, checkpoint_step
-from mv_lightning.artifacts.phase_results import curve
 from mv_lightning.experiments.child_run import KILLED, check_status, run_child
 
 COMPARED = ("state_dict", "optimizer_states", "lr_schedulers", "random", "global_step")
@@ -79,7 +79,7 @@ def logged_values(folder: PhaseFolder, tag: str) -> dict[str, float]:
         tag: Name of the curve in TensorBoard.
     """
     values: dict[str, float] = {}
-    for step, value in curve(folder, tag):
+    for step, value in tensorboard_curve(folder, tag):
         if values.setdefault(str(step), value) != value:
             values[f"{step} (repeated)"] = value
     return values

@@ -14,12 +14,10 @@ from mv_lightning.reporting.phase_blocks import metrics_table, settings_tables, 
 
 _LICENCE = (
     "This folder is derived from the base model, whose own licence governs it. Read that licence "
-    "before "
-    "you use or distribute the folder. Bases of the Llama 3 family are under Meta's Llama "
-    "Community "
-    "License, which among other things asks you to provide a copy of it, to display “Built with "
-    "Llama”, to "
-    "begin the name of a derived model with “Llama”, and to follow its acceptable use policy."
+    "before you use or distribute the folder. Bases of the Llama 3 family are under Meta's Llama "
+    "Community License, which among other things asks you to provide a copy of it, to display "
+    "“Built with Llama”, to begin the name of a derived model with “Llama”, and to follow its "
+    "acceptable use policy."
 )
 _LOAD_QUANTISED = """
 from peft import AutoPeftModelForCausalLM
@@ -120,11 +118,9 @@ def _introduction(phase: PhaseResults, merged: bool, quantised: bool) -> str:
         needs = "plain transformers, peft and bitsandbytes"
     return (
         "An outcome verifier: it says whether a given answer to a math question is correct. This "
-        "is "
-        f"{form}, of the base model `{phase.settings['model']['base']['name']}`, after "
+        f"is {form}, of the base model `{phase.settings['model']['base']['name']}`, after "
         f"{phase.summary['steps_all_phases']:,} optimizer steps in {phase.folder.phase} phases. It "
-        "was "
-        f"trained with mv_lightning and needs {needs} only."
+        f"was trained with mv_lightning and needs {needs} only."
     )
 
 

@@ -76,11 +76,9 @@ def fit_ensemble(
     if min(true, len(labels_N) - true) < MIN_ROWS_PER_CLASS:
         raise ValueError(
             f"expected at least {MIN_ROWS_PER_CLASS} validation rows of each class to fit weights "
-            "on, got "
-            f"{true} True and {len(labels_N) - true} False. Validate on more rows "
+            f"on, got {true} True and {len(labels_N) - true} False. Validate on more rows "
             "(data.splits.val_fraction), name labelled rows with --val-labels, or leave out "
-            "--fit-weights: "
-            "the plain average needs no such rows"
+            "--fit-weights: the plain average needs no such rows"
         )
     temperatures = [
         fit_temperature(labels_N, column_N, question_ids_N) for column_N in log_odds_NM.T

@@ -78,19 +78,16 @@ def _baselines_section(accuracies: Mapping[str, Any]) -> Section:
         return Section(title, ["Not run: the split plan holds no rows out."])
     note = (
         "Accuracy on the validation rows of all phases and the held-out test set together, fitted "
-        "on the training "
-        f"rows of all phases (bag of words: at most {BAG_SAMPLE:,} of them), with 95 % intervals "
-        "(questions "
-        "resampled). A verifier must be better than all of these."
+        f"on the training rows of all phases (bag of words: at most {BAG_SAMPLE:,} of them), with "
+        "95 % intervals (questions resampled). A verifier must be better than all of these."
     )
     rows = [_baseline_row(name, accuracy) for name, accuracy in accuracies.items()]
     known = accuracies[KNOWN_LOOKUP]["rows"] / accuracies["lookup"]["rows"]
     lookup = (
         "Lookup says True to the answer that is most often labelled True for the same question in "
-        "the training rows. "
-        "Where no training row has the question, it says what most training rows are; its second "
-        "line leaves these "
-        f"rows out. It knows an answer for {known:.1%} of the rows."
+        "the training rows. Where no training row has the question, it says what most training "
+        f"rows are; its second line leaves these rows out. It knows an answer for {known:.1%} of "
+        "the rows."
     )
     return Section(title, [note, Table(("", "accuracy", "interval", "rows"), rows), lookup])
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from mv_lightning.artifacts.calibrations import load_calibration
+from mv_lightning.artifacts.curves import csv_curve, tensorboard_curve
 from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.layout import RunFolder
-from mv_lightning.artifacts.phase_results import STAGES, PhaseResults, curve, load_rows
+from mv_lightning.artifacts.phase_results import STAGES, PhaseResults, load_rows
 from mv_lightning.atomic import atomic_file
 from mv_lightning.numerics import sigmoid
 from mv_lightning.reporting.blocks import Block, Code, Folded, Picture, Section, html_page
@@ -61,8 +62,8 @@ def _results(run: Path, phases: Sequence[PhaseResults]) -> Iterator[Block]:
     yield phase_table([phase.summary for phase in phases])
     yield (
         "Loss, accuracy and AUROC are those of each phase's validation rows at its end. In the "
-        "tables below, brackets "
-        "hold 95 % intervals, for which the rows of one question are resampled together."
+        "tables below, brackets hold 95 % intervals, for which the rows of one question are "
+        "resampled together."
     )
     yield from _alarms(phases)
     prediction = RunFolder(run).prediction_summary
@@ -90,20 +91,25 @@ def _loss(run: Path, phases: Sequence[PhaseResults]) -> Iterator[Block]:
 
     losses = []
     for phase in phases:
-        # A step that was repeated after an interruption counts once.
-        train, val = (dict(curve(phase.folder, tag)) for tag in ("train/loss", "val/loss"))
+        train, val = _curve(phase, "train/loss"), _curve(phase, "val/loss")
         if train:
-            losses.append(
-                PhaseLoss(
-                    phase.name, list(train), list(train.values()), list(val), list(val.values())
-                )
-            )
+            curves = (list(train), list(train.values()), list(val), list(val.values()))
+            losses.append(PhaseLoss(phase.name, *curves))
     if not losses:
-        yield f"Not drawn: there are no curves in {RunFolder(run).tensorboard}."
+        yield (
+            f"Not drawn: there are no TensorBoard files in {RunFolder(run).tensorboard}, and no "
+            "single metrics.csv of a CSVLogger (trainer.logger)."
+        )
         return
     file = RunFolder(run).plots / "loss.png"
     save_png(loss_curve(losses), file)
     yield Picture(file, "Training and validation loss over the phases")
+
+
+def _curve(phase: PhaseResults, tag: str) -> dict[int, float]:
+    """Return the values by step; a step that was repeated after an interruption counts once."""
+    values = dict(tensorboard_curve(phase.folder, tag))
+    return values or dict(csv_curve(phase.settings, tag))
 
 
 def _metrics(phase: PhaseResults) -> Section:
