@@ -1,5 +1,5 @@
-"""`analyze`: what is in a source before anything is trained on it, and how accurate trivial "
-"verifiers are."""
+"""`analyze`: what is in a source before anything is trained on it, and how accurate trivial
+verifiers are."""
 
 from __future__ import annotations
 

@@ -30,6 +30,9 @@ class PredictedRows:
 
     source: str
     """The rows that were predicted, with labels and several solutions for each question."""
+    id_column: str | None = None
+    """Column of the source that has the IDs of the predictions; default: found by name, as by
+    predict."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def run(args: list[str]) -> None:
     values = parse_options(parser, args)
     options = build(BestOfNOptions, values.best_of_n)
     probabilities = local_path(values.probabilities)
-    result = measure(probabilities, values.predict.source, options.max_n)
+    rows = build(PredictedRows, values.predict)
+    result = measure(probabilities, rows, options.max_n)
     out = options.out or probabilities.with_name(RESULT_FILE)
     write_versioned_json(out, result)
     print(result_table(result).markdown())
@@ -75,12 +79,12 @@ def run(args: list[str]) -> None:
     )
 
 
-def measure(probabilities: Path, source: str, max_n: int | None) -> dict[str, Any]:
+def measure(probabilities: Path, rows: PredictedRows, max_n: int | None) -> dict[str, Any]:
     """Return the solve rates as plain values.
 
     Args:
         probabilities: Prediction file of the rows.
-        source: The rows, with labels.
+        rows: The rows, with labels.
         max_n: Solutions per question; None for as many as half of the questions have.
 
     Returns:
@@ -91,7 +95,7 @@ def measure(probabilities: Path, source: str, max_n: int | None) -> dict[str, An
         ValueError: As for the command.
     """
     predictions = read_predictions(probabilities)
-    loaded, rows_N = load_predicted(source, predictions.ids)
+    loaded, rows_N = load_predicted(rows.source, predictions.ids, rows.id_column)
     assert loaded.labels_N is not None
     solutions_Q = np.bincount(loaded.question_ids_N)
     if max_n is None:

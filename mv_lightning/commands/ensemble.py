@@ -44,6 +44,9 @@ class PredictedRows:
 
     source: str | None = None
     """The predicted rows, with labels: the gain over the best member is then measured."""
+    id_column: str | None = None
+    """Column of the source that has the IDs of the predictions; default: found by name, as by
+    predict."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def run(args: list[str]) -> None:
     fit = _fit(options, files)
     summary = _summary(fit, files, log_odds_NM)
     if values.predict.source is not None:
-        labels_N, question_ids_N = _labels(values.predict.source, ids)
+        labels_N, question_ids_N = _labels(values.predict.source, ids, values.predict.id_column)
         summary |= compare_with_members(labels_N, log_odds_NM, question_ids_N, fit)
     average_N = fit.average(log_odds_NM)
     write_predictions(RunFolder(options.out), ids, dict(enumerate(average_N.tolist())))
@@ -112,9 +115,11 @@ def _read_predictions(files: Sequence[Path]) -> tuple[Sequence[str], np.ndarray]
     return ids, np.column_stack(columns)
 
 
-def _labels(source: str, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _labels(
+    source: str, ids: Sequence[str], id_column: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return labels and questions of the rows with these IDs, bool [N] and int64 [N]."""
-    loaded, rows_N = load_predicted(source, ids)
+    loaded, rows_N = load_predicted(source, ids, id_column)
     assert loaded.labels_N is not None
     return loaded.labels_N[rows_N], loaded.question_ids_N[rows_N]
 
@@ -137,8 +142,8 @@ def _fit(options: EnsembleOptions, files: Sequence[Path]) -> EnsembleFit:
 def _read_validation(
     files: Sequence[Path], predictions: Sequence[Path]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and log-odds; a phase stores raw log-odds, so they are calibrated as its "
-    "predictions are."""
+    """Return labels, and log-odds that are calibrated as the predictions are: a phase stores raw
+    ones."""
     first = read_evaluated(files[0])
     columns = []
     for file, prediction in zip(files, predictions, strict=True):

@@ -21,7 +21,6 @@ from mv_lightning.commands.options import (
     add_options,
     build,
     command_parser,
-    local_path,
     parse_options,
     split_args,
 )
@@ -81,7 +80,7 @@ def run(args: list[str]) -> None:
         phase = PhaseFolder(Path(values["run"]["dir"]), values["data"]["phase"])
         if command[0] == "fit" and not phase.summary.is_file():
             _stop(1, f"phase {phase.phase} is not finished, so nothing after it was started.", args)
-    show_table(local_path(settings[-1]["run"]["dir"]))
+    show_table(Path(settings[-1]["run"]["dir"]))
 
 
 def _stop(status: int, reason: str, args: Sequence[str]) -> NoReturn:

@@ -70,9 +70,9 @@ def run(args: list[str]) -> None:
     settings = parse(["fit", *fit_args])
     phase = settings["data"]["phase"]
     fit_args += ["--trainer.max_steps", str(options.steps), "--run.save_every", "1"]
-    if settings["model"]["init_from"] == "previous":
-        previous = PhaseFolder(Path(settings["run"]["dir"]), phase - 1).adapter
-        fit_args += ["--model.init_from", str(previous)]
+    if settings["model"]["init_from"] is not None:
+        # `previous` would name a phase in the folder of each of the two runs.
+        fit_args += ["--model.init_from", settings["model"]["init_from"]]
     with tempfile.TemporaryDirectory() as tmp_path:
         folder = options.folder or Path(tmp_path)
         differences = _differences(fit_args, options, folder, phase, settings["seed_everything"])

@@ -21,8 +21,8 @@ KILLED = -signal.SIGKILL
 """Exit status of a child that was killed."""
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 0.001
-"""Between two checks of a condition: short, so that a child can be killed while it writes a "
-"file."""
+"""Between two checks of a condition: short, so that a child can be killed while it writes a
+file."""
 
 
 def run_child(

@@ -1,5 +1,5 @@
-"""Several verifiers as one: calibrated members, a weighted average, and its gain over the best "
-"member."""
+"""Several verifiers as one: calibrated members, a weighted average, and its gain over the best
+member."""
 
 from __future__ import annotations
 

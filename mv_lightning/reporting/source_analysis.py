@@ -1,5 +1,5 @@
-"""What is in a source before anything is trained on it, and how accurate trivial verifiers are on "
-"it."""
+"""What is in a source before anything is trained on it, and how accurate trivial verifiers are on
+it."""
 
 from __future__ import annotations
 

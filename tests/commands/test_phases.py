@@ -78,7 +78,7 @@ def test_it_carries_on_where_it_stopped(
     assert end.value.code == 2 and "nowhere" in said
     assert started(printed) == ["phase1", "phase2", "phase3"]  # and no prediction
     assert f"{first.path} is finished" in printed and first.summary.stat().st_mtime_ns == written
-    assert f"{second.path} was interrupted: going on from {left}" in printed
+    assert f"{second.path} was interrupted; resuming from {left}" in printed
     assert (second.adapter / WEIGHTS).read_bytes() == wanted and second.summary.is_file()
     assert not third.summary.exists() and "val AUROC" not in printed
 

@@ -124,7 +124,9 @@ def test_the_commands_can_be_given(run: Path) -> None:
         parse(shlex.split(line)[3:]) for line in block.replace("\\\n", "").splitlines()
     )
     assert first["run"]["dir"] == second["run"]["dir"] == f"{run}-again"
-    assert first["model"]["init_from"] is None and second["model"]["init_from"] == "previous"
+    assert first["model"]["init_from"] is None and Path(second["model"]["init_from"]) == Path(
+        f"{run}-again/phase1/adapter"
+    )
     assert second["trainer"]["max_steps"] == 4
 
 
@@ -141,7 +143,7 @@ def test_what_is_missing_is_named(copy: Path) -> None:
         file.write_text(json.dumps(summary))
     text = page(copy)
     assert "Phase 1 has no metrics.json: run validate or test on it." in text
-    assert "val.csv is missing" in text and "there are no curves in" in text
+    assert "val.csv is missing" in text and "there are no TensorBoard files in" in text
     assert "the summaries of this run do not record it" in text
 
 
