@@ -85,32 +85,25 @@ def encode_rows(
     prompt.check_rendered()
     tokens = _tokenize_prompt(prompt, tokenizer)
     max_fields = max_length - tokens.n_fixed
-    fields = [name for name in TEXT_COLUMNS if name in tokens.fields]
     encoded: list[np.ndarray] = []
     truncated_N, question_prefix_N = np.zeros((2, len(rows_N)), dtype=np.int32)
     too_long: list[int] = []
-    for start in _chunks(len(rows_N), progress):
-        ids = {}
-        for name in fields:
-            texts = list(columns[name][start : start + _CHUNK])
-            ids[name] = _row_text_ids(tokenizer, texts)
-        for index in range(start, min(start + _CHUNK, len(rows_N))):
-            parts = {name: column[index - start] for name, column in ids.items()}
-            n_over = sum(map(len, parts.values())) - max_fields
-            if n_over > len(parts.get("solution", [])):
-                too_long.append(index)
-                continue
-            if n_over > 0:
-                n_kept = len(parts["solution"]) - n_over
-                parts["solution"] = _truncate_middle(parts["solution"], n_kept, tokens.marker)
-                truncated_N[index] = n_over
-            question_prefix_N[index] = tokens.n_question_prefix(parts["question"])
-            encoded.append(tokens.row(parts))
+    for index, parts in enumerate(_tokenize_fields(columns, tokens, tokenizer, progress)):
+        n_over = sum(map(len, parts.values())) - max_fields
+        if n_over > len(parts.get("solution", [])):
+            too_long.append(index)
+            continue
+        if n_over > 0:
+            n_kept = len(parts["solution"]) - n_over
+            parts["solution"] = _truncate_middle(parts["solution"], n_kept, tokens.marker)
+            truncated_N[index] = n_over
+        question_prefix_N[index] = tokens.n_question_prefix(parts["question"])
+        encoded.append(tokens.row(parts))
     if too_long:
         raise ValueError(
             f"{len(too_long)} rows do not fit into max_length={max_length} tokens even without "
-            f"their solution (source rows {shorten(rows_N[too_long])}). Raise max_length, choose a "
-            "shorter prompt, or take these rows out of the source."
+            f"their solution (source rows {shorten(rows_N[too_long])}). Raise max_length, shorten "
+            "the prompt, or remove these rows."
         )
     if labels_N is None:
         labels_N = np.full(len(rows_N), UNLABELLED)
@@ -170,6 +163,24 @@ def _tokenize_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> _Pro
         cue=_trusted_ids(tokenizer, prompt.cue),
         marker=_trusted_ids(tokenizer, TRUNCATION_MARKER),
     )
+
+
+def _tokenize_fields(
+    columns: Mapping[str, Sequence[str]],
+    tokens: _PromptTokens,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: str | None,
+) -> Iterator[dict[str, list[int]]]:
+    """Yield the ids of each row's fields, by the name of the field."""
+    fields = [name for name in TEXT_COLUMNS if name in tokens.fields]
+    n_rows = len(columns["question"])
+    for start in _chunks(n_rows, progress):
+        ids = {}
+        for name in fields:
+            texts = list(columns[name][start : start + _CHUNK])
+            ids[name] = _row_text_ids(tokenizer, texts)
+        for index in range(min(_CHUNK, n_rows - start)):
+            yield {name: column[index] for name, column in ids.items()}
 
 
 def _prefix_ids(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:

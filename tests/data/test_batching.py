@@ -1,4 +1,4 @@
-"""Every row of an epoch once, in an order that is a function of seed, phase and epoch, wherever one starts."""
+"""Every row of an epoch once, in an order that is a function of seed, phase and epoch."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_evaluation_sees_every_row_once_within_the_budget(
     stopped=st.integers(0, 60),
     others=st.sets(st.integers(0, 59)),
 )
-def test_an_evaluation_goes_on_with_the_batches_it_would_have_made(
+def test_a_resumed_evaluation_has_the_batches_of_an_uninterrupted_one(
     rows: list[tuple[int, int]], world: int, stopped: int, others: set[int]
 ) -> None:
     encoded = rows_of(rows)
@@ -123,7 +123,7 @@ def test_an_evaluation_goes_on_with_the_batches_it_would_have_made(
         if not micro_batch.is_dummy
     ]
     assert left == whole[stopped:]
-    # Rows in no order, as after a change of the token budget: each of the others once, over all processes.
+    # Any rows, as after a change of the token budget: each of the others once, over all processes.
     done[[i for i in others if i < len(rows)]] = True
     per_rank = [evaluation_micro_batches(encoded, 300, rank, world, done) for rank in range(world)]
     assert sorted(
@@ -204,7 +204,7 @@ def test_neighbours_of_one_question_share_it(siblings: EncodedRows) -> None:
     assert len(apart.ids_T) == len(siblings.prefix_ids) + siblings.lengths_N[[0, 4, 1, 5, 2]].sum()
 
 
-def test_the_spans_of_a_row_do_not_depend_on_its_company(siblings: EncodedRows) -> None:
+def test_the_spans_of_a_row_do_not_depend_on_the_batch_composition(siblings: EncodedRows) -> None:
     """So neither does the rounding: every product of attention has the same shape."""
     together = pack(siblings, np.arange(8), 8).packing
     for row, leaf in enumerate(together.leaves):
@@ -212,7 +212,7 @@ def test_the_spans_of_a_row_do_not_depend_on_its_company(siblings: EncodedRows) 
         assert alone.lengths == tuple(together.lengths[span] for span in together.paths[leaf])
 
 
-def test_a_stand_in_is_masked(encoded: EncodedRows) -> None:
+def test_a_dummy_batch_is_masked(encoded: EncodedRows) -> None:
     batch = PackedRows(encoded)[MicroBatch((0,), 4, is_dummy=True)]
     assert batch.labels_B.tolist() == [-1] and batch.rows_B.tolist() == [-1]
     assert encoded.labels_N[0] in (0, 1)

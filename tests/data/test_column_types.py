@@ -1,4 +1,4 @@
-"""A type that carries a meaning is read as it is meant, or refused: 0 may be the class "correct"."""
+"""A type that has a meaning is read as it is meant, or refused: 0 may be the class "correct"."""
 
 from __future__ import annotations
 

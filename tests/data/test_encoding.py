@@ -43,7 +43,7 @@ def text_of(tokenizer, encoded: EncodedRows, row: int) -> str:
 )
 @given(rows=st.lists(st.tuples(TEXT, TEXT, TEXT), min_size=1, max_size=4))
 def test_text_survives_whole_where_it_fits(tokenizer, rows: list[tuple[str, str, str]]) -> None:
-    """Unicode, braces, control characters and all: what is decoded is what the template lays out."""
+    """Unicode, braces, control characters: what is decoded is what the template lays out."""
     encoded = encode(tokenizer, rows)
     prompt = PROMPTS["explanation"]
     for index, (question, answer, solution) in enumerate(rows):
@@ -188,7 +188,7 @@ def byte_pair_tokenizer(template: str | None = None):
 
 
 def sentencepiece_tokenizer(kind: str):
-    """A SentencePiece model in small: `llama2` is BPE with byte fallback, `unigram` has Metaspace."""
+    """A small SentencePiece model: `llama2` is BPE with byte fallback, `unigram` has Metaspace."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -225,7 +225,7 @@ def sentencepiece_tokenizer(kind: str):
 
 @pytest.mark.parametrize("kind", ["llama2", "unigram"])
 def test_verdicts_are_read_after_the_cue(kind: str) -> None:
-    """By itself " True" is two pieces for these tokenizers: the space that they add, and the word."""
+    """By itself " True" is two pieces for Llama 2's tokenizer: the space that it adds, the word."""
     tokenizer = sentencepiece_tokenizer(kind)
     alone = tokenizer(" True", add_special_tokens=False)["input_ids"]
     ids = verdict_token_ids(tokenizer, PROMPTS["explanation"])

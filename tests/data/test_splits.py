@@ -29,7 +29,7 @@ SMALL = SplitPlan(phases=2, rows=40, val_fraction=0.1, test_rows=20)
 def source(
     rows: int, questions: int, seed: int = 0, true_share: float = 0.4
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and groups of a source in which questions repeat and wrong answers outnumber right ones."""
+    """Labels and questions of a source where questions repeat and wrong answers are more."""
     rng = np.random.default_rng(seed)
     return rng.random(rows) < true_share, rng.integers(0, questions, rows)
 
