@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mv_lightning.reporting.blocks import Picture, Section, Table, write_report
+from mv_lightning.reporting.blocks import (
+    Code,
+    Folded,
+    Picture,
+    Section,
+    Table,
+    html_page,
+    markdown_page,
+    write_report,
+)
 
 
 def test_both_reports_hold_every_block(tmp_path: Path) -> None:
@@ -29,3 +38,22 @@ def test_both_reports_hold_every_block(tmp_path: Path) -> None:
     )
     assert "<td>long name</td><td>20</td>" in page
     assert "data:image/png;base64,iVBORw==" in page and "a.png" not in page and "http" not in page
+
+
+def test_a_plain_table_is_aligned_right_below_its_head() -> None:
+    table = Table(("", "rows"), [("phase 1", "1"), ("all", "1,200")])
+    assert table.plain() == "          rows\n--------------\nphase 1      1\n    all  1,200"
+
+
+def test_nested_blocks_are_shown_in_both_formats() -> None:
+    block = Folded("Row <7>", ["50 % of", Code("if a < b:\n    pass\n", "python")])
+    sections = [Section("Mistakes", [block])]
+    assert markdown_page("T", sections) == (
+        "# T\n\n## Mistakes\n\n**Row <7>**\n\n50 % of\n\n```python\nif a < b:\n    pass\n```\n"
+    )
+    page = html_page("runs/a", sections)
+    assert "<h1>runs/<wbr>a</h1>" in page and "<title>runs/a</title>" in page
+    assert (
+        "<details><summary>Row &lt;7&gt;</summary>\n<p>50&nbsp;% of</p>\n"
+        "<pre>if a &lt; b:\n    pass</pre>\n</details>"
+    ) in page
