@@ -50,14 +50,13 @@ class ScoreSettings:
 def register() -> None:
     """Make the attention known to transformers under `NAME`.
 
-    The mask function is registered too, and makes no mask: without it transformers would choose one
-    by its own rules, and the packing already says what may be attended to.
+    No mask function is registered: the packing says what may be attended to, and transformers makes
+    no mask for a name that it has no mask function for. With one it would search the positions for
+    packed rows before every forward pass, and wait for the GPU's answer.
     """
     from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
 
     AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 
 
 def packed_attention(
@@ -251,10 +250,11 @@ def _varlen(
     options: dict[str, Any] = {}
     if query_THE.shape[1] != key_TKE.shape[1] and _accepts_gqa(varlen.varlen_attn):
         options["enable_gqa"] = True
+    keys, values = _RepeatPrefixes.apply(key_TKE, value_TKE, packing)
     attended: Any = varlen.varlen_attn(
         query_THE.contiguous(),
-        _RepeatPrefixes.apply(key_TKE, packing),
-        _RepeatPrefixes.apply(value_TKE, packing),
+        keys,
+        values,
         starts_2S[0],
         starts_2S[1],
         max(packing.lengths),
@@ -275,29 +275,41 @@ def _accepts_gqa(varlen_attn: Callable[..., Any]) -> bool:
 
 
 class _RepeatPrefixes(torch.autograd.Function):
-    """The keys of every span's path, path after path.
+    """The keys and the values of every span's path, path after path.
 
-    Indexing would do the same, but its backward pass sorts the indices. Here a span's gradients are
-    summed in fp32 and rounded once.
+    Indexing would do the same, but its backward pass sorts the indices.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_TKE: torch.Tensor, packing: Packing) -> torch.Tensor:
+    def forward(
+        ctx: Any, key_TKE: torch.Tensor, value_TKE: torch.Tensor, packing: Packing
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.packing = packing
-        spans = x_TKE.split(packing.lengths)
-        return torch.cat([spans[step] for path in packing.paths for step in path])
+        keys, values = (x.split(packing.lengths) for x in (key_TKE, value_TKE))
+        steps = [step for path in packing.paths for step in path]
+        return torch.cat([keys[step] for step in steps]), torch.cat(
+            [values[step] for step in steps]
+        )
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(
+        ctx: Any, grad_key: torch.Tensor, grad_value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
         packing: Packing = ctx.packing
         steps = [step for path in packing.paths for step in path]
         by_span: list[list[torch.Tensor]] = [[] for _ in packing.lengths]
-        pieces = grad.split([packing.lengths[step] for step in steps])
+        # Both at once: half as many operators.
+        grads = torch.stack([grad_key, grad_value])
+        pieces = grads.split([packing.lengths[step] for step in steps], dim=1)
         for step, piece in zip(steps, pieces, strict=True):
             by_span[step].append(piece)
-        return torch.cat([_sum(pieces) for pieces in by_span]), None
+        summed = torch.cat([_sum(pieces) for pieces in by_span], dim=1)
+        return summed[0], summed[1], None
 
 
 def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.stack(tensors).sum(0)
+    """Return a sum that is rounded once."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return tensors[0] + tensors[1] if len(tensors) == 2 else torch.stack(tensors).sum(0)
