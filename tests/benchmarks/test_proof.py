@@ -189,6 +189,16 @@ def test_a_run_is_trained_predicted_scored_and_then_skipped(
     assert results["proof/tiny"] == result
 
 
+def test_cpu_seconds_are_summed_over_starts(tmp_path: Path) -> None:
+    folder = ProofFolder(tmp_path, "run")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="ended with status"):
+            training._command("no-such-command", {}, folder)
+    recorded = json.loads(folder.cpu_seconds.read_text("utf-8"))
+    assert len(recorded["no-such-command"]) == 2 and min(recorded["no-such-command"]) > 0
+    assert training.cpu_seconds(folder) == {"no-such-command": sum(recorded["no-such-command"])}
+
+
 def test_trl_gets_the_rows_of_the_run_and_its_adapter_is_scored(
     tiny_run: tuple[Path, dict[str, dict[str, Any]]], sets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
