@@ -85,5 +85,10 @@ def load(path: Path, rows: list[dict[str, Any]], **options: Any) -> Source:
     return load_source(str(path), **options)
 
 
+def only(rows: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """The rows with these columns, in this order."""
+    return pa.Table.from_pylist(rows).select(names).to_pylist()
+
+
 def changed(row: int, **values: Any) -> list[dict[str, Any]]:
     return [dict(old, **values) if number == row else dict(old) for number, old in enumerate(ROWS)]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mv_lightning.data.sources import load_source
-from tests.data.files import COLUMNS, ROWS, WRITERS, changed, load, write_jsonl
+from tests.data.files import COLUMNS, ROWS, WRITERS, changed, load, only, write_jsonl
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_labels_are_read_where_there_are_any(name: str, tmp_path: Path) -> None:
     (tmp_path / "without").mkdir()
     without = load(
         tmp_path / "without" / name,
-        [{key: row[key] for key in COLUMNS[:3]} for row in ROWS],
+        only(ROWS, *COLUMNS[:3]),
         labelled=None,
     )
     assert without.labels_N is None
@@ -93,7 +93,7 @@ def test_text_of_every_layout_is_read(column: pa.DataType, tmp_path: Path) -> No
     with pa.ipc.new_file(str(tmp_path / "rows.arrow"), table.schema) as file:
         file.write_table(table)
     source = load_source(str(tmp_path / "rows.arrow"))
-    assert source.table.to_list() == [{key: row[key] for key in COLUMNS[:3]} for row in ROWS]
+    assert source.table.to_list() == only(ROWS, *COLUMNS[:3])
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,10 @@ def test_a_null_solution_is_an_empty_one(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_missing_column_is_named(name: str, column: str, tmp_path: Path) -> None:
-    rows = [
-        {("x_" if key == column else "") + key: value for key, value in row.items()} for row in ROWS
-    ]
+    rows = []
+    for row in ROWS:
+        others = {key: value for key, value in row.items() if key != column}
+        rows.append({f"x_{column}": row[column], **others})
     with pytest.raises(
         ValueError, match=f"no column {column}: expected question, .*got .*x_{column}"
     ):

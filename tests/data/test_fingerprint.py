@@ -48,10 +48,10 @@ def test_counts_and_fingerprint_do_not_depend_on_chunks(
     rows: list[tuple[str, str, str]], size: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("chunks") / "rows.arrow"
-    table = pa.table(
-        {name: pa.array([f"{row[i]}." for row in rows]) for i, name in enumerate(COLUMNS[:3])}
-        | {"is_correct": pa.array([row[0] == "1" for row in rows])}
-    )
+    columns = {"is_correct": pa.array([row[0] == "1" for row in rows])}
+    for i, name in enumerate(COLUMNS[:3]):
+        columns[name] = pa.array([f"{row[i]}." for row in rows])
+    table = pa.table(columns)
     sources = []
     for chunk in (len(rows), size):
         with pa.ipc.new_stream(str(path), table.schema) as file:

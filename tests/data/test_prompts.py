@@ -15,7 +15,9 @@ def test_the_variants_are_distinct() -> None:
     plain = [prompt for prompt in PROMPTS.values() if not prompt.chat]
     # A change of these makes every adapter that was trained with them unusable.
     assert [prompt.fingerprint for prompt in plain] == FINGERPRINTS
-    shown = {name: {field for _, field in p.pieces if field} for name, p in PROMPTS.items()}
+    shown = {}
+    for name, prompt in PROMPTS.items():
+        shown[name] = {field for _, field in prompt.pieces if field}
     assert shown["answer_only"] == {"question", "answer"}
     assert (
         shown["explanation"]

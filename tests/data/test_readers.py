@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mv_lightning.data.sources import load_source
-from tests.data.files import COLUMNS, ROWS, WRITERS, changed, load, write_csv, write_jsonl
+from tests.data.files import COLUMNS, ROWS, WRITERS, changed, load, only, write_csv, write_jsonl
 
 ABSENT = object()
 
@@ -197,7 +197,7 @@ def test_the_first_row_of_jsonl_does_not_decide(
 
 
 def test_a_key_that_no_row_has_is_missing(tmp_path: Path) -> None:
-    rows = [{key: value for key, value in row.items() if key != "solution"} for row in ROWS]
+    rows = only(ROWS, "question", "answer", "is_correct")
     with pytest.raises(ValueError, match="no column solution"):
         load(tmp_path / "rows.jsonl", rows)
 

@@ -20,7 +20,7 @@ ROWS = [
     {"question": "1 + 3?", "answer": "4", "solution": "1 + 3 = 4"},
     {"question": "Why?", "answer": "5", "solution": ""},
 ]
-COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+COLUMNS = pa.Table.from_pylist(ROWS).to_pydict()
 
 
 @dataclasses.dataclass

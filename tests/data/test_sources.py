@@ -14,7 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from mv_lightning.data.sources import load_source
-from tests.data.files import COLUMNS, ROWS, WRITERS, load, write_csv, write_jsonl, write_parquet
+from tests.data.files import (
+    COLUMNS,
+    ROWS,
+    WRITERS,
+    load,
+    only,
+    write_csv,
+    write_jsonl,
+    write_parquet,
+)
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -22,7 +31,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_format_gives_the_same_source(name: str, tmp_path: Path) -> None:
     source = load(tmp_path / name, ROWS)
-    texts = [{key: row[key] for key in COLUMNS[:3]} for row in ROWS]
+    texts = only(ROWS, *COLUMNS[:3])
     assert source.table.to_list() == texts
     assert {feature.dtype for feature in source.table.features.values()} == {"string"}
     assert source.labels_N is not None
@@ -44,7 +53,7 @@ def test_every_format_gives_the_same_source(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_rows_to_predict_need_no_labels(name: str, tmp_path: Path) -> None:
-    unlabelled = [{key: row[key] for key in ("solution", "answer", "question")} for row in ROWS]
+    unlabelled = only(ROWS, "solution", "answer", "question")
     source = load(tmp_path / name, unlabelled, labelled=False)
     assert source.labels_N is None
     assert source.table["answer"][:] == [row["answer"] for row in ROWS]
@@ -58,9 +67,7 @@ def test_rows_to_predict_need_no_labels(name: str, tmp_path: Path) -> None:
 
 def test_labels_in_some_files_only_are_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "test-0.jsonl", ROWS[:2])
-    write_jsonl(
-        tmp_path / "test-1.jsonl", [{key: row[key] for key in COLUMNS[:3]} for row in ROWS[2:]]
-    )
+    write_jsonl(tmp_path / "test-1.jsonl", only(ROWS[2:], *COLUMNS[:3]))
     with pytest.raises(ValueError, match="1 of 2 files have labels"):
         load_source(str(tmp_path), split="test", labelled=None)
 

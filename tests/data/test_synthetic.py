@@ -167,8 +167,8 @@ def test_no_question_twice_nor_in_both_splits() -> None:
         seen[split] |= questions
     assert not seen["train"] & seen["test"]
     # Nor the same numbers with another name.
-    tuples = [{tuple(numbers(question)) for question in questions} for questions in seen.values()]
-    assert not tuples[0] & tuples[1]
+    train, test = (set(map(tuple, map(numbers, questions))) for questions in seen.values())
+    assert not train & test
 
 
 # Features that need no arithmetic. Half of the rows are correct, so 0.5 is chance; the standard
