@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mv_lightning.commands.options import add_options, build, command_parser, parse_options
-from mv_lightning.data.sources import load_source
+from mv_lightning.data.mixture import SourceSettings, load_sources
 from mv_lightning.data.splits import SplitPlan
 from mv_lightning.reporting.analysis_page import write_analysis
 from mv_lightning.reporting.source_analysis import analyze_source
@@ -19,8 +19,8 @@ from mv_lightning.versioning import write_versioned_json
 class SourceOptions:
     """What is analysed."""
 
-    source: str
-    """Labelled rows: a Hub id, a file or folder, or `synthetic`, as for fit."""
+    source: str | list[SourceSettings]
+    """Labelled rows: a Hub id, a file or folder, `synthetic`, or several of these, as for fit."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def run(args: list[str]) -> None:
     values = parse_options(parser, args)
     plan = build(SplitPlan, values.data.splits)
     out = build(AnalyzeOptions, values.analyze).out
-    source = load_source(values.data.source)
+    source = load_sources(values.data.source)
     lengths = measure_lengths(source, values.model.base.name, plan.seed)
     analysis = analyze_source(source, lengths, plan)
     write_versioned_json(out / "analysis.json", analysis)

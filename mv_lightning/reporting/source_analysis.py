@@ -43,7 +43,9 @@ def analyze_source(source: Source, lengths: Lengths, plan: SplitPlan) -> dict[st
         ValueError: The source does not hold the rows that the plan asks for.
     """
     assert source.labels_N is not None
-    splits = plan_splits(source.labels_N, source.question_ids_N, plan)
+    splits = plan_splits(
+        source.labels_N, source.question_ids_N, plan, source.source_N, source.shares
+    )
     truncated = {
         prompt: {str(limit): float((lengths_N > limit).mean()) for limit in LIMITS}
         for prompt, lengths_N in lengths.get(ROW_TOKENS, {}).items()
@@ -59,7 +61,13 @@ def analyze_source(source: Source, lengths: Lengths, plan: SplitPlan) -> dict[st
         "lengths": quantiles,
         "truncated_share": truncated,
         "splits": manifest(
-            source.fingerprint, plan, splits, source.labels_N, source.question_ids_N
+            source.fingerprint,
+            plan,
+            splits,
+            source.labels_N,
+            source.question_ids_N,
+            source.source_N,
+            source.source_names,
         ),
         "baselines": _baselines(source, lengths[WORDS]["solution"], splits, plan.seed),
     }

@@ -269,7 +269,7 @@ class VerdictDataModule(pl.LightningDataModule):
         rows = load_source(
             self.predict_source, split="test", labelled=None, id_column=self.id_column
         )
-        every_row_N = np.arange(len(rows.table))
+        every_row_N = np.arange(len(rows.ids))  # unusable IDs are refused before the work begins
         self.splits["predict"] = self._encode("predict", rows, every_row_N, tokenizer)
         labels_N, reason = rows.labels_N, ""
         if labels_N is None:
@@ -278,7 +278,8 @@ class VerdictDataModule(pl.LightningDataModule):
             reason = "the same label in every row"
         if self.trainer.is_global_zero:
             column = rows.id_column
-            print(f"{rows.name}: rows identified by {column.name if column else 'their number'}")
+            identity = column.name if column else "their number"
+            print(f"{rows.description}; rows identified by {identity}")
         if reason and self.trainer.is_global_zero:
             print(f"{rows.name}: {reason} in `{LABEL_COLUMN}`, so no accuracy will be reported")
         self.predict_rows = dataclasses.replace(rows, labels_N=None if reason else labels_N)

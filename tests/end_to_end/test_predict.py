@@ -304,6 +304,18 @@ def test_a_sample_submission_of_other_rows_stops_before_the_model_is_loaded(
     assert not (tmp_path / "run" / "submission.csv").exists()
 
 
+def test_ids_that_repeat_stop_before_the_model_is_loaded(
+    words, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("id,question,answer,solution\n7,a,1,x\n8,b,1,x\n7,c,1,x\n")
+    monkeypatch.setattr("mv_lightning.model.base.load_base", None)
+    with pytest.raises(SystemExit) as end:
+        main(words(tmp_path / "run", "--predict.source", str(rows)))
+    assert end.value.code == 2
+    assert "expected IDs that differ" in capsys.readouterr().err
+
+
 def test_a_sample_submission_of_the_same_rows_changes_nothing(
     words, straight: Path, tmp_path: Path
 ) -> None:
