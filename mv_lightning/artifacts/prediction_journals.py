@@ -43,7 +43,7 @@ class PredictionJournals:
         return journal
 
     def rename_others(self) -> None:
-        """Give journals of other predictions another name, so that only those of this one are read."""
+        """Rename the journals of other predictions, so that only those of this one are read."""
         for path in self._folder.journals():
             lines = Journal.read(path)
             if not lines:  # killed before its first line was complete

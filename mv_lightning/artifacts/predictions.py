@@ -45,18 +45,19 @@ def read_sample_submission(path: Path, ids: Sequence[str]) -> SampleSubmission:
         ValueError: The file cannot be read, its header is another one, or its IDs are not exactly
             those of the source; the differences are listed.
     """
+    option = f"predict.sample_submission {path}"
     hint = "Predict the rows of the sample (predict.source), or correct predict.sample_submission"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *lines = list(csv.reader(file, strict=True)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(
-            f"predict.sample_submission {path} cannot be read as CSV: {error}. Expected a file with the "
-            f"header {','.join(HEADER)}"
+            f"{option} cannot be read as CSV: {error}. Expected a file with the header "
+            f"{','.join(HEADER)}"
         ) from error
     if len(header) != 2 or header[1].strip().lower() != LABEL_COLUMN:
         raise ValueError(
-            f"predict.sample_submission {path}: expected a header of two columns, the ID and "
+            f"{option}: expected a header of two columns, the ID and "
             f"{LABEL_COLUMN}, got {','.join(header)}. {hint}"
         )
     sample_ids = [line[0] for line in lines if line]
@@ -64,8 +65,7 @@ def read_sample_submission(path: Path, ids: Sequence[str]) -> SampleSubmission:
     differences = match.differences("the sample", "the source")
     if differences:
         raise ValueError(
-            f"predict.sample_submission {path} has {len(sample_ids):,} rows, the source {len(ids):,}. "
-            f"{differences}. {hint}"
+            f"{option} has {len(sample_ids):,} rows, the source {len(ids):,}. {differences}. {hint}"
         )
     return SampleSubmission((header[0], header[1]), sample_ids, match.positions_N)
 

@@ -170,7 +170,8 @@ def test_a_row_told_several_times_is_told_once(times: int, seed: int, ties: bool
     ):
         assert several.intervals[name] == pytest.approx(once.intervals[name], abs=1e-9)
         low, high = several.intervals[name]
-        assert high - low > 1.2 * (naive.intervals[name][1] - naive.intervals[name][0])
+        # The square root of 2 and more, within the error of a thousand resamples.
+        assert high - low > 1.1 * (naive.intervals[name][1] - naive.intervals[name][0])
     assert several.units == 120
     bounds = [mean_interval(values_N[:, None]) for values_N in (log_odds_N, copies[1])]
     assert mean_interval(copies[1][:, None], np.repeat(np.arange(120), times)) == pytest.approx(
