@@ -29,8 +29,25 @@ GPUS = (
     GPU("T4", 65),
 )
 """The first match counts."""
-MEMORY_GB = {"T4": 15.8, "L4": 23.7, "A100, 40 GB": 42.4, "H100, A100 80 GB": 85.0}
-"""Memory that PyTorch reports for a GPU, in GB (10^9 bytes)."""
+
+
+@dataclass(frozen=True)
+class GPUMemory:
+    """What fits on a GPU depends on this."""
+
+    gpu: str
+    gb: float
+    """Memory that PyTorch reports, in GB (10^9 bytes)."""
+    has_varlen: bool = True
+    """Whether packed attention is one call of PyTorch's varlen attention, see `attention`."""
+
+
+MEMORY = (
+    GPUMemory("T4", 15.8, has_varlen=False),
+    GPUMemory("L4", 23.7),
+    GPUMemory("A100, 40 GB", 42.4),
+    GPUMemory("H100, A100 80 GB", 85.0),
+)
 
 
 def peak_tflops(device: torch.device) -> float | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings
-from mv_lightning.model.gpus import MEMORY_GB
+from mv_lightning.model.gpus import MEMORY
 from mv_lightning.model.optim import OptimSettings, state_bytes
 from mv_lightning.planning.memory import (
     MemoryItem,
@@ -76,12 +76,13 @@ def estimate_phase(
     dims = ModelDims.of(config)
     trained = dims.trained(lora.r)
     items = training_memory(dims, base, lora, optim, tokens, rows)
-    peak = sum(item.bytes for item in items)
     gpus = []
-    for gpu, memory_gb in MEMORY_GB.items():
-        budget = memory_gb * (1 - MARGIN) * 1e9
-        least = least_checkpointing(dims, base, lora, optim, tokens, rows, budget)
-        gpus.append(GPUFit(gpu, memory_gb, peak <= budget, least))
+    for gpu in MEMORY:
+        budget = gpu.gb * (1 - MARGIN) * 1e9
+        on_gpu = replace(dims, repeats_keys=not gpu.has_varlen)
+        peak = sum(i.bytes for i in training_memory(on_gpu, base, lora, optim, tokens, rows))
+        least = least_checkpointing(on_gpu, base, lora, optim, tokens, rows, budget)
+        gpus.append(GPUFit(gpu.gpu, gpu.gb, peak <= budget, least))
     adapter_bytes = 4 * trained
     checkpoint_bytes = adapter_bytes + state_bytes(optim, trained)
     return Estimate(trained, items, gpus, adapter_bytes, checkpoint_bytes)

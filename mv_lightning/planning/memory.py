@@ -58,6 +58,9 @@ class ModelDims:
     """Weights that stay in 16 bits: embeddings, head, norms, biases."""
     sides: int
     """Inputs plus outputs of all adapted projections: an adapter has rank times as many weights."""
+    repeats_keys: bool = False
+    """Whether keys and values are repeated for the queries that share them: on GPUs without varlen
+    attention (compute capability below 8.0)."""
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> ModelDims:
@@ -121,6 +124,8 @@ class ModelDims:
         in_fp32 = self.family.layer_norms * self.hidden
         if self.family.query_key_norms:
             in_fp32 += self.queries + self.keys
+        if self.repeats_keys:
+            in_16_bits += 2 * (self.queries - self.keys)
         if "qkv_proj" in self.family.targets:
             # The values are a view into the fused projection's output, and keep all of it.
             in_16_bits += self.queries + self.keys
