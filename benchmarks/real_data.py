@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.measure import RESULTS, record
 from benchmarks.proof.baselines import BASELINES, score_baseline
-from benchmarks.proof.definitions import ROW_SETS, RUNS, TRL_RUNS
+from benchmarks.proof.definitions import BASELINE_RUN, ROW_SETS, RUNS, TRL_RUNS
 from benchmarks.proof.rows import check_held_out, write_scored_rows, write_training_rows
 from benchmarks.proof.scoring import score_prediction
 from benchmarks.proof.tables import markdown, plot_learning_curve
@@ -32,8 +32,6 @@ from mv_lightning.artifacts.phase_results import read_summary
 
 ROOT = Path(__file__).parents[1]
 PROOF_RESULTS = RESULTS / "proof"
-BASELINE_RUN = "0.5b-gsm8k"
-"""The run whose training rows the baselines are fitted on."""
 
 
 def run_and_store(name: str, set_names: Sequence[str], runs: Path, sets: Path) -> None:

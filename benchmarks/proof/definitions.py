@@ -82,6 +82,8 @@ RUNS: Mapping[str, Run] = {
     "0.5b-500": Run(_HALF, {"gsm8k": 500}),
 }
 """By name, in the order in which they should be run."""
+BASELINE_RUN = "0.5b-gsm8k"
+"""The run whose training rows the baselines are fitted on."""
 TRL_RUNS = {"0.5b-1000-trl": "0.5b-1000"}
 """Trainings by TRL, and the run whose rows and steps each repeats."""
 CURVE = ("0.5b-untrained", "0.5b-500", "0.5b-1000", "0.5b-2000", "0.5b-gsm8k", "0.5b-4000")

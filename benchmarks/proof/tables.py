@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.proof.baselines import BASELINES
-from benchmarks.proof.definitions import CURVE, ROW_SETS, RUNS, TRL_RUNS
+from benchmarks.proof.definitions import BASELINE_RUN, CURVE, ROW_SETS, RUNS, TRL_RUNS
 from benchmarks.proof.scoring import SOLUTIONS
 from mv_lightning.reporting.blocks import Table
 
 MAIN_SET = "gsm8k"
 """The set that the main table and the learning curve show."""
-_COSTS = ("training rows", "steps", "CPU hours")
+_COSTS = ("trained on", "training rows", "steps", "CPU hours")
 _SCORES = {
     "accuracy": "accuracy",
     "balanced accuracy": "balanced_accuracy",
@@ -64,7 +64,7 @@ def _verdicts(results: Mapping[str, Any]) -> Table:
     for name, result in results.items():
         if scores := result["scores"].get(MAIN_SET):
             cells = [with_interval(scores[key]) for key in _SCORES.values()]
-            rows.append((*_labels(name), *_costs(result), *cells))
+            rows.append((*_labels(name), *_costs(name, result), *cells))
     return Table(("model", "run", *_COSTS, *_SCORES), rows)
 
 
@@ -136,12 +136,14 @@ def _labels(name: str) -> tuple[str, str]:
     return RUNS[TRL_RUNS.get(name, name)].title, name
 
 
-def _costs(result: Mapping[str, Any]) -> tuple[str, str, str]:
+def _costs(name: str, result: Mapping[str, Any]) -> tuple[str, str, str, str]:
     training = result["training"]
     if training is None:
-        return "0", "0", "0"
+        return "", "0", "0", "0"
+    run = RUNS[BASELINE_RUN if name in BASELINES else TRL_RUNS.get(name, name)]
+    sets = ", ".join(ROW_SETS[key].title for key in run.rows)
     hours = training.get("cpu_seconds", 0) / 3600
-    return f"{training['rows']:,}", f"{training.get('steps', 0):,}", f"{hours:.2f}"
+    return sets, f"{training['rows']:,}", f"{training.get('steps', 0):,}", f"{hours:.2f}"
 
 
 def plot_learning_curve(folder: Path, path: Path) -> None:
