@@ -153,7 +153,11 @@ class Packing:
     @cached_property
     def ends(self) -> tuple[int, ...]:
         """Tokens on the path from the start of the root to the end of each span."""
-        return tuple(sum(self.lengths[step] for step in path) for path in self.paths)
+        ends: list[int] = []
+        for length, parent in zip(self.lengths, self.parents, strict=True):
+            before = ends[parent] if parent >= 0 else 0
+            ends.append(before + length)
+        return tuple(ends)
 
     @cached_property
     def leaves(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ Suffixes of this file beside those of `schema.py`:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -66,15 +66,15 @@ def solve_rates(
     labels_N, log_odds_N = checked(labels_N, log_odds_N)
     answers_N = answer_ids(answers)
     rng = np.random.default_rng(seed)
-    rates: list[Mapping[str, list[float]]] = []
+    rates_by_question = []
     for rows_C in _questions(question_ids_N, max_n):
         _, answers_C = np.unique(answers_N[rows_C], return_inverse=True)
         question = _Solutions(answers_C, labels_N[rows_C], log_odds_N[rows_C], consensus)
-        by_size = []
-        for size in range(1, max_n + 1):
-            by_size.append(question.rates(_subsets(len(rows_C), size, rng)))
-        rates.append({name: [rate[name] for rate in by_size] for name in by_size[0]})
-    return {name: np.array([rate[name] for rate in rates]) for name in POLICIES if name in rates[0]}
+        subsets = [_subsets(len(rows_C), size, rng) for size in range(1, max_n + 1)]
+        rates_by_question.append([question.rates(chosen_SC) for chosen_SC in subsets])
+    rates_QNP = np.array(rates_by_question)
+    policies = [name for name in POLICIES if name != "stack" or consensus is not None]
+    return {name: rates_QNP[:, :, place] for place, name in enumerate(policies)}
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,14 @@ class _Solutions:
     log_odds_C: np.ndarray
     consensus: Consensus | None
 
-    def rates(self, chosen_SC: np.ndarray) -> dict[str, float]:
+    def rates(self, chosen_SC: np.ndarray) -> list[float]:
         """Mean over subsets of the chance that each policy chooses a correct solution.
 
         Args:
             chosen_SC: bool [S, C], the solutions of each subset; all subsets are of one size.
+
+        Returns:
+            In the order of `POLICIES`, without `stack` if there is no consensus.
         """
         has_answer_CA = self.answers_C[:, None] == np.arange(self.answers_C.max() + 1)
         # As numbers: the product of bool arrays is an `or`.
@@ -116,7 +119,7 @@ class _Solutions:
                 agreement_SC = (count_SA[:, self.answers_C] - 1) / siblings
             stack_SC = self.consensus.apply(odds_SC, agreement_SC)
             rates["stack"] = _of_highest(np.where(chosen_SC, stack_SC, -np.inf), correct_SC)
-        return {name: float(rate_S.mean()) for name, rate_S in rates.items()}
+        return [float(rates[name].mean()) for name in POLICIES if name in rates]
 
 
 def _questions(question_ids_N: np.ndarray, max_n: int) -> list[np.ndarray]:

@@ -48,7 +48,9 @@ def phase_tables(columns: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     Args:
         columns: Values by name, of each phase by its name.
     """
-    names = dict.fromkeys(name for column in columns.values() for name in column)
+    names: dict[str, None] = {}
+    for column in columns.values():
+        names |= dict.fromkeys(column)
     common, differing = [], []
     for name in names:
         values = [_cell(column.get(name)) for column in columns.values()]

@@ -46,14 +46,12 @@ def analyze_source(source: Source, lengths: Lengths, plan: SplitPlan) -> dict[st
     splits = plan_splits(
         source.labels_N, source.question_ids_N, plan, source.source_N, source.shares
     )
-    truncated = {
-        prompt: {str(limit): float((lengths_N > limit).mean()) for limit in LIMITS}
-        for prompt, lengths_N in lengths.get(ROW_TOKENS, {}).items()
-    }
-    quantiles = {
-        counted: {name: _quantiles(lengths_N) for name, lengths_N in texts.items()}
-        for counted, texts in lengths.items()
-    }
+    truncated = {}
+    for prompt, lengths_N in lengths.get(ROW_TOKENS, {}).items():
+        truncated[prompt] = {str(limit): float((lengths_N > limit).mean()) for limit in LIMITS}
+    quantiles = {}
+    for counted, texts in lengths.items():
+        quantiles[counted] = {name: _quantiles(lengths_N) for name, lengths_N in texts.items()}
     return {
         "source": source.name,
         "counts": dict(source.counts),
@@ -112,8 +110,9 @@ def _baselines(source: Source, words_N: np.ndarray, splits: Splits, seed: int) -
 
 
 def _texts(source: Source, rows_N: np.ndarray) -> list[str]:
-    columns = source.table[rows_N]
-    return ["\n".join(row) for row in zip(*(columns[name] for name in TEXT_COLUMNS), strict=True)]
+    table = source.table[rows_N]
+    columns = [table[name] for name in TEXT_COLUMNS]
+    return ["\n".join(row) for row in zip(*columns, strict=True)]
 
 
 def _accuracy(right_N: np.ndarray, question_ids_N: np.ndarray) -> dict[str, Any]:
