@@ -55,6 +55,9 @@ class Run:
     prompt: str = "explanation"
     max_length: int = 512
     batch_size: int = 8
+    """Rows of an optimizer step."""
+    micro_batches: int = 1
+    """Of an optimizer step; more of them take less memory."""
 
     @property
     def title(self) -> str:
@@ -71,7 +74,7 @@ _MIXED = {"gsm8k": None, "zeroeval": 1_500}
 RUNS: Mapping[str, Run] = {
     "0.5b-gsm8k": Run(_HALF, {"gsm8k": None}),
     "0.5b-untrained": Run(_HALF),
-    "1.5b-2000": Run(_ONE_AND_A_HALF, {"gsm8k": 2_000}),
+    "1.5b-2000": Run(_ONE_AND_A_HALF, {"gsm8k": 2_000}, micro_batches=2),
     "1.5b-untrained": Run(_ONE_AND_A_HALF),
     "0.5b-4000": Run(_HALF, _MIXED),
     "135m-gsm8k": Run(BUNDLED, {"gsm8k": None}),

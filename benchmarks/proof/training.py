@@ -134,7 +134,7 @@ def _fit_options(run: Run, folder: ProofFolder) -> dict[str, Any]:
         "model.optim.lr": run.lr,
         "seed_everything": run.seed,
         "data.source": folder.training_rows,
-        "data.batch_size": run.batch_size,
+        "data.batch_size": run.batch_size // run.micro_batches,
         "data.splits.phases": 1,
         "data.splits.rows": rows,
         "data.splits.val_fraction": VALIDATION_ROWS / rows,
@@ -142,7 +142,7 @@ def _fit_options(run: Run, folder: ProofFolder) -> dict[str, Any]:
         "data.splits.balance": "false",
         "data.splits.group_by_question": "true",
         "data.splits.seed": run.seed,
-        "trainer.accumulate_grad_batches": 1,
+        "trainer.accumulate_grad_batches": run.micro_batches,
         "run.dir": folder.path,
         "run.save_every": 25,
         "run.eval_every": 100_000,  # only after the last step

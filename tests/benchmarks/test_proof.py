@@ -165,7 +165,9 @@ def tiny_run(
         results[name] = content
 
     monkeypatch.setattr(Run, "base_name", lambda _: tiny_folder)
-    monkeypatch.setattr(real_data, "RUNS", {"tiny": Run("tiny", {"gsm8k": 200}, batch_size=20)})
+    monkeypatch.setattr(
+        real_data, "RUNS", {"tiny": Run("tiny", {"gsm8k": 200}, batch_size=20, micro_batches=2)}
+    )
     monkeypatch.setattr(real_data, "TRL_RUNS", {"tiny-trl": "tiny"})
     monkeypatch.setattr(training, "VALIDATION_ROWS", 40)
     monkeypatch.setattr(real_data, "record", record)
