@@ -41,6 +41,11 @@ class RunFolder:
         return sorted(phases, key=lambda folder: folder.phase)
 
     @property
+    def untrained(self) -> RunFolder:
+        """What the base without an adapter is evaluated and predicts with, laid out as a run."""
+        return RunFolder(self.path / "untrained")
+
+    @property
     def tensorboard(self) -> Path:
         """The curves of all phases."""
         return self.path / TENSORBOARD_FOLDER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 import warnings
@@ -59,8 +60,8 @@ TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,
     "enable_checkpointing": False,
 }
-PREVIOUS = "previous"
-"""`model.init_from`: the adapter of the phase before."""
+PREVIOUS, NONE = "previous", "none"
+"""`model.init_from`: the adapter of the phase before, or no adapter."""
 
 
 def run(args: list[str]) -> None:
@@ -169,10 +170,14 @@ class VerdictCLI(LightningCLI):
         config: Namespace = self.config[self._command]
         _refuse_replaced_options(config.trainer)
         changes = Namespace()
-        changes["run.dir"] = str(_absolute(config.run.dir))
+        run_folder = RunFolder(_absolute(config.run.dir))
+        if config.model.init_from == NONE and self._command != "fit":
+            run_folder = run_folder.untrained
+            self._add_signature_defaults(config, changes)
+        changes["run.dir"] = str(run_folder.path)
         if config.get("ckpt_path"):
             changes["ckpt_path"] = str(_absolute(config.ckpt_path))
-        self._folder = PhaseFolder(Path(changes["run.dir"]), config.data.phase)
+        self._folder = run_folder.phase(config.data.phase)
         changes["model.init_from"] = self._initial_adapter(config.model.init_from)
         self._add_adapter_defaults(config, changes)
         # Parsed again, so that links carry the changes too.
@@ -181,11 +186,20 @@ class VerdictCLI(LightningCLI):
         )
 
     def _initial_adapter(self, init_from: str | None) -> str | None:
+        if init_from == NONE:
+            return None
         if init_from == PREVIOUS:
-            return str(PhaseFolder(self._folder.run, self._folder.phase - 1).adapter)
+            return str(RunFolder(self._folder.run).phase(self._folder.phase - 1).adapter)
         if init_from is not None:
             return str(_absolute(init_from))
         return None if self._command == "fit" else str(self._folder.adapter)
+
+    def _add_signature_defaults(self, config: Namespace, changes: Namespace) -> None:
+        """Set the options that are not given to their defaults in training."""
+        signature = inspect.signature(VerdictDataModule)
+        for name in ADAPTER_DEFAULTS:
+            if config.get(name) is None:
+                changes[name] = signature.parameters[name.removeprefix("data.")].default
 
     def _add_adapter_defaults(self, config: Namespace, changes: Namespace) -> None:
         """Set the options that are not given as the adapter was trained with them."""
@@ -263,10 +277,8 @@ class VerdictCLI(LightningCLI):
 
     def _report(self, stage: str) -> None:
         if self.trainer.is_global_zero:
-            report = self.phase.save_evaluation(self.datamodule, stage)
-            rows = self._folder.evaluated_rows(stage).name
-            names = f"{self._folder.metrics.name}, {rows}, {self._folder.plots.name}"
-            print(f"{report.table()}\nin {self._folder.path}: {names}")
+            report = self.phase.report(self.datamodule, stage)
+            print(f"{report.table()}\nin {self._folder.metrics} and {self._folder.plots}")
 
     def _interface_callbacks(self, given: list[Callback]) -> list[Callback]:
         trainer = self.config[self._command].trainer
@@ -280,11 +292,13 @@ class VerdictCLI(LightningCLI):
 
     def _prediction_writer(self, settings: PredictSettings) -> PredictionWriter:
         config = self.config[self._command]
-        adapter = Path(config.model.init_from)
+        adapter = config.model.init_from
         calibration = Calibration()
-        if settings.calibrate and settings.mode == "verdict":
-            calibration = load_calibration(adapter, settings.true_share)
-        weights = Path(config.get("ckpt_path") or adapter / WEIGHTS)
+        if adapter and settings.calibrate and settings.mode == "verdict":
+            calibration = load_calibration(Path(adapter), settings.true_share)
+        weights = Path(config.ckpt_path) if config.get("ckpt_path") else None
+        if weights is None and adapter:
+            weights = Path(adapter) / WEIGHTS
         run_folder = RunFolder(self._folder.run)
         return PredictionWriter(run_folder, weights, calibration, settings.sample_submission)
 

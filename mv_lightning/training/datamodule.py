@@ -156,6 +156,8 @@ class VerdictDataModule(pl.LightningDataModule):
             check_held_out(needed[0], rows[needed[0]], self.plan)
         for name in needed:
             self.splits[name] = self._encode(name, source, rows[name], tokenizer)
+            if name != "train" and not self.plan.group_by_question:
+                self._mark_seen_questions(name, source, drawn)
         self._source, self._drawn = source, drawn
         if stage == "fit":
             self._print_summary(source)
@@ -311,6 +313,13 @@ class VerdictDataModule(pl.LightningDataModule):
         if source.source_N is not None:
             sources_N = np.array(source.source_names)[source.source_N[rows_N]]
         return Split(encoded, source.question_ids_N[rows_N], kinds_N=kinds_N, sources_N=sources_N)
+
+    def _mark_seen_questions(self, name: str, source: Source, drawn: Splits) -> None:
+        """Find the rows whose question this phase or one before it trains on."""
+        train_N = np.concatenate(drawn.train[: self.phase])
+        split = self.splits[name]
+        seen_N = np.isin(split.question_ids_N, source.question_ids_N[train_N])
+        self.splits[name] = dataclasses.replace(split, seen_N=seen_N)
 
     def _print_truncation(self, name: str, encoded: EncodedRows) -> None:
         assert self.trainer is not None

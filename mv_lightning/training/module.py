@@ -50,7 +50,8 @@ class VerdictModule(pl.LightningModule):
                 trains on the verdict only, 1 is plain supervised fine-tuning on every token.
             init_from: Folder of the adapter to start from, or `previous` for that of the phase
                 before. Without it `fit` starts with new adapters, and the other commands use the
-                adapter of their own phase.
+                adapter of their own phase. With `none` they use the base as it is, and write into
+                the folder `untrained` of the run.
             prompt: As for the data module; saved with the adapter.
             max_length: As for the data module; saved with the adapter.
             predict_mode: See `PredictSettings.mode`.

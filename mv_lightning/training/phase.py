@@ -171,8 +171,8 @@ class Phase:
         else:
             self._print_stopped(trainer, datamodule, reason, trainer.global_step)
 
-    def save_evaluation(self, datamodule: VerdictDataModule, stage: str) -> EvalReport:
-        """Write the last evaluation into the phase's folder, and return it.
+    def report(self, datamodule: VerdictDataModule, stage: str) -> EvalReport:
+        """Return the metrics of the last evaluation, and write them into the phase's folder.
 
         Args:
             datamodule: The data.
@@ -222,7 +222,7 @@ class Phase:
         module.save_adapter(self.folder.adapter, self.steps_before + steps)
         summary = self._summary(trainer, datamodule, steps, reason)
         if self.evaluator.outputs is not None:
-            report = self.save_evaluation(datamodule, "val")
+            report = self.report(datamodule, "val")
             save_calibration(self.folder.adapter, self.evaluator.outputs, datamodule.train_share)
             values = {
                 "loss": report.loss,

@@ -46,7 +46,7 @@ class PredictionWriter(pl.Callback):
     def __init__(
         self,
         folder: RunFolder,
-        weights: Path,
+        weights: Path | None,
         calibration: Calibration,
         sample_submission: str | None = None,
     ) -> None:
@@ -54,7 +54,8 @@ class PredictionWriter(pl.Callback):
 
         Args:
             folder: The run's folder; all processes must see it.
-            weights: File that the adapter is loaded from: its weights or a checkpoint.
+            weights: File that the adapter is loaded from: its weights or a checkpoint; None for the
+                base without an adapter.
             calibration: Applied when the files are written; the journals hold raw log-odds.
             sample_submission: CSV whose IDs the submission must have.
         """
@@ -213,7 +214,9 @@ class PredictionWriter(pl.Callback):
         }
 
 
-def _fingerprint(path: Path) -> str:
+def _fingerprint(path: Path | None) -> str:
+    if path is None:
+        return "none"
     try:
         return sha256_file(path)[:16]
     except OSError as error:
