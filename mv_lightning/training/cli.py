@@ -99,7 +99,15 @@ def parse(args: list[str]) -> dict[str, Any]:
 
 
 class PhaseArgumentParser(LightningArgumentParser):
-    """Lightning names a group after each command; that of `predict` would hide our options."""
+    """Lightning's parser without two of its conveniences, which collide with options of ours."""
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the options of a class whose values are never read from the file that they name.
+
+        The content of `data.source: rows.csv` would be taken for the source, as data.source may be
+        a list too.
+        """
+        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
 
     def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         """Add the options of a command without a group of their own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -14,10 +15,13 @@ from safetensors.torch import load_file
 
 from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.cli import main
+from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
+from mv_lightning.model.adapter_files import METADATA_FILE
 from mv_lightning.testing import run_command, tiny_options
 from mv_lightning.training.cli import parse
 from mv_lightning.training.module import VerdictModule
+from mv_lightning.versioning import write_versioned_json
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -169,8 +173,8 @@ def test_evaluation_of_a_finished_phase(
         (["--data.sorce", "x"], "sorce"),
         (["--data.batch_size", "two"], "batch_size"),
         (["--config", "configs/nothing.yaml"], "nothing.yaml"),
-        (["--data.phase", "4"], "the splits have the phases 1 to 3"),
-        (["--data.prompt", "nope"], "neither one of"),
+        (["--data.phase", "4"], "expected data.phase to be from 1 to 3"),
+        (["--data.prompt", "nope"], "got neither"),
         (["--trainer.precision", "bf16-true"], "lose small updates"),
         (["--data.source", "./no.csv"], "no.csv"),
         (["--model.base.name", "./no"], "no such folder"),
@@ -202,7 +206,21 @@ def test_a_gpu_setting_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_no_such_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train"])
-    assert "no command 'train'" in capsys.readouterr().err
+    assert "got 'train'" in capsys.readouterr().err
+
+
+def describe_adapter(folder: Path) -> None:
+    """Write the metadata of an adapter whose weights are not needed."""
+    prompt = load_prompt("detailed")
+    identity = {"name": "base", "fingerprint": "0" * 16}
+    values = {
+        "base": identity,
+        "tokenizer": identity,
+        "prompt": {**dataclasses.asdict(prompt), "fingerprint": prompt.fingerprint},
+        "max_length": 2048,
+        "steps": 50,
+    }
+    write_versioned_json(folder / METADATA_FILE, values)
 
 
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS], ids=lambda p: p.stem if p else "plain")
@@ -216,6 +234,8 @@ def test_every_configuration_can_be_instantiated_without_weights(
     def stop(*args: object, **kwargs: object) -> None:
         raise Reached
 
+    for number in (1, 2, 3):
+        describe_adapter(tmp_path / f"phase{number}/adapter")
     command = "predict" if phase.stem == "predict" else "fit"
     monkeypatch.setattr(pl.Trainer, command, stop)
     words = [command, "--config", str(phase), *(["--config", str(overlay)] if overlay else [])]

@@ -27,6 +27,15 @@ def test_the_command_line_overrides_a_file_that_follows_it() -> None:
     assert settings["trainer"]["max_steps"] == 7
 
 
+def test_a_source_is_the_name_of_a_file_and_not_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("question,answer,solution,is_correct\n1+1?,2,1+1=2,true\n")
+    for args in (["--data.source", str(path)], ["--predict.source", str(path)]):
+        settings = parse(["fit", *args])
+        group, name = args[0].removeprefix("--").split(".")
+        assert settings[group][name] == str(path)
+
+
 def test_parsed_settings_have_every_option_once() -> None:
     settings = parse(["predict", "--run.dir", "~/runs"])
     assert Path(settings["run"]["dir"]) == Path.home() / "runs"

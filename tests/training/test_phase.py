@@ -192,4 +192,4 @@ def test_nothing_to_evaluate_is_one_message(
     options = tiny_options(tiny_folder, straight.run)
     with pytest.raises(SystemExit) as end:
         main([command, "--config", str(ROOT / "configs/phase1.yaml"), *options, option, "0"])
-    assert end.value.code == 2 and f"the split {split!r}, got none" in capsys.readouterr().err
+    assert end.value.code == 2 and "no rows" in capsys.readouterr().err
