@@ -312,7 +312,13 @@ class VerdictDataModule(pl.LightningDataModule):
         sources_N = None
         if source.source_N is not None:
             sources_N = np.array(source.source_names)[source.source_N[rows_N]]
-        return Split(encoded, source.question_ids_N[rows_N], kinds_N=kinds_N, sources_N=sources_N)
+        return Split(
+            encoded,
+            source.question_ids_N[rows_N],
+            kinds_N=kinds_N,
+            sources_N=sources_N,
+            ids=_row_ids(source, rows_N),
+        )
 
     def _mark_seen_questions(self, name: str, source: Source, drawn: Splits) -> None:
         """Find the rows whose question this phase or one before it trains on."""
@@ -396,3 +402,17 @@ class VerdictDataModule(pl.LightningDataModule):
 
 def _identity(batch: Any) -> Any:
     return batch
+
+
+def _row_ids(source: Source, rows_N: np.ndarray) -> list[str] | None:
+    """Return the IDs of rows; None where they are numbered, or have IDs that are not unique.
+
+    Such IDs prevent a prediction, but not a training.
+    """
+    if source.id_column is None:
+        return None
+    try:
+        ids = source.ids
+    except ValueError:
+        return None
+    return [ids[row] for row in rows_N.tolist()]
