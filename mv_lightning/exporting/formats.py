@@ -77,13 +77,12 @@ def plain_log_odds(folder: Path, encoded: EncodedRows) -> np.ndarray:
     from mv_lightning.data.encoding import verdict_token_ids
     from mv_lightning.data.prompts import prompt_from_metadata
     from mv_lightning.model.adapter_files import read_metadata
+    from mv_lightning.model.verdict import output_head
 
     model = _load_plain(folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     prompt = prompt_from_metadata(read_metadata(folder)["prompt"])
-    false, true = verdict_token_ids(AutoTokenizer.from_pretrained(folder), prompt)
-    head_VD = model.get_output_embeddings().weight
-    direction_D = head_VD[true].float() - head_VD[false].float()
-    log_odds = []
+    verdict_ids = verdict_token_ids(AutoTokenizer.from_pretrained(folder), prompt)
+    head, log_odds = output_head(model), []
     with torch.inference_mode():
         for start, stop in zip(encoded.starts_N[:-1], encoded.starts_N[1:], strict=True):
             ids = [*encoded.prefix_ids, *encoded.ids_T[start:stop].tolist()]
@@ -92,7 +91,7 @@ def plain_log_odds(folder: Path, encoded: EncodedRows) -> np.ndarray:
                 output_hidden_states=True,
                 logits_to_keep=1,
             )
-            log_odds.append(float(output.hidden_states[-1][0, -1].float() @ direction_D))
+            log_odds.append(float(head.log_odds(output.hidden_states[-1][:, -1], verdict_ids)))
     return np.array(log_odds)
 
 

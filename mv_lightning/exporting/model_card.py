@@ -73,7 +73,11 @@ def log_odds(**row):  # question, solution, answer
     # In fp32: the model's own logits are rounded to bf16, to 1/16 where they are above 8.
     head = model.get_output_embeddings().weight.float()
     cue = prompt["cue"] + prompt["separator"]
-    return float(hidden @ (head[token_ids(cue + "True")[-1]] - head[token_ids(cue + "False")[-1]]))
+    logits = head[[token_ids(cue + word)[-1] for word in ("False", "True")]] @ hidden
+    logits /= getattr(model.config, "logits_scaling", 1)  # Granite
+    if limit := getattr(model.config, "final_logit_softcapping", None):  # Gemma
+        logits = limit * torch.tanh(logits / limit)
+    return float(logits[1] - logits[0])
 """
 
 

@@ -73,7 +73,8 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         # PEFT's way to set the adapter class of a layer type; it is not saved with the adapter.
         config._register_custom_module({Linear4bit: FusedLinear4bit})
     model: PeftModel = get_peft_model(base, config)
-    if settings.dropout and base.is_gradient_checkpointing:
+    recomputes = any(getattr(m, "gradient_checkpointing", False) for m in base.modules())
+    if settings.dropout and recomputes:
         enable_checkpointing(base, dropout=True)
     if settings.loftq:
         from mv_lightning.model.loftq import initialize_loftq
