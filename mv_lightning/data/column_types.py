@@ -18,13 +18,16 @@ _EXTENSION_NAME = b"ARROW:extension:name"
 _BOOL8 = "arrow.bool8"
 
 
-def plain_column(table: pa.Table, name: str, context: str) -> pa.ChunkedArray:
+def plain_column(
+    table: pa.Table, name: str, context: str, declared: Sequence[str] | None = None
+) -> pa.ChunkedArray:
     """Return a column as the values that it means, in a plain type.
 
     Args:
         table: A table with the metadata of its schema.
         name: The column.
         context: The table's name for messages.
+        declared: Names of the classes of this column, where a file beside the data states them.
 
     Returns:
         The values of a dictionary (categorical) type, the names of a `datasets.ClassLabel` (null
@@ -47,6 +50,8 @@ def plain_column(table: pa.Table, name: str, context: str) -> pa.ChunkedArray:
             "Convert the column to text, or to booleans for labels."
         )
     names = class_names(_features(table.schema), name)
+    if names is None and declared is not None:
+        names, column = declared, _as_numbers(column)
     if names is None or not pa.types.is_integer(column.type):
         return column
     return _named(column, names, f"{context}: `{name}`")
@@ -85,6 +90,18 @@ def _features(schema: pa.Schema) -> Mapping[str, Any]:
     except (ValueError, KeyError, TypeError):
         return {}
     return features if isinstance(features, Mapping) else {}
+
+
+def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The class numbers that a CSV writes as text; any other column as it is."""
+    import pyarrow as pa
+
+    if not pa.types.is_string(column.type):
+        return column
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return column
 
 
 def _named(column: pa.ChunkedArray, names: Sequence[str], context: str) -> pa.ChunkedArray:

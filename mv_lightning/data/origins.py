@@ -29,6 +29,8 @@ class Origin:
     """For each table its name in messages, and the function that reads the chosen columns."""
     files: Sequence[str] = ()
     """The files chosen in a folder, by their path in it."""
+    folder: Path | None = None
+    """The folder of the data files."""
 
 
 def find_origin(source: str, split: str) -> Origin:
@@ -54,9 +56,10 @@ def find_origin(source: str, split: str) -> Origin:
             return _one_table(source, _saved(path, split))
         files = split_files(path, split)
         names = [file.relative_to(path).as_posix() for file in files]
-        return Origin([(str(file), partial(read_file, file)) for file in files], names)
+        parts = [(str(file), partial(read_file, file)) for file in files]
+        return Origin(parts, names, path)
     if path.exists():
-        return Origin([(source, partial(read_file, path))])
+        return Origin([(source, partial(read_file, path))], folder=path.parent)
     looks_like_a_path = source.startswith((".", "/", "~")) or source.count("/") > 1
     if looks_like_a_path or path.suffix.lower() in READERS:
         raise ValueError(f"{source}: no such file or folder (looked for {path}). Correct the path.")

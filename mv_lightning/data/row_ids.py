@@ -21,8 +21,8 @@ NO_ID_COLUMN = "none"
 """As the name of the ID column: the rows are numbered, whatever columns there are."""
 
 
-def find_id_column(names: Sequence[str], id_column: str | None, context: str) -> str | None:
-    """Return the name of the column that holds the IDs; None where rows are to be numbered.
+def find_id_columns(names: Sequence[str], id_column: str | None, context: str) -> list[str]:
+    """Return the columns that hold the IDs: none where rows are numbered, several where unclear.
 
     Args:
         names: All columns of a table.
@@ -30,22 +30,35 @@ def find_id_column(names: Sequence[str], id_column: str | None, context: str) ->
         context: The table's name for messages.
 
     Raises:
-        ValueError: There is no column of that name, or it is there twice.
+        ValueError: There is no column of the user's name, or it is there twice.
     """
     if id_column == NO_ID_COLUMN:
-        return None
+        return []
     if id_column is not None:
         if list(names).count(id_column) != 1:
             raise ValueError(
                 f"{context}: expected one ID column {id_column!r}, got {', '.join(names)}. Name "
                 f"one of these columns, or {NO_ID_COLUMN!r} to number the rows."
             )
-        return id_column
-    plain = [re.sub(r"[\s_.-]", "", name).lower() for name in names]
-    for wanted in ID_NAMES:
-        if wanted in plain:
-            return names[plain.index(wanted)]
-    return None
+        return [id_column]
+    by_name: dict[str, list[str]] = {}
+    for name in names:
+        plain = re.sub(r"[\s_.-]", "", name).lower()
+        by_name.setdefault(plain, []).append(name)
+    found = [by_name[name] for name in ID_NAMES if name in by_name]
+    return found[0] if found else []
+
+
+@dataclass(frozen=True)
+class IdPart:
+    """What one file has in the way of IDs."""
+
+    context: str
+    """The file's name for messages."""
+    names: Sequence[str]
+    """See `find_id_columns`."""
+    table: pa.Table
+    """The columns of these names."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +68,13 @@ class IdColumn:
     Training does not need them, so an ID column that repeats itself does not prevent it.
     """
 
-    parts: Sequence[tuple[str, pa.Table | None]]
-    """For each file its name and the table of its ID column; None where it has none."""
+    parts: Sequence[IdPart]
+    """One for each file."""
 
     @property
     def name(self) -> str:
         """The name of the column, in the first file that has one."""
-        names = [table.column_names[0] for _, table in self.parts if table is not None]
-        return str(names[0])
+        return next(part.names[0] for part in self.parts if part.names)
 
     def texts(self) -> list[str]:
         """Return the IDs of all rows.
@@ -72,26 +84,32 @@ class IdColumn:
                 numbers; the rows are named.
         """
         texts: list[str] = []
-        for context, table in self.parts:
-            if table is None:
+        for part in self.parts:
+            if not part.names:
                 raise ValueError(
-                    f"{context}: no ID column {self.name!r}, which another file of the source has. "
-                    f"{self._hint()}"
+                    f"{part.context}: no ID column {self.name!r}, which another file of the source "
+                    f"has. {self._hint()}"
                 )
-            texts += self._part_texts(context, table)
+            texts += self._part_texts(part)
         counts = Counter(texts)
         if len(counts) < len(texts):
             rows = [row for row, text in enumerate(texts) if counts[text] > 1]
             values = dict.fromkeys(repr(texts[row]) for row in rows)
             raise ValueError(
-                f"{self.parts[0][0]}: expected IDs that differ, got the same in several rows of "
-                f"the ID column {self.name!r} ({shorten(values)}; rows {shorten(rows)}). "
+                f"{self.parts[0].context}: expected IDs that differ, got the same in several rows "
+                f"of the ID column {self.name!r} ({shorten(values)}; rows {shorten(rows)}). "
                 f"{self._hint()}"
             )
         return texts
 
-    def _part_texts(self, context: str, table: pa.Table) -> list[str]:
-        column = plain_column(table, table.column_names[0], context)
+    def _part_texts(self, part: IdPart) -> list[str]:
+        context = part.context
+        if len(part.names) > 1:
+            raise ValueError(
+                f"{context}: expected one ID column, got {', '.join(part.names)}. Name the one to "
+                f"use, or {NO_ID_COLUMN!r} to number the rows."
+            )
+        column = plain_column(part.table, part.names[0], context)
         numbers = number_texts(column)
         if numbers is None and not is_text(column.type):
             raise ValueError(

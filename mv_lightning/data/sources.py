@@ -24,10 +24,11 @@ from mv_lightning.data.columns import (
     rename_columns,
     select_columns,
 )
+from mv_lightning.data.dataset_card import declared_classes
 from mv_lightning.data.fingerprint import content_fingerprint, count_duplicates, question_ids
 from mv_lightning.data.origins import find_origin
 from mv_lightning.data.readers import ColumnSelector
-from mv_lightning.data.row_ids import IdColumn, find_id_column
+from mv_lightning.data.row_ids import IdColumn, IdPart, find_id_columns
 from mv_lightning.formatting import shorten
 from mv_lightning.schema import LABEL_COLUMN
 
@@ -121,9 +122,8 @@ def load_source(
         ValueError: Nothing of that name, a file that cannot be read, or rows that break the schema.
     """
     origin = find_origin(source, split)
-    parts = []
-    for context, read in origin.parts:
-        parts.append(_read_part(context, read, labelled, id_column, columns or {}))
+    request = _Request(labelled, id_column, columns or {}, declared_classes(origin.folder))
+    parts = [_read_part(context, read, request) for context, read in origin.parts]
     checked = make_source(source, [part.texts for part in parts], _join_labels(source, parts))
     n_converted = sum(part.converted_answers for part in parts)
     return replace(
@@ -177,48 +177,56 @@ def make_source(name: str, tables: Sequence[pa.Table], labels_N: np.ndarray | No
 
 
 @dataclass(frozen=True)
+class _Request:
+    """What is read from every file of a source."""
+
+    labelled: bool | None
+    id_column: str | None
+    columns: Mapping[str, str]
+    classes: Mapping[str, Sequence[str]]
+    """Class names that the folder declares, by column."""
+
+
+@dataclass(frozen=True)
 class _Part:
     """The rows of one file, checked."""
 
-    context: str
-    """Its name for messages."""
     texts: pa.Table
     converted_answers: int
     labels_N: np.ndarray | None
-    ids: pa.Table | None
-    """The ID column, unchecked."""
+    ids: IdPart
+    """Unchecked."""
 
 
 def _read_part(
     context: str,
     read: Callable[[ColumnSelector], pa.Table],
-    labelled: bool | None,
-    id_column: str | None,
-    columns: Mapping[str, str],
+    request: _Request,
 ) -> _Part:
     import pyarrow as pa
 
     original: dict[str, str] = {}  # name here -> name there
+    id_names: list[str] = []
 
     def select(names: Sequence[str]) -> list[str]:
-        renamed = rename_columns(names, columns, context)
-        for name in select_columns(renamed, context, labelled):
+        renamed = rename_columns(names, request.columns, context)
+        for name in select_columns(renamed, context, request.labelled):
             original[name] = names[renamed.index(name)]
-        id_name = find_id_column(names, id_column, context)
-        with_id = [id_name] if id_name else []
-        return list(dict.fromkeys([*original.values(), *with_id]))
+        id_names.extend(find_id_columns(names, request.id_column, context))
+        return list(dict.fromkeys([*original.values(), *id_names]))
 
     raw = read(select)
-    id_name = find_id_column(raw.column_names, id_column, context)
-    plain = {name: plain_column(raw, there, context) for name, there in original.items()}
+    plain = {}
+    for name, there in original.items():
+        plain[name] = plain_column(raw, there, context, request.classes.get(there))
     labels_N = None
     if LABEL_COLUMN in plain:
         labels = plain.pop(LABEL_COLUMN)
-        if labelled or not is_unlabelled(labels):
+        if request.labelled or not is_unlabelled(labels):
             labels_N = check_labels(labels, context)
     texts, converted = check_texts(pa.table(plain), context, labels_N)
-    ids = raw.select([id_name]) if id_name else None
-    return _Part(context, texts, converted, labels_N, ids)
+    ids = IdPart(context, id_names, raw.select(list(dict.fromkeys(id_names))))
+    return _Part(texts, converted, labels_N, ids)
 
 
 def _join_labels(source: str, parts: Sequence[_Part]) -> np.ndarray | None:
@@ -234,6 +242,7 @@ def _join_labels(source: str, parts: Sequence[_Part]) -> np.ndarray | None:
 
 
 def _join_ids(parts: Sequence[_Part]) -> IdColumn | None:
-    if all(part.ids is None for part in parts):
+    ids = [part.ids for part in parts]
+    if not any(part.names for part in ids):
         return None
-    return IdColumn([(part.context, part.ids) for part in parts])
+    return IdColumn(ids)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mv_lightning.data.row_ids import find_id_column
+from mv_lightning.data.row_ids import find_id_columns
 from mv_lightning.data.sources import load_source
 from tests.data.files import ROWS, WRITERS, load, write_csv, write_jsonl
 
@@ -37,20 +37,21 @@ def test_the_source_names_its_rows_in_every_format(
 @pytest.mark.parametrize(
     ("names", "found"),
     [
-        (["question", "id"], "id"),
-        (["Id"], "Id"),
-        (["ROW_ID"], "ROW_ID"),
-        (["row id"], "row id"),
-        (["index", "rowId"], "rowId"),
-        (["Index"], "Index"),
-        (["idx"], "idx"),
-        (["example-id"], "example-id"),
-        (["question_id", "identity", "ids", "Unnamed: 0"], None),
-        ([], None),
+        (["question", "id"], ["id"]),
+        (["Id"], ["Id"]),
+        (["ROW_ID"], ["ROW_ID"]),
+        (["row id"], ["row id"]),
+        (["index", "rowId"], ["rowId"]),
+        (["Index"], ["Index"]),
+        (["idx"], ["idx"]),
+        (["example-id"], ["example-id"]),
+        (["ID", "index", "id"], ["ID", "id"]),
+        (["question_id", "identity", "ids", "Unnamed: 0"], []),
+        ([], []),
     ],
 )
-def test_the_column_is_found_by_its_name(names: list[str], found: str | None) -> None:
-    assert find_id_column(names, None, "rows") == found
+def test_the_column_is_found_by_its_name(names: list[str], found: list[str]) -> None:
+    assert find_id_columns(names, None, "rows") == found
 
 
 def test_the_caller_can_name_the_column_or_number_the_rows(tmp_path: Path) -> None:
@@ -134,3 +135,17 @@ def test_ids_of_a_class_label_or_a_category_are_their_names(tmp_path: Path) -> N
 def test_generated_rows_are_numbered() -> None:
     pytest.importorskip("reasoning_gym")
     assert load_source("synthetic:4").ids == ["0", "1", "2", "3"]
+
+
+def test_two_columns_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
+    rows = [dict(row, ID=f"x{i}") for i, row in enumerate(with_ids("id", [5, 4, 3, 2, 1]))]
+    source = load(tmp_path / "rows.CSV", rows)
+    with pytest.raises(ValueError, match=r"expected one ID column, got id, ID\. Name the one"):
+        _ = source.ids
+    assert load_source(source.name, id_column="ID").ids == ["x0", "x1", "x2", "x3", "x4"]
+    path = tmp_path / "twice.csv"
+    path.write_text("id,id,question,answer,solution,is_correct\n1,2,q,1,s,true\n3,4,r,1,s,false\n")
+    twice = load_source(str(path))
+    assert twice.counts["rows"] == 2
+    with pytest.raises(ValueError, match="expected one ID column, got id, id"):
+        _ = twice.ids
