@@ -170,8 +170,10 @@ def test_a_row_told_several_times_is_told_once(times: int, seed: int, ties: bool
     ):
         assert several.intervals[name] == pytest.approx(once.intervals[name], abs=1e-9)
         low, high = several.intervals[name]
-        # The square root of 2 and more, within the error of a thousand resamples.
-        assert high - low > 1.1 * (naive.intervals[name][1] - naive.intervals[name][0])
+        # The square root of 2 and more, within the error of a thousand resamples; ECE is biased
+        # upwards in every resample, which narrows its interval.
+        ratio = 1.1 if name == "ece" else 1.2
+        assert high - low > ratio * (naive.intervals[name][1] - naive.intervals[name][0])
     assert several.units == 120
     bounds = [mean_interval(values_N[:, None]) for values_N in (log_odds_N, copies[1])]
     assert mean_interval(copies[1][:, None], np.repeat(np.arange(120), times)) == pytest.approx(
