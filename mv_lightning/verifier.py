@@ -174,7 +174,7 @@ class Verifier:
         if len(not_finite):
             raise ValueError(
                 f"the log-odds of {len(not_finite)} rows are not finite, the first is row "
-                f"{encoded.rows_N[not_finite[0]]}. Check it and the adapter. The precision 16-mixed "
-                "may overflow: try bf16-mixed or 32-true"
+                f"{encoded.rows_N[not_finite[0]]}. Check it and the adapter. The precision "
+                "16-mixed may overflow: try bf16-mixed or 32-true"
             )
         return odds_N

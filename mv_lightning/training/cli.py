@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -23,7 +20,13 @@ from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model.adapter_files import METADATA_FILE, WEIGHTS, read_metadata
 from mv_lightning.model.precision import PRECISION
 from mv_lightning.schema import DEFAULT_SEED
+from mv_lightning.training.arguments import (
+    configs_first,
+    refuse_linked_targets,
+    refuse_replaced_options,
+)
 from mv_lightning.training.checkpoint_files import AtomicCheckpointIO
+from mv_lightning.training.console import silence_libraries
 from mv_lightning.training.datamodule import VerdictDataModule
 from mv_lightning.training.model_summary import ModelSummary
 from mv_lightning.training.module import VerdictModule
@@ -40,14 +43,6 @@ from mv_lightning.training.tensorboard_logger import PhaseLogger
 
 ADAPTER_DEFAULTS = ("data.prompt", "data.max_length")
 """Options that default, outside `fit`, to those that the adapter was trained with."""
-REPLACED_TRAINER_OPTIONS = {
-    "val_check_interval": "run.eval_every (optimizer steps between validations)",
-    "check_val_every_n_epoch": "run.eval_every (optimizer steps between validations)",
-    "default_root_dir": "run.dir",
-    "overfit_batches": "data.splits.rows with trainer.max_epochs: a small shard, trained on often",
-    "reload_dataloaders_every_n_epochs": "nothing: the rows of a phase do not change",
-}
-"""Options of the Trainer that are refused, and what to use instead."""
 TRAINER_DEFAULTS = {
     "accelerator": "gpu",
     "devices": 1,
@@ -73,7 +68,7 @@ def run(args: list[str]) -> None:
     Raises:
         ValueError: An option, a file or the data cannot be used.
     """
-    _silence_libraries()
+    silence_libraries()
     VerdictCLI(args)
 
 
@@ -89,7 +84,7 @@ def parse(args: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: An option cannot be used.
     """
-    _silence_libraries()
+    silence_libraries()
     cli = SettingsParser(args)
     config = cli.config[cli.subcommand].clone()
     for name in ("config", *LINKS.values()):
@@ -176,7 +171,7 @@ class VerdictCLI(LightningCLI):
         refuse_linked_targets(args)
         super().parse_arguments(parser, args)
         config: Namespace = self.config[self._command]
-        _refuse_replaced_options(config.trainer)
+        refuse_replaced_options(config.trainer)
         changes = Namespace()
         run_folder = RunFolder(_absolute(config.run.dir))
         if config.model.init_from == NONE and self._command != "fit":
@@ -222,7 +217,8 @@ class VerdictCLI(LightningCLI):
             changes["data.max_length"] = metadata["max_length"]
 
     def _parse_ckpt_path(self) -> None:
-        """Keep explicit settings: Lightning would take the whole model section from the checkpoint."""
+        """Keep explicit settings: Lightning would take the whole model section from the
+        checkpoint."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the phase."""
@@ -312,7 +308,8 @@ class VerdictCLI(LightningCLI):
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Exit with status 130 after Ctrl-C, where Lightning exits with 1, and say how to continue."""
+        """Exit with status 130 after Ctrl-C, where Lightning exits with 1, and say how to
+        continue."""
         try:
             yield
         except SystemExit as end:
@@ -340,76 +337,6 @@ class SettingsParser(VerdictCLI):
         """Run nothing."""
 
 
-def configs_first(args: list[str]) -> list[str]:
-    """Move `--config FILE` before all other options, so that the command line always wins.
-
-    Args:
-        args: The command and its options.
-    """
-    configs: list[str] = []
-    others: list[str] = []
-    rest = iter(args[1:])
-    for arg in rest:
-        if arg in ("-c", "--config"):
-            configs += [arg, *[value for value in [next(rest, None)] if value is not None]]
-        elif arg.startswith("--config="):
-            configs.append(arg)
-        else:
-            others.append(arg)
-    return [args[0], *configs, *others]
-
-
-def refuse_linked_targets(args: list[str]) -> None:
-    """Refuse options of configuration files that a link would overwrite without a word.
-
-    Args:
-        args: The command and its options.
-
-    Raises:
-        ValueError: A file sets the target of a link.
-    """
-    for path in _config_files(args):
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError):
-            continue  # the parser has a better message
-        for source, target in LINKS.items():
-            if _contains(content, target):
-                raise ValueError(
-                    f"{path}: expected {source}, got {target}, which follows it. Set {source} in "
-                    "its place"
-                )
-
-
-def _config_files(args: list[str]) -> list[Path]:
-    files = []
-    for place, arg in enumerate(args):
-        if arg in ("-c", "--config") and place + 1 < len(args):
-            files.append(Path(args[place + 1]))
-        elif arg.startswith("--config="):
-            files.append(Path(arg.removeprefix("--config=")))
-    return files
-
-
-def _contains(content: Any, dotted_name: str) -> bool:
-    for part in dotted_name.split("."):
-        if not isinstance(content, Mapping) or part not in content:
-            return False
-        content = content[part]
-    return True
-
-
-def _refuse_replaced_options(trainer: Namespace) -> None:
-    for name, alternative in REPLACED_TRAINER_OPTIONS.items():
-        # All of them are None or 0 by default, but for the number of epochs between validations.
-        default = 1 if name == "check_val_every_n_epoch" else 0
-        value = trainer.get(name)
-        if value is not None and value != default:
-            raise ValueError(
-                f"trainer.{name}={value} is not supported here. Use {alternative} instead"
-            )
-
-
 def _absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
@@ -418,34 +345,3 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _silence_libraries() -> None:
-    """Hide warnings and advertisements of libraries that a user of this program cannot act on."""
-    messages = (
-        ".*does not have many workers.*",
-        ".*dataloader is not resumable.*",
-        ".*LightningCLI's args parameter.*",
-        ".*is not supported by the model summary.*",
-        ".*sync_dist=True.*",  # the evaluator gathers the rows itself
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*gradient_checkpointing.*",  # renamed in transformers 6
-    )
-    for message in messages:
-        warnings.filterwarnings("ignore", message=message)
-    # It misses a kernel that model/quantization.py switches off.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_useful)
-    if not sys.stdout.isatty():
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
-
-
-def _is_useful(record: logging.LogRecord) -> bool:
-    """Drop Lightning's lists of accelerators that are not there, and its advertisements."""
-    message = record.getMessage()
-    return not any(
-        word in message
-        for word in ("TPU available", "HPU available", "litlogger", "LitLogger", "💡")
-    )

@@ -22,10 +22,7 @@ from mv_lightning.data.batching import (
     evaluation_micro_batches,
     training_micro_batches,
 )
-from mv_lightning.data.cache import cached
 from mv_lightning.data.chat import render_chat
-from mv_lightning.data.columns import KIND_COLUMN
-from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.mixture import SourceSettings, load_sources
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import Source, load_source
@@ -38,10 +35,9 @@ from mv_lightning.data.splits import (
     write_manifest,
 )
 from mv_lightning.formatting import setting_differences
-from mv_lightning.hashing import sha256_bytes
 from mv_lightning.model.base import BaseSettings, load_tokenizer
-from mv_lightning.model.fingerprints import tokenizer_fingerprint
-from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS, Batch, EncodedRows, Split
+from mv_lightning.schema import LABEL_COLUMN, Batch, Split
+from mv_lightning.training.split_encoding import SplitEncoder
 
 SPLITS_OF_STAGE = {
     "fit": ("train", "val"),
@@ -94,21 +90,12 @@ class VerdictDataModule(pl.LightningDataModule):
             id_column: See `PredictSettings.id_column`.
         """
         super().__init__()
-        if not 1 <= phase <= splits.phases:
-            raise ValueError(
-                f"expected data.phase to be from 1 to {splits.phases}, the number of phases in "
-                f"data.splits, got {phase}"
-            )
         if prompt is None or max_length is None:
             raise ValueError(
                 "expected data.prompt and data.max_length, got null without an adapter to take "
                 "them from. Set both, or model.init_from"
             )
-        if min(batch_size, eval_tokens, max_length) < 1:
-            raise ValueError(
-                "expected data.batch_size, data.eval_tokens and data.max_length to be positive, "
-                f"got {batch_size}, {eval_tokens} and {max_length}"
-            )
+        _check_numbers(phase, splits.phases, batch_size, eval_tokens, max_length)
         self.source = source
         self.phase = phase
         self.plan = splits
@@ -154,10 +141,13 @@ class VerdictDataModule(pl.LightningDataModule):
         }
         if stage != "fit":
             check_held_out(needed[0], rows[needed[0]], self.plan)
+        encoder = self._encoder(tokenizer)
+        trained_N = np.concatenate(drawn.train[: self.phase])
         for name in needed:
-            self.splits[name] = self._encode(name, source, rows[name], tokenizer)
-            if name != "train" and not self.plan.group_by_question:
-                self._mark_seen_questions(name, source, drawn)
+            compared = name != "train" and not self.plan.group_by_question
+            self.splits[name] = encoder.encode(
+                name, source, rows[name], trained_N if compared else None
+            )
         self._source, self._drawn = source, drawn
         if stage == "fit":
             self._print_summary(source)
@@ -272,7 +262,7 @@ class VerdictDataModule(pl.LightningDataModule):
             self.predict_source, split="test", labelled=None, id_column=self.id_column
         )
         every_row_N = np.arange(len(rows.ids))  # unusable IDs are refused before the work begins
-        self.splits["predict"] = self._encode("predict", rows, every_row_N, tokenizer)
+        self.splits["predict"] = self._encoder(tokenizer).encode("predict", rows, every_row_N)
         labels_N, reason = rows.labels_N, ""
         if labels_N is None:
             reason = "no labels"
@@ -286,55 +276,13 @@ class VerdictDataModule(pl.LightningDataModule):
             print(f"{rows.name}: {reason} in `{LABEL_COLUMN}`, so no accuracy will be reported")
         self.predict_rows = dataclasses.replace(rows, labels_N=None if reason else labels_N)
 
-    def _encode(self, name: str, source: Source, rows_N: np.ndarray, tokenizer: Any) -> Split:
+    def _encoder(self, tokenizer: Any) -> SplitEncoder:
         assert self.trainer is not None
-        chosen = source.table.select(rows_N)
-        labels_N = None if source.labels_N is None else source.labels_N[rows_N]
-        title = f"Tokenising {name}" if self.trainer.is_global_zero else None
-
-        def encode() -> EncodedRows:
-            texts = chosen.select_columns(list(TEXT_COLUMNS))[:]
-            return encode_rows(
-                texts, labels_N, rows_N, self.prompt, tokenizer, self.max_length, title
-            )
-
-        key = {
-            "rows": [source.fingerprint, sha256_bytes(rows_N.tobytes())],
-            "prompt": self.prompt.fingerprint,
-            "tokenizer": tokenizer_fingerprint(tokenizer),
-            "max_length": self.max_length,
-        }
-        write = self.trainer.is_global_zero and not self.trainer.fast_dev_run
-        encoded = cached(self.folder.tokens / name, key, encode, write=write)
-        self._print_truncation(name, encoded)
-        has_kinds = KIND_COLUMN in chosen.column_names
-        kinds_N = np.array(chosen[KIND_COLUMN][:]) if has_kinds else None
-        sources_N = None
-        if source.source_N is not None:
-            sources_N = np.array(source.source_names)[source.source_N[rows_N]]
-        return Split(
-            encoded,
-            source.question_ids_N[rows_N],
-            kinds_N=kinds_N,
-            sources_N=sources_N,
-            ids=_row_ids(source, rows_N),
+        first = self.trainer.is_global_zero
+        write = first and not self.trainer.fast_dev_run
+        return SplitEncoder(
+            self.prompt, tokenizer, self.max_length, self.folder.tokens, write, verbose=first
         )
-
-    def _mark_seen_questions(self, name: str, source: Source, drawn: Splits) -> None:
-        """Find the rows whose question this phase or one before it trains on."""
-        train_N = np.concatenate(drawn.train[: self.phase])
-        split = self.splits[name]
-        seen_N = np.isin(split.question_ids_N, source.question_ids_N[train_N])
-        self.splits[name] = dataclasses.replace(split, seen_N=seen_N)
-
-    def _print_truncation(self, name: str, encoded: EncodedRows) -> None:
-        assert self.trainer is not None
-        truncated = int((encoded.truncated_N > 0).sum())
-        if truncated and self.trainer.is_global_zero:
-            print(
-                f"{name}: {truncated} of {len(encoded)} rows ({truncated / len(encoded):.1%}) were "
-                f"longer than {self.max_length} tokens and lost the middle of their solution"
-            )
 
     def _print_summary(self, source: Source) -> None:
         assert self.trainer is not None
@@ -404,15 +352,16 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
-def _row_ids(source: Source, rows_N: np.ndarray) -> list[str] | None:
-    """Return the IDs of rows; None where they are numbered, or have IDs that are not unique.
-
-    Such IDs prevent a prediction, but not a training.
-    """
-    if source.id_column is None:
-        return None
-    try:
-        ids = source.ids
-    except ValueError:
-        return None
-    return [ids[row] for row in rows_N.tolist()]
+def _check_numbers(
+    phase: int, phases: int, batch_size: int, eval_tokens: int, max_length: int
+) -> None:
+    if not 1 <= phase <= phases:
+        raise ValueError(
+            f"expected data.phase to be from 1 to {phases}, the number of phases in data.splits, "
+            f"got {phase}"
+        )
+    if min(batch_size, eval_tokens, max_length) < 1:
+        raise ValueError(
+            "expected data.batch_size, data.eval_tokens and data.max_length to be positive, got "
+            f"{batch_size}, {eval_tokens} and {max_length}"
+        )

@@ -16,7 +16,8 @@ SHOWN = ("loss", "acc", "auroc")
 
 
 class Evaluator(pl.Callback):
-    """Gathers the rows of all processes, so that every metric is exact however they were sharded."""
+    """Gathers the rows of all processes, so that every metric is exact however they were
+    sharded."""
 
     def __init__(self) -> None:
         """Start without an evaluation."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 
 class VerdictModule(pl.LightningModule):
-    """Fine-tunes adapters on a 4-bit base model so that the token after the prompt is the verdict."""
+    """Fine-tunes adapters on a 4-bit base model so that the token after the prompt is the
+    verdict."""
 
     def __init__(
         self,

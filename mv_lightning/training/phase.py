@@ -212,7 +212,8 @@ class Phase:
         datamodule: VerdictDataModule,
         reason: StopReason,
     ) -> None:
-        """Validate the final weights, save the adapter with its calibration, and write the summary."""
+        """Validate the final weights, save the adapter with its calibration, and write the
+        summary."""
         steps = trainer.global_step
         validated = self.evaluator.step == steps
         if len(datamodule.splits["val"].encoded) and not validated:

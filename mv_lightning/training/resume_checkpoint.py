@@ -100,7 +100,8 @@ class ResumeCheckpoint(pl.Callback):
             raise TrainingStopped(reason, step, self._signal)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the final state: what follows, such as the last validation, may be interrupted too."""
+        """Save the final state: what follows, such as the last validation, may be interrupted
+        too."""
         reason = stop_reason(trainer)
         # Another callback may have stopped training between two micro-batches of one step.
         complete = not trainer.fit_loop._should_accumulate()

@@ -1,4 +1,5 @@
-"""The options of the groups `run` and `predict`, and which options a resumed run must not change."""
+"""The options of the groups `run` and `predict`, and which options a resumed run must not
+change."""
 
 from __future__ import annotations
 

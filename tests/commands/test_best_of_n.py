@@ -23,7 +23,8 @@ def predicted(folder: Path, log_odds_N: np.ndarray) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path) -> str:
-    """Two questions with three solutions, one of them correct and outvoted; one with a single one."""
+    """Two questions with three solutions, one of them correct and outvoted; one with a single
+    one."""
     rows = [
         ("a", "1", False),
         ("a", "1", False),

@@ -1,4 +1,5 @@
-"""`phases` skips finished phases, resumes an interrupted one, and starts nothing after a failure."""
+"""`phases` skips finished phases, resumes an interrupted one, and starts nothing after a
+failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Whatever is wrong with what a user gives: one message that says how to mend it, status 2, and nothing overwritten."""
+"""Whatever is wrong with what a user gives: one message that says how to mend it, status 2, and
+nothing overwritten."""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ def refused(
                 ]
             )
         printed = capfd.readouterr().err
-        # What Lightning logs may come before; pytest closes the stream that its handler was made with.
+        # What Lightning logs may come before; pytest closes the stream of its handler.
         error = printed[printed.index("error: ") :]
         assert end.value.code == 2 and "Traceback" not in error
         assert {(run / name).read_text() for name in OLD_FILES} == {"old"}
@@ -237,7 +238,8 @@ def test_no_bitsandbytes(
     refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """None in the table of modules makes the import fail, as on a machine where it is not installed."""
+    """None in the table of modules makes the import fail, as on a machine where it is not
+    installed."""
     import peft  # noqa: F401  it looks for bitsandbytes on its own when it is first imported
 
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)

@@ -1,4 +1,5 @@
-"""The commands as a user types them, on a tiny model that is really quantised and really trained."""
+"""The commands as a user types them, on a tiny model that is really quantised and really
+trained."""
 
 from __future__ import annotations
 
@@ -94,8 +95,8 @@ def test_tensorboard_has_one_step_axis(finished: Path) -> None:
         events.Reload()
         tags = set(events.Tags()["scalars"])
         assert tags >= {
-            "train/loss", "train/acc", "train/lr", "train/grad_norm", "val/loss", "val/acc", "val/auroc",
-            "speed/rows_per_s", "speed/tokens_per_s", "speed/tflops", "memory/peak_gb",
+            "train/loss", "train/acc", "train/lr", "train/grad_norm", "val/loss", "val/acc",
+            "val/auroc", "speed/rows_per_s", "speed/tokens_per_s", "speed/tflops", "memory/peak_gb",
         }  # fmt: skip
         axis.append([event.step for event in events.Scalars("train/loss")])
     assert axis == [list(range(0, 6)), list(range(6, 12)), list(range(12, 18))]
@@ -263,9 +264,13 @@ def test_the_defaults_are_the_reports_final_settings() -> None:
         2048,
     )
     optim = model["optim"]
-    assert (optim["name"], optim["lr"], optim["weight_decay"], optim["schedule"], optim["warmup_steps"]) == (
-        "adamw_8bit", 1e-4, 0.01, "linear", 10,
-    )  # fmt: skip
+    assert optim == {
+        "name": "adamw_8bit",
+        "lr": 1e-4,
+        "weight_decay": 0.01,
+        "schedule": "linear",
+        "warmup_steps": 10,
+    }
     assert (
         data["splits"]["rows"],
         data["splits"]["val_fraction"],

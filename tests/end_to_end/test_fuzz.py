@@ -1,4 +1,5 @@
-"""Any row goes from its file to its prediction: no crash, none lost, none twice, no verdict forged."""
+"""Any row goes from its file to its prediction: no crash, none lost, none twice, no verdict
+forged."""
 
 from __future__ import annotations
 

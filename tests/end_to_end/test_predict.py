@@ -1,4 +1,5 @@
-"""`predict` as a user runs it: interrupted at any moment and started again, it ends as if nothing had happened."""
+"""`predict` as a user runs it: interrupted at any moment and started again, it ends as if
+nothing had happened."""
 
 from __future__ import annotations
 
@@ -112,7 +113,8 @@ def test_kills_do_not_show(words, straight: Path, tmp_path: Path) -> None:
 
 
 def test_rows_that_are_predicted_are_not_predicted_again(words, straight: Path, half: Path) -> None:
-    """Predictions in the part file stand, even wrong ones: their rows never reach the model again."""
+    """Predictions in the part file stand, even wrong ones: their rows never reach the model
+    again."""
     part = half / "predictions.rank0.part"
     header, first, *others = Journal.read(part)
     part.unlink()

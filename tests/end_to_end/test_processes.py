@@ -35,7 +35,8 @@ EXACT = (
     "--data.splits.rows",
     "34",
 )
-"""fp32, so that the order of sums is all that differs; 26 rows make a last step of 2, which only one process has."""
+"""fp32, so that the order of sums is all that differs; 26 rows make a last step of 2, which
+only one process has."""
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 
 
@@ -60,7 +61,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(
         [(weight - others[name]).flatten() for name, weight in weights.items() if "lora_B" in name]
     )
     assert differing.abs().mean() < 1e-3 * moved.abs().mean()
-    # No row of the validation was counted twice, though the processes had different numbers of batches.
+    # No validation row was counted twice, though the processes had different numbers of batches.
     summaries = [json.loads(folder.summary.read_text()) for folder in (one, two)]
     for name in ("steps", "rows", "tokens", "validation_rows", "val_acc", "val_auroc"):
         assert summaries[0][name] == summaries[1][name], name

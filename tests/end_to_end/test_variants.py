@@ -1,4 +1,5 @@
-"""Every way to train that is not the default one, under the real command: each ends well and has trained something."""
+"""Every way to train that is not the default one, under the real command: each ends well and
+has trained something."""
 
 from __future__ import annotations
 
@@ -117,7 +118,8 @@ def test_validation_rows_of_one_class_leave_metrics_undefined(
     phase = fit(
         tiny_folder,
         tmp_path,
-        f"--data.source {tmp_path / 'rows.jsonl'} --data.splits.balance false --data.splits.balance_test false",
+        f"--data.source {tmp_path / 'rows.jsonl'} --data.splits.balance false "
+        "--data.splits.balance_test false",
     )
     labels = {line.split(",")[1] for line in (phase.path / "val.csv").read_text().splitlines()[1:]}
     assert labels == {"True"}

@@ -1,6 +1,7 @@
 """A training step of the 8B model on the meta device: shapes, dtypes, FLOPs, launches, waits.
 
-Nothing is computed there, so that the whole model takes seconds on a CPU; the operators are those that
+Nothing is computed there, so that the whole model takes seconds on a CPU; the operators are those
+that
 a GPU would be given.
 """
 
@@ -191,7 +192,8 @@ def test_launches_of_a_layer(recompute: bool) -> None:
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_no_layer_waits_for_the_device(recompute: bool) -> None:
-    """The batch's five tensors and the starts of its spans come from the host; nothing goes back."""
+    """The batch's five tensors and the starts of its spans come from the host; nothing goes
+    back."""
     (few, few_lists), (many, many_lists) = (counted_step(n, recompute) for n in (2, 4))
     assert many.waits == few.waits == {"aten._to_copy.default": 5}
     assert many_lists.count == few_lists.count == 1

@@ -1,4 +1,5 @@
-"""The call for CUDA, run on the CPU: PyTorch's own varlen operator with kernels made for the test."""
+"""The call for CUDA, run on the CPU: PyTorch's own varlen operator with kernels made for the
+test."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ import pytest
 
 from mv_lightning.cli import main
 from mv_lightning.testing import tiny_options
-from mv_lightning.training.cli import REPLACED_TRAINER_OPTIONS, configs_first, parse
+from mv_lightning.training.arguments import REPLACED_TRAINER_OPTIONS, configs_first
+from mv_lightning.training.cli import parse
 from mv_lightning.training.settings import LINKS
 from tests.conftest import ROOT
 

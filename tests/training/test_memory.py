@@ -1,4 +1,5 @@
-"""The probe of the memory and the choice of what is computed again leave the run as it would be without them."""
+"""The probe of the memory and the choice of what is computed again leave the run as it would be
+without them."""
 
 from __future__ import annotations
 

@@ -106,7 +106,8 @@ def test_killed_in_two_epochs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Gradients are clipped (the default); kills fall inside a window, and in an epoch that was itself resumed."""
+    """Gradients are clipped (the default); kills fall inside a window, and in an epoch that was
+    itself resumed."""
     options = (
         *("--data.num_workers", str(workers), "--trainer.accumulate_grad_batches", str(accumulate)),
         *("--model.lora.dropout", dropout, "--trainer.max_epochs", "2", "--run.save_every", "1"),
@@ -323,7 +324,8 @@ def test_a_disk_without_room_is_told_before_training(
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 300 kB: what a full disk does to a checkpoint, and no disk is filled."""
+    """No file may grow beyond 300 kB: what a full disk does to a checkpoint, and no disk is
+    filled."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
     yield

@@ -1,4 +1,5 @@
-"""Which settings a resumed run must not change, and which combinations of prediction are refused."""
+"""Which settings a resumed run must not change, and which combinations of prediction are
+refused."""
 
 from __future__ import annotations
 

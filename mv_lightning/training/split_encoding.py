@@ -1,0 +1,104 @@
+"""From the rows of a split to token ids, with what is known about each row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mv_lightning.data.cache import cached
+from mv_lightning.data.columns import KIND_COLUMN
+from mv_lightning.data.encoding import encode_rows
+from mv_lightning.data.prompts import Prompt
+from mv_lightning.data.sources import Source
+from mv_lightning.hashing import sha256_bytes
+from mv_lightning.model.fingerprints import tokenizer_fingerprint
+from mv_lightning.schema import TEXT_COLUMNS, EncodedRows, Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class SplitEncoder:
+    """Tokenises splits under one prompt, and stores the token ids of each."""
+
+    prompt: Prompt
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    """Maximum tokens of a row."""
+    folder: Path
+    """Where token ids are stored: a run that starts again does not tokenise again."""
+    write: bool
+    """False for a process that only reads there."""
+    verbose: bool
+    """Show progress, and print how many rows were truncated."""
+
+    def encode(
+        self,
+        name: str,
+        source: Source,
+        rows_N: np.ndarray,
+        train_rows_N: np.ndarray | None = None,
+    ) -> Split:
+        """Return the rows of a split.
+
+        Args:
+            name: Of the split.
+            source: All rows.
+            rows_N: int64 [N], the rows of the split.
+            train_rows_N: int64, training rows that the questions of the split are searched in; None
+                where they are not compared.
+        """
+        chosen = source.table.select(rows_N)
+        labels_N = None if source.labels_N is None else source.labels_N[rows_N]
+        title = f"Tokenising {name}" if self.verbose else None
+
+        def encode() -> EncodedRows:
+            texts = chosen.select_columns(list(TEXT_COLUMNS))[:]
+            return encode_rows(
+                texts, labels_N, rows_N, self.prompt, self.tokenizer, self.max_length, title
+            )
+
+        key = {
+            "rows": [source.fingerprint, sha256_bytes(rows_N.tobytes())],
+            "prompt": self.prompt.fingerprint,
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
+            "max_length": self.max_length,
+        }
+        encoded = cached(self.folder / name, key, encode, write=self.write)
+        self._print_truncation(name, encoded)
+        question_ids_N = source.question_ids_N[rows_N]
+        kinds_N = seen_N = sources_N = None
+        if KIND_COLUMN in chosen.column_names:
+            kinds_N = np.array(chosen[KIND_COLUMN][:])
+        if train_rows_N is not None:
+            seen_N = np.isin(question_ids_N, source.question_ids_N[train_rows_N])
+        if source.source_N is not None:
+            sources_N = np.array(source.source_names)[source.source_N[rows_N]]
+        ids = _row_ids(source, rows_N)
+        return Split(encoded, question_ids_N, kinds_N, seen_N, sources_N, ids)
+
+    def _print_truncation(self, name: str, encoded: EncodedRows) -> None:
+        truncated = int((encoded.truncated_N > 0).sum())
+        if truncated and self.verbose:
+            print(
+                f"{name}: {truncated} of {len(encoded)} rows ({truncated / len(encoded):.1%}) were "
+                f"longer than {self.max_length} tokens and lost the middle of their solution"
+            )
+
+
+def _row_ids(source: Source, rows_N: np.ndarray) -> list[str] | None:
+    """Return the IDs of rows; None where they are numbered, or have IDs that are not unique.
+
+    Such IDs prevent a prediction, but not a training.
+    """
+    if source.id_column is None:
+        return None
+    try:
+        ids = source.ids
+    except ValueError:
+        return None
+    return [ids[row] for row in rows_N.tolist()]
