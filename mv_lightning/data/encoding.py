@@ -107,10 +107,9 @@ def encode_rows(
         )
     if labels_N is None:
         labels_N = np.full(len(rows_N), UNLABELLED)
-    lengths_N = np.array([len(row) for row in encoded], dtype=np.int64)
     return EncodedRows(
         ids_T=np.concatenate([np.empty(0, dtype=np.int32), *encoded]),
-        starts_N=np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
+        starts_N=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
         labels_N=labels_N.astype(np.int8),
         rows_N=np.asarray(rows_N, dtype=np.int64),
         truncated_N=truncated_N,
