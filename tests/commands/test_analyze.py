@@ -20,19 +20,19 @@ SMALL = ["--data.splits.rows", "40", "--splits.test_rows", "20", "--splits.val_f
 
 def run(out: Path, source: str, *options: str) -> dict[str, Any]:
     main(["analyze", "--data.source", source, "--analyze.out", str(out), *SMALL, *options])
-    found: dict[str, Any] = json.loads((out / "analysis.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((out / "analysis.json").read_text())
+    return result
 
 
-def test_a_report_of_practice_rows(tiny_folder: Path, tmp_path: Path) -> None:
-    found = run(tmp_path, "synthetic:160", "--tokenizer", str(tiny_folder))
-    assert found["counts"]["rows"] == 160 and found["true_share"] == 0.5
-    assert list(found["lengths"]) == ["words", "tokens", "tokens of a row"]
-    assert found["lengths"]["words"]["question"]["max"] <= 60
-    shares = found["truncated_share"]["detailed"]
+def test_a_report_of_synthetic_rows(tiny_folder: Path, tmp_path: Path) -> None:
+    result = run(tmp_path, "synthetic:160", "--tokenizer", str(tiny_folder))
+    assert result["counts"]["rows"] == 160 and result["true_share"] == 0.5
+    assert list(result["lengths"]) == ["words", "tokens", "tokens of a row"]
+    assert result["lengths"]["words"]["question"]["max"] <= 60
+    shares = result["truncated_share"]["detailed"]
     assert shares["512"] >= shares["1024"] >= shares["2048"]
-    # No question stands twice in the practice rows: nothing leaks, and lookup knows nothing.
-    splits, baselines = found["splits"]["splits"], found["baselines"]
+    # No question occurs twice in the synthetic rows: nothing leaks, and lookup knows nothing.
+    splits, baselines = result["splits"]["splits"], result["baselines"]
     assert [splits[name]["overlap"] for name in ("test", "val_1", "val_2", "val_3")] == [0] * 4
     assert baselines["majority"]["accuracy"] == baselines["lookup"]["accuracy"] == 0.5
     assert baselines["lookup where it knows"] == {"rows": 0, "accuracy": None, "interval": None}
@@ -51,8 +51,8 @@ def test_the_same_command_gives_the_same_files(tmp_path: Path) -> None:
 
 
 def test_no_tokens_and_no_held_out_rows_are_said(tmp_path: Path) -> None:
-    found = run(tmp_path, "synthetic:160", "--splits.test_rows", "0", "--splits.val_fraction", "0")
-    assert found["truncated_share"] == {} and found["baselines"] == {}
+    result = run(tmp_path, "synthetic:160", "--splits.test_rows", "0", "--splits.val_fraction", "0")
+    assert result["truncated_share"] == {} and result["baselines"] == {}
     report = (tmp_path / "report.md").read_text()
     assert "--model.base.name" in report and "holds no rows out" in report
 

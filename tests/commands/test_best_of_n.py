@@ -49,13 +49,13 @@ def test_a_perfect_verifier_is_the_oracle(
 ) -> None:
     file = predicted(tmp_path, np.array([-3.0, -2, 1, 2, -1, -4, 0]))
     main(["best-of-n", file, "--source", source])
-    told = json.loads((tmp_path / "best_of_n.json").read_text())
-    assert (told["questions"], told["left_out"], list(told["solve_rate"])) == (
+    stored = json.loads((tmp_path / "best_of_n.json").read_text())
+    assert (stored["questions"], stored["left_out"], list(stored["solve_rate"])) == (
         2,
         1,
         ["1", "2", "3"],
     )
-    last = {policy: one["value"] for policy, one in told["solve_rate"]["3"].items()}
+    last = {policy: one["value"] for policy, one in stored["solve_rate"]["3"].items()}
     assert last == pytest.approx(
         {"random": 1 / 3, "majority": 0, "weighted": 1, "best": 1, "oracle": 1}
     )
@@ -82,11 +82,12 @@ def test_four_solutions_a_question(tmp_path: Path) -> None:
     assert labels_N is not None
     noisy_N = np.where(labels_N, 1.0, -1.0) + np.random.default_rng(0).normal(size=len(labels_N))
     main(["best-of-n", predicted(tmp_path, noisy_N), "--source", rows])
-    told = json.loads((tmp_path / "best_of_n.json").read_text())
+    stored = json.loads((tmp_path / "best_of_n.json").read_text())
     rates = [
-        {policy: one["value"] for policy, one in row.items()} for row in told["solve_rate"].values()
+        {policy: one["value"] for policy, one in row.items()}
+        for row in stored["solve_rate"].values()
     ]
-    assert (told["questions"], len(rates)) == (928, 4)
+    assert (stored["questions"], len(rates)) == (928, 4)
     assert [row["random"] for row in rates] == pytest.approx([labels_N.mean()] * 4)
     assert rates[3]["random"] < rates[3]["majority"] < rates[3]["best"] < rates[3]["oracle"]
     assert rates[0]["best"] < rates[1]["best"] < rates[2]["best"] < rates[3]["best"]

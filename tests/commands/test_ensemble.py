@@ -55,8 +55,8 @@ def files(labels_N: np.ndarray, tmp_path: Path) -> dict[str, list[str]]:
 
 
 def summary(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "ensemble.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((out / "ensemble.json").read_text())
+    return result
 
 
 def test_the_mean_of_the_log_odds_is_written(files: dict[str, list[str]], tmp_path: Path) -> None:
@@ -82,24 +82,24 @@ def test_weights_and_temperatures_come_from_validation(
         main(
             ["ensemble", *files["rows"], "--out", str(tmp_path / out), "--labels", SOURCE, *fitted]
         )
-    told = summary(tmp_path / "a")
-    first, _, noise = told["members"]
-    assert sum(one["weight"] for one in told["members"]) == pytest.approx(1)
+    stored = summary(tmp_path / "a")
+    first, _, noise = stored["members"]
+    assert sum(one["weight"] for one in stored["members"]) == pytest.approx(1)
     # They err independently, so together they are as confident as their sum. The temperature
     # silences the useless one.
-    assert noise["temperature"] > 5 * first["temperature"] > 5 and told["temperature"] < 0.5
+    assert noise["temperature"] > 5 * first["temperature"] > 5 and stored["temperature"] < 0.5
     mixed_N = read_log_odds(tmp_path / "a" / "probabilities.csv")
     right_N, best_N = (
         (odds_N > 0) == labels_N
-        for odds_N in (mixed_N, read_log_odds(Path(files["rows"][told["best"]])))
+        for odds_N in (mixed_N, read_log_odds(Path(files["rows"][stored["best"]])))
     )
     assert (
-        told["gain"] == pytest.approx(right_N.mean() - best_N.mean(), abs=1e-12)
-        and told["gain"] > 0
+        stored["gain"] == pytest.approx(right_N.mean() - best_N.mean(), abs=1e-12)
+        and stored["gain"] > 0
     )
-    assert told["gain_interval"][0] < told["gain"] < told["gain_interval"][1]
-    assert told["ensemble"]["metrics"]["accuracy"]["value"] == pytest.approx(right_N.mean())
-    assert f"{100 * told['gain']:+.2f} points" in capsys.readouterr().out
+    assert stored["gain_interval"][0] < stored["gain"] < stored["gain_interval"][1]
+    assert stored["ensemble"]["metrics"]["accuracy"]["value"] == pytest.approx(right_N.mean())
+    assert f"{100 * stored['gain']:+.2f} points" in capsys.readouterr().out
     for file in ("ensemble.json", "probabilities.csv", "submission.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -223,12 +223,12 @@ def test_too_few_validation_rows_of_a_class_are_refused(
                 *phases,
             ]
         )
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert (
         end.value.code == 2
-        and f"of each class to fit weights on, got {true} True and {ROWS - true} False." in said
+        and f"of each class to fit weights on, got {true} True and {ROWS - true} False." in error
     )
-    assert "leave out --fit-weights" in said and not (tmp_path / "out").exists()
+    assert "leave out --fit-weights" in error and not (tmp_path / "out").exists()
 
 
 def test_questions_that_repeat_widen_the_interval_of_the_gain(

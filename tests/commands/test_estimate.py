@@ -1,4 +1,4 @@
-"""What `estimate` prints is read off a config alone."""
+"""`estimate` needs the base model's config only."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ def test_other_rows_without_labels(
         ]
     )
     assert "compared on 4 rows" in capsys.readouterr().out
-    found = json.loads((tmp_path / "out/export.json").read_text())
-    assert found["auroc"] is None and found["rows"] == 4
+    result = json.loads((tmp_path / "out/export.json").read_text())
+    assert result["auroc"] is None and result["rows"] == 4
 
 
 def test_too_many_flips_leave_nothing(
@@ -63,7 +63,7 @@ def test_too_many_flips_leave_nothing(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (["--rows", "0"], "at least one row to compare on"),
         (["--max-flips", "2"], "a share of flips from 0 to 1"),
@@ -71,10 +71,10 @@ def test_too_many_flips_leave_nothing(
     ],
 )
 def test_what_is_refused(
-    words: list[str], message: str, trained_phase: Path, capsys: pytest.CaptureFixture[str]
+    args: list[str], message: str, trained_phase: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        main(["export", str(trained_phase), "--out", "nowhere", *words])
+        main(["export", str(trained_phase), "--out", "nowhere", *args])
     assert message in capsys.readouterr().err
 
 

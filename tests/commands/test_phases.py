@@ -75,8 +75,8 @@ def test_it_carries_on_where_it_stopped(
 
     with pytest.raises(SystemExit) as end:
         main(["phases", "--folder", str(files), *options])
-    printed, said = capfd.readouterr()
-    assert end.value.code == 2 and "nowhere" in said
+    printed, error = capfd.readouterr()
+    assert end.value.code == 2 and "nowhere" in error
     assert started(printed) == ["phase1", "phase2", "phase3"]  # and no prediction
     assert f"{first.path} is finished" in printed and first.summary.stat().st_mtime_ns == written
     assert f"{second.path} was interrupted; resuming from {left}" in printed
@@ -122,10 +122,10 @@ def test_every_file_is_read_before_anything_is_trained(
     (files / f"{name}.yaml").write_text(text)
     with pytest.raises(SystemExit) as end:
         main(["phases", "--folder", str(files), *tiny_options(tiny_folder, tmp_path / "run")])
-    printed, said = capfd.readouterr()
+    printed, error = capfd.readouterr()
     assert (
         end.value.code == 2
-        and message in said
+        and message in error
         and not started(printed)
         and not (tmp_path / "run").exists()
     )

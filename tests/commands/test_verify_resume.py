@@ -16,11 +16,11 @@ from tests.conftest import ROOT
 
 
 def test_a_sound_run(tiny_folder: Path, tmp_path: Path) -> None:
-    words = [
+    args = [
         *("verify-resume", "--steps", "5", "--kills", "2", "--folder", str(tmp_path / "both")),
         *("--config", "configs/phase1.yaml", *tiny_options(tiny_folder, tmp_path / "unused")),
     ]
-    printed = run_command(*words)
+    printed = run_command(*args)
     assert printed.count("killed after step") == 2
     assert "the resumed run equals the uninterrupted one, bit for bit" in printed
     assert not (tmp_path / "unused").exists()

@@ -156,14 +156,14 @@ def test_evaluation_of_a_finished_phase(
     printed = capsys.readouterr().out
     assert "auroc" in printed and "accuracy" in printed
     stage = {"validate": "val", "test": "test"}[command]
-    found = json.loads((finished / "phase3/metrics.json").read_text())[stage]
+    result = json.loads((finished / "phase3/metrics.json").read_text())[stage]
     rows_N = read_evaluated(finished / f"phase3/{stage}.csv").rows_N
     questions = len(set(load_source("synthetic:120").question_ids_N[rows_N].tolist()))
-    assert (found["resampled"], found["units"]) == ("questions", questions)
+    assert (result["resampled"], result["units"]) == ("questions", questions)
     if command == "validate":
         expected = json.loads((finished / "phase3/summary.json").read_text())["val_loss"]
-        told = re.search(r"loss ([\d.]+)", printed)
-        assert told is not None and float(told[1]) == pytest.approx(
+        stored = re.search(r"loss ([\d.]+)", printed)
+        assert stored is not None and float(stored[1]) == pytest.approx(
             expected, rel=2e-3
         )  # bf16, another process
 
@@ -239,11 +239,11 @@ def test_every_configuration_can_be_instantiated_without_weights(
         describe_adapter(tmp_path / f"phase{number}/adapter")
     command = "predict" if phase.stem == "predict" else "fit"
     monkeypatch.setattr(pl.Trainer, command, stop)
-    words = [command, "--config", str(phase), *(["--config", str(overlay)] if overlay else [])]
+    args = [command, "--config", str(phase), *(["--config", str(overlay)] if overlay else [])]
     with pytest.raises(Reached):
         main(
             [
-                *words,
+                *args,
                 "--trainer.accelerator",
                 "cpu",
                 "--trainer.precision",

@@ -53,10 +53,10 @@ def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def words(trained: Path, tiny_folder: Path):
+def args(trained: Path, tiny_folder: Path):
     """The command that predicts into a folder, a few rows at a time."""
 
-    def words(folder: Path, *more: str) -> list[str]:
+    def args(folder: Path, *more: str) -> list[str]:
         return [
             *(
                 "predict",
@@ -73,22 +73,22 @@ def words(trained: Path, tiny_folder: Path):
             *("--data.eval_tokens", "1024", "--predict.calibrate", "false", *more),
         ]
 
-    return words
+    return args
 
 
 @pytest.fixture(scope="module")
-def straight(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def straight(args, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prediction that nothing disturbed."""
     folder = tmp_path_factory.mktemp("straight")
-    run_forked(words(folder), folder / "log.txt")
+    run_forked(args(folder), folder / "log.txt")
     return folder
 
 
 @pytest.fixture(scope="module")
-def killed(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(args, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prediction that was killed after its tenth batch."""
     folder = tmp_path_factory.mktemp("killed")
-    assert run_forked(words(folder), folder / "log.txt", lambda: batches_done(folder) >= 10)
+    assert run_forked(args(folder), folder / "log.txt", lambda: batches_done(folder) >= 10)
     assert batches_done(folder) < 30 and not (folder / "submission.csv").exists()
     return folder
 
@@ -103,16 +103,16 @@ def same(one: Path, other: Path) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in FILES)
 
 
-def test_kills_do_not_show(words, straight: Path, tmp_path: Path) -> None:
+def test_kills_do_not_show(args, straight: Path, tmp_path: Path) -> None:
     marks = sorted(random.Random(3407).sample(range(1, 30), 2))
-    kills = predict_with_kills(words(tmp_path), tmp_path, marks)
+    kills = predict_with_kills(args(tmp_path), tmp_path, marks)
     assert len(kills) == 2
     assert "were predicted before the interruption: going on" in (tmp_path / "log.txt").read_text()
     assert same(straight, tmp_path)
     assert not list(tmp_path.glob("predictions.rank*.part"))
 
 
-def test_rows_that_are_predicted_are_not_predicted_again(words, straight: Path, half: Path) -> None:
+def test_rows_that_are_predicted_are_not_predicted_again(args, straight: Path, half: Path) -> None:
     """Predictions in the part file stand, even wrong ones: their rows never reach the model
     again."""
     part = half / "predictions.rank0.part"
@@ -122,7 +122,7 @@ def test_rows_that_are_predicted_are_not_predicted_again(words, straight: Path, 
     for line in (header, {**first, "log_odds": [123.0] * len(first["rows"])}, *others):
         journal.append(line)
     journal.close()
-    main(words(half))
+    main(args(half))
     with (
         (half / "probabilities.csv").open() as file,
         (straight / "probabilities.csv").open() as reference,
@@ -134,16 +134,16 @@ def test_rows_that_are_predicted_are_not_predicted_again(words, straight: Path, 
     )
 
 
-def test_a_torn_line_costs_its_batch_only(words, straight: Path, half: Path) -> None:
+def test_a_torn_line_costs_its_batch_only(args, straight: Path, half: Path) -> None:
     part = half / "predictions.rank0.part"
     lines = part.read_bytes().splitlines(keepends=True)
     part.write_bytes(b"".join(lines[:4]) + lines[4][:-9])
-    main(words(half))
+    main(args(half))
     assert same(straight, half)
 
 
 def test_a_kill_after_the_last_batch_leaves_only_the_publishing(
-    words, straight: Path, half: Path
+    args, straight: Path, half: Path
 ) -> None:
     part = half / "predictions.rank0.part"
     done = {row for line in Journal.read(part)[1:] for row in line["rows"]}
@@ -157,7 +157,7 @@ def test_a_kill_after_the_last_batch_leaves_only_the_publishing(
     journal.append({"rows": list(left), "log_odds": list(left.values()), "seconds": 1000.0})
     journal.close()
     seconds = sum(line["seconds"] for line in Journal.read(part)[1:])
-    main(words(half))
+    main(args(half))
     assert same(straight, half) and not part.exists()
     # The time of all starts, not of the last one alone.
     assert json.loads((half / "prediction.json").read_text())["seconds"] == seconds > 1000
@@ -173,10 +173,10 @@ def test_a_kill_after_the_last_batch_leaves_only_the_publishing(
     ],
 )
 def test_predictions_of_something_else_are_moved_aside(
-    options: list[str], what: str, words, half: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], what: str, args, half: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (half / "predictions.rank0.part").read_bytes()
-    main(words(half, *options))
+    main(args(half, *options))
     printed = capsys.readouterr().out
     assert f"made with another {what} (" in printed and "is not used" in printed
     assert (half / "predictions.rank0.part.1").read_bytes() == before
@@ -184,7 +184,7 @@ def test_predictions_of_something_else_are_moved_aside(
 
 
 def test_another_adapter_does_not_go_on(
-    words, trained: Path, half: Path, capsys: pytest.CaptureFixture[str]
+    args, trained: Path, half: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -194,15 +194,15 @@ def test_another_adapter_does_not_go_on(
         {name: weight + 0.01 for name, weight in weights.items()},
         half / "other" / "adapter_model.safetensors",
     )
-    main(words(half, "--model.init_from", str(half / "other")))
+    main(args(half, "--model.init_from", str(half / "other")))
     assert "made with another adapter (" in capsys.readouterr().out
 
 
 def test_a_checkpoint_is_another_adapter(
-    words, trained: Path, half: Path, capsys: pytest.CaptureFixture[str]
+    args, trained: Path, half: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = checkpoints(trained / "phase1" / "checkpoints")[0]
-    main(words(half, "--ckpt_path", str(newest)))
+    main(args(half, "--ckpt_path", str(newest)))
     assert (
         "made with another adapter (" in capsys.readouterr().out
         and (half / "submission.csv").exists()
@@ -233,7 +233,7 @@ def test_a_checkpoint_is_another_adapter(
 def test_an_accuracy_is_told_or_it_is_said_why_not(
     labels: dict[str, list[str]],
     message: str,
-    words,
+    args,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -241,7 +241,7 @@ def test_an_accuracy_is_told_or_it_is_said_why_not(
         table = csv.writer(file)
         table.writerow(["question", "answer", "solution", *labels])
         table.writerows(["1 + 1?", str(i), "s", label] for i, label in enumerate(*labels.values()))
-    command = words(tmp_path / "run", "--predict.source", str(tmp_path / "rows.csv"))
+    command = args(tmp_path / "run", "--predict.source", str(tmp_path / "rows.csv"))
     if "not a label" in message:
         with pytest.raises(SystemExit) as end:
             main(command)
@@ -255,9 +255,9 @@ def test_an_accuracy_is_told_or_it_is_said_why_not(
         )
 
 
-def test_other_batches_may_follow(words, straight: Path, half: Path) -> None:
+def test_other_batches_may_follow(args, straight: Path, half: Path) -> None:
     """After running out of memory, say; the rows that are left are grouped anew, none twice."""
-    main(words(half, "--data.eval_tokens", "700"))
+    main(args(half, "--data.eval_tokens", "700"))
     with (
         (half / "probabilities.csv").open() as file,
         (straight / "probabilities.csv").open() as reference,
@@ -269,15 +269,15 @@ def test_other_batches_may_follow(words, straight: Path, half: Path) -> None:
             )  # bf16, other batches
 
 
-def test_two_processes_leave_the_file_of_one(words, straight: Path, tmp_path: Path) -> None:
-    command = words(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+def test_two_processes_leave_the_file_of_one(args, straight: Path, tmp_path: Path) -> None:
+    command = args(tmp_path, "--trainer.devices", "2", "--trainer.strategy", "ddp")
     printed = run_command(*command)
     assert printed.count("rows predicted") == 1
     assert same(straight, tmp_path)
     assert not list(tmp_path.glob("predictions.rank*.part"))
 
 
-def test_parts_of_two_processes_are_finished_by_one(words, straight: Path, half: Path) -> None:
+def test_parts_of_two_processes_are_finished_by_one(args, straight: Path, half: Path) -> None:
     part = half / "predictions.rank0.part"
     header, *batches = Journal.read(part)
     part.unlink()
@@ -286,19 +286,19 @@ def test_parts_of_two_processes_are_finished_by_one(words, straight: Path, half:
         for line in (header, *batches[rank::2]):
             journal.append(line)
         journal.close()
-    main(words(half))
+    main(args(half))
     assert same(straight, half)
     assert not list(half.glob("predictions.rank*.part"))
 
 
 def test_a_sample_submission_of_other_rows_stops_before_the_model_is_loaded(
-    words, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    args, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = tmp_path / "sample.csv"
     sample.write_text("ID,is_correct\n" + "".join(f"{row},True\n" for row in range(ROWS + 2)))
     monkeypatch.setattr("mv_lightning.model.base.load_base", None)
     with pytest.raises(SystemExit) as end:
-        main(words(tmp_path / "run", "--predict.sample_submission", str(sample)))
+        main(args(tmp_path / "run", "--predict.sample_submission", str(sample)))
     assert end.value.code == 2
     assert "has 82 rows, the source 80. 2 IDs of the sample are not in the source: 80, 81" in (
         capsys.readouterr().err
@@ -307,21 +307,21 @@ def test_a_sample_submission_of_other_rows_stops_before_the_model_is_loaded(
 
 
 def test_ids_that_repeat_stop_before_the_model_is_loaded(
-    words, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    args, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("id,question,answer,solution\n7,a,1,x\n8,b,1,x\n7,c,1,x\n")
     monkeypatch.setattr("mv_lightning.model.base.load_base", None)
     with pytest.raises(SystemExit) as end:
-        main(words(tmp_path / "run", "--predict.source", str(rows)))
+        main(args(tmp_path / "run", "--predict.source", str(rows)))
     assert end.value.code == 2
     assert "expected IDs that differ" in capsys.readouterr().err
 
 
 def test_a_sample_submission_of_the_same_rows_changes_nothing(
-    words, straight: Path, tmp_path: Path
+    args, straight: Path, tmp_path: Path
 ) -> None:
-    main(words(tmp_path, "--predict.sample_submission", str(straight / "submission.csv")))
+    main(args(tmp_path, "--predict.sample_submission", str(straight / "submission.csv")))
     assert same(straight, tmp_path)
 
 
@@ -336,10 +336,10 @@ GENERATE = (
 
 
 @pytest.fixture(scope="module")
-def generated(words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(args, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prediction by generated texts; calibration is asked for, and must not be applied."""
     folder = tmp_path_factory.mktemp("generated")
-    main(words(folder, *GENERATE, "--predict.calibrate", "true"))
+    main(args(folder, *GENERATE, "--predict.calibrate", "true"))
     return folder
 
 
@@ -354,19 +354,19 @@ def test_generated_verdicts_have_every_row_once_and_malformed_ones_are_counted(
         verdicts = list(csv.DictReader(submission))
     assert [int(row["ID"]) for row in verdicts] == list(range(20)) and set(odds) <= {1.0, 0.0, -1.0}
     assert [row["is_correct"] == "True" for row in verdicts] == [value == 1 for value in odds]
-    told = json.loads((generated / "prediction.json").read_text())
+    stored = json.loads((generated / "prediction.json").read_text())
     malformed = [row for row, value in enumerate(odds) if value == 0]
-    assert told["predict_mode"] == "generate" and told["calibration"] == Calibration().to_json()
-    assert malformed and told["malformed"]["rows"] == len(malformed)
-    assert told["malformed"]["share"] == len(malformed) / 20
-    assert [one["row"] for one in told["malformed"]["examples"]] == malformed[:5]
+    assert stored["predict_mode"] == "generate" and stored["calibration"] == Calibration().to_json()
+    assert malformed and stored["malformed"]["rows"] == len(malformed)
+    assert stored["malformed"]["share"] == len(malformed) / 20
+    assert [one["row"] for one in stored["malformed"]["examples"]] == malformed[:5]
     assert all(
-        one["text"] and find_verdict(one["text"]) is None for one in told["malformed"]["examples"]
+        one["text"] and find_verdict(one["text"]) is None for one in stored["malformed"]["examples"]
     )
 
 
 def test_generated_verdicts_go_on_after_an_interruption(
-    words,
+    args,
     generated: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -381,9 +381,9 @@ def test_generated_verdicts_go_on_after_an_interruption(
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(VerdictModule, "predict_step", two_batches)
-        main(words(tmp_path, *GENERATE))
+        main(args(tmp_path, *GENERATE))
     assert batches_done(tmp_path) == 2
-    main(words(tmp_path, *GENERATE))
+    main(args(tmp_path, *GENERATE))
     assert "going on" in capsys.readouterr().out and same(generated, tmp_path)
     one, other = (
         json.loads((folder / "prediction.json").read_text()) for folder in (generated, tmp_path)
@@ -392,10 +392,10 @@ def test_generated_verdicts_go_on_after_an_interruption(
 
 
 def test_a_share_of_true_is_not_ignored(
-    words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    args, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(words(tmp_path, "--predict.true_share", "0.4"))
+        main(args(tmp_path, "--predict.true_share", "0.4"))
     assert (
         end.value.code == 2
         and "predict.calibrate=false asks for what the model says" in capsys.readouterr().err
@@ -403,8 +403,8 @@ def test_a_share_of_true_is_not_ignored(
 
 
 def test_a_generated_verdict_has_no_prior_to_shift(
-    words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    args, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(words(tmp_path, *GENERATE, "--predict.true_share", "0.4"))
+        main(args(tmp_path, *GENERATE, "--predict.true_share", "0.4"))
     assert end.value.code == 2 and "a generated text tells none" in capsys.readouterr().err

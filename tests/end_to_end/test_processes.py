@@ -21,8 +21,8 @@ from tests.conftest import ROOT
 
 
 def fit(base: Path, run: Path, *options: str) -> PhaseFolder:
-    words = ["fit", "--config", "configs/phase1.yaml", *tiny_options(base, run), *options]
-    printed = run_command(*words)
+    args = ["fit", "--config", "configs/phase1.yaml", *tiny_options(base, run), *options]
+    printed = run_command(*args)
     assert printed.count("phase1: ") == 1, printed
     return PhaseFolder(run, 1)
 
@@ -81,7 +81,7 @@ def test_two_processes_go_on_where_they_were_stopped(tiny_folder: Path, tmp_path
     )
     straight = fit(tiny_folder, tmp_path / "straight", *options)
     killed = PhaseFolder(tmp_path / "killed", 1)
-    words = [
+    args = [
         "fit",
         "--config",
         "configs/phase1.yaml",
@@ -89,7 +89,7 @@ def test_two_processes_go_on_where_they_were_stopped(tiny_folder: Path, tmp_path
         *options,
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mv_lightning", *words],
+        [sys.executable, "-m", "mv_lightning", *args],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         start_new_session=True,

@@ -30,19 +30,19 @@ PROMPT = (
 
 
 def fit(tiny_folder: Path, run: Path, options: str) -> PhaseFolder:
-    words = [
+    args = [
         *tiny_options(tiny_folder, run),
         "--trainer.max_steps",
         str(STEPS),
         *shlex.split(options),
     ]
-    main(["fit", "--config", str(ROOT / "configs/phase1.yaml"), *words])
+    main(["fit", "--config", str(ROOT / "configs/phase1.yaml"), *args])
     return PhaseFolder(run, 1)
 
 
 def summary(phase: PhaseFolder) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(phase.summary.read_text())
-    return found
+    result: dict[str, Any] = json.loads(phase.summary.read_text())
+    return result
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,12 @@ def test_it_trains(
     monkeypatch.chdir(tmp_path)
     Path("prompt.yaml").write_text(PROMPT)
     phase = fit(tiny_folder, tmp_path, options)
-    told = summary(phase)
-    assert told["steps"] == STEPS and told["rows"] == 4 * STEPS and math.isfinite(told["val_loss"])
+    stored = summary(phase)
+    assert (
+        stored["steps"] == STEPS
+        and stored["rows"] == 4 * STEPS
+        and math.isfinite(stored["val_loss"])
+    )
     weights = load_file(phase.adapter / adapter_files.WEIGHTS)
     # Fresh adapters have second matrices of zeros (LoftQ's, compared below, do not).
     assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
@@ -94,8 +98,8 @@ def test_warm_up_and_schedule_reach_the_curve(
 
 def test_without_validation_rows_nothing_is_validated(tiny_folder: Path, tmp_path: Path) -> None:
     phase = fit(tiny_folder, tmp_path, "--data.splits.val_fraction 0")
-    told = summary(phase)
-    assert told["validation_rows"] == told["best_step"] == 0 and "val_loss" not in told
+    stored = summary(phase)
+    assert stored["validation_rows"] == stored["best_step"] == 0 and "val_loss" not in stored
     assert not any(
         path.exists()
         for path in (phase.best, phase.adapter / CALIBRATION_FILE, phase.path / "val.csv")
@@ -123,8 +127,8 @@ def test_validation_rows_of_one_class_leave_metrics_undefined(
     )
     labels = {line.split(",")[1] for line in (phase.path / "val.csv").read_text().splitlines()[1:]}
     assert labels == {"True"}
-    told = summary(phase)
-    assert math.isfinite(told["val_loss"]) and told["val_auroc"] is None
+    stored = summary(phase)
+    assert math.isfinite(stored["val_loss"]) and stored["val_auroc"] is None
     assert phase.best.is_dir() and not list(phase.path.glob(f"*/{CALIBRATION_FILE}"))
     assert "-" in results_table(tmp_path).splitlines()[2].split()
 

@@ -31,7 +31,7 @@ def test_the_example_of_the_card(
     )
     verifier = Verifier.load(trained_phase, device="cpu")
     monkeypatch.chdir(exported)
-    said: dict[str, object] = {}
-    exec(example, said)
-    odds = [said["log_odds"](**row) for row in rows]  # type: ignore[operator]
+    error: dict[str, object] = {}
+    exec(example, error)
+    odds = [error["log_odds"](**row) for row in rows]  # type: ignore[operator]
     assert np.allclose(odds, verifier.raw_log_odds(verifier.encode(rows)), atol=0.1)  # bf16
