@@ -52,6 +52,21 @@ def state_bytes(settings: OptimSettings, elements: int) -> int:
     return 2 * elements + 8 * elements // 256 if in_bytes else 8 * elements
 
 
+def future_state_bytes(optimizer: Optimizer, settings: OptimSettings) -> int:
+    """Return the bytes of state that an optimizer will allocate in its first step.
+
+    Args:
+        optimizer: What `build_optimizer` returned, before its first step or after a resume.
+        settings: What it was built with.
+
+    Returns:
+        Bytes; 0 if the state exists already.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    without_state = [parameter for parameter in parameters if parameter not in optimizer.state]
+    return sum(state_bytes(settings, parameter.numel()) for parameter in without_state)
+
+
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimSettings) -> Optimizer:
     """Return the optimizer over the trained parameters.
 

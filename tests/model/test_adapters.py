@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mv_lightning.model import adapters
+from mv_lightning.model import adapters, base
 
 
 def test_flops_of_a_token(tiny: torch.nn.Module) -> None:
@@ -19,3 +19,12 @@ def test_flops_of_a_token(tiny: torch.nn.Module) -> None:
 def test_settings_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"expected model\.lora to have r >= 1"):
         adapters.LoraSettings(**wrong)
+
+
+def test_the_commit_of_a_base_on_the_hub_is_stored(tiny_settings: base.BaseSettings) -> None:
+    model = base.load_base(tiny_settings, torch.float32, torch.device("cpu"))
+    assert adapters.attach(model, adapters.LoraSettings()).peft_config["default"].revision is None
+    model = base.load_base(tiny_settings, torch.float32, torch.device("cpu"))
+    model.config._commit_hash = "0123abc"
+    adapted = adapters.attach(model, adapters.LoraSettings())
+    assert adapted.peft_config["default"].revision == "0123abc"

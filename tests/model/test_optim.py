@@ -7,7 +7,12 @@ import itertools
 import pytest
 import torch
 
-from mv_lightning.model.optim import OptimSettings, build_optimizer, build_schedule
+from mv_lightning.model.optim import (
+    OptimSettings,
+    build_optimizer,
+    build_schedule,
+    future_state_bytes,
+)
 
 
 @pytest.mark.parametrize("name", ["adamw_8bit", "adamw_torch", "paged_adamw_32bit"])
@@ -53,3 +58,22 @@ def test_schedule(kind: str, middle: float) -> None:
 def test_settings_out_of_range() -> None:
     with pytest.raises(ValueError, match="lr=0"):
         OptimSettings(lr=0)
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "adamw_torch"])
+def test_the_first_step_allocates_the_state_that_was_announced(name: str) -> None:
+    weights = [torch.nn.Parameter(torch.randn(*shape)) for shape in ((64, 128), (16, 16))]
+    settings = OptimSettings(name=name)
+    optimizer = build_optimizer(weights, settings)
+    announced = future_state_bytes(optimizer, settings)
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    tensors = [
+        tensor
+        for state in optimizer.state.values()
+        for key, tensor in state.items()
+        if isinstance(tensor, torch.Tensor) and tensor.dim() and "qmap" not in key
+    ]
+    assert announced == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert future_state_bytes(optimizer, settings) == 0
