@@ -1,4 +1,4 @@
-"""What is read back is what was tokenised; anything else is tokenised anew."""
+"""What is read back is what was tokenised; anything else is tokenised again."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_the_second_time_reads_what_the_first_wrote(tmp_path: Path, siblings: En
     for name in FIELDS[:-1]:
         assert getattr(second, name).dtype == getattr(siblings, name).dtype
         assert np.array_equal(getattr(second, name), getattr(siblings, name))
-    picks = evaluation_micro_batches(second, 400)
-    assert picks == evaluation_micro_batches(siblings, 400)
-    for pick in picks:
-        batches = [pack(rows, np.array(pick.indices), 8) for rows in (second, siblings)]
+    micro_batches = evaluation_micro_batches(second, 400)
+    assert micro_batches == evaluation_micro_batches(siblings, 400)
+    for micro_batch in micro_batches:
+        batches = [pack(rows, np.array(micro_batch.indices), 8) for rows in (second, siblings)]
         assert (
             batches[0].ids_T.tolist() == batches[1].ids_T.tolist()
             and batches[0].packing == batches[1].packing
