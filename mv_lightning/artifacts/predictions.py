@@ -15,6 +15,7 @@ from mv_lightning.atomic import atomic_file
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.formatting import shorten
 from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.numerics import sigmoid
 from mv_lightning.schema import LABEL_COLUMN
 from mv_lightning.versioning import read_versioned_json
 
@@ -101,13 +102,11 @@ def write_predictions(
             f"without one: {shorten(missing) or 'none'}; rows that the source does not have: "
             f"{shorten(unknown) or 'none'}. Nothing was written. Run predict again"
         )
-    import torch
-
-    log_odds_N = torch.tensor([log_odds[row] for row in rows], dtype=torch.float64)
-    columns = (ids, log_odds_N.sigmoid().tolist(), log_odds_N.tolist())
+    log_odds_N = np.array([log_odds[row] for row in rows], dtype=np.float64)
+    columns = (ids, sigmoid(log_odds_N).tolist(), log_odds_N.tolist())
     lines = zip(*columns, strict=True)
     _write_csv(folder.probabilities, (ID_COLUMN, "probability", "log_odds"), lines)
-    verdicts_N = (log_odds_N > threshold).numpy()
+    verdicts_N = log_odds_N > threshold
     if sample is None:
         _write_csv(folder.submission, HEADER, zip(ids, verdicts_N.tolist(), strict=True))
     else:
