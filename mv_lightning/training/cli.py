@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from mv_lightning.artifacts.calibrations import load_calibration
+from mv_lightning.artifacts.calibrations import load_calibration, read_calibration
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model.adapter_files import METADATA_FILE, WEIGHTS, read_metadata
@@ -297,14 +297,16 @@ class VerdictCLI(LightningCLI):
     def _prediction_writer(self, settings: PredictSettings) -> PredictionWriter:
         config = self.config[self._command]
         adapter = config.model.init_from
-        calibration = Calibration()
-        if adapter and settings.calibrate and settings.mode == "verdict":
-            calibration = load_calibration(Path(adapter), settings.true_share)
+        calibration, stored = Calibration(), None
+        if adapter and settings.mode == "verdict":
+            stored = read_calibration(Path(adapter))
+            if settings.calibrate:
+                calibration = load_calibration(Path(adapter), settings.true_share)
         weights = Path(config.ckpt_path) if config.get("ckpt_path") else None
         if weights is None and adapter:
             weights = Path(adapter) / WEIGHTS
         run_folder = RunFolder(self._folder.run)
-        return PredictionWriter(run_folder, weights, calibration, settings.sample_submission)
+        return PredictionWriter(run_folder, weights, calibration, stored, settings)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

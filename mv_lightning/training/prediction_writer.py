@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from mv_lightning.artifacts.calibrations import AdapterCalibration
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.prediction_journals import PredictionJournals
 from mv_lightning.artifacts.predictions import (
@@ -22,8 +23,10 @@ from mv_lightning.hashing import sha256_file
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model.generate import find_verdict
 from mv_lightning.schema import Batch
+from mv_lightning.training.decision import decide
 from mv_lightning.training.memory import peak_memory_gb
 from mv_lightning.training.run_lock import RunLock
+from mv_lightning.training.settings import PredictSettings
 from mv_lightning.versioning import write_versioned_json
 
 MAX_EXAMPLES = 5
@@ -48,7 +51,8 @@ class PredictionWriter(pl.Callback):
         folder: RunFolder,
         weights: Path | None,
         calibration: Calibration,
-        sample_submission: str | None = None,
+        stored: AdapterCalibration | None,
+        settings: PredictSettings,
     ) -> None:
         """Touch nothing yet.
 
@@ -57,12 +61,14 @@ class PredictionWriter(pl.Callback):
             weights: File that the adapter is loaded from: its weights or a checkpoint; None for the
                 base without an adapter.
             calibration: Applied when the files are written; the journals hold raw log-odds.
-            sample_submission: CSV whose IDs the submission must have.
+            stored: What validation rows of the adapter left.
+            settings: Of the prediction.
         """
         self._folder = folder
         self._weights = weights
         self._calibration = calibration
-        self._sample_submission = sample_submission
+        self._stored = stored
+        self._settings = settings
         self._lock = RunLock(folder.prediction_lock)
         self._journals = PredictionJournals(folder, {})
         self._sample: SampleSubmission | None = None
@@ -81,8 +87,8 @@ class PredictionWriter(pl.Callback):
         if trainer.is_global_zero:
             self._lock.acquire()
         rows = len(data.splits["predict"].encoded)
-        if self._sample_submission is not None:
-            path = Path(self._sample_submission).expanduser()
+        if self._settings.sample_submission is not None:
+            path = Path(self._settings.sample_submission).expanduser()
             self._sample = read_sample_submission(path, data.predict_rows.ids)
         identity = {
             "source": data.predict_rows.fingerprint,
@@ -156,36 +162,37 @@ class PredictionWriter(pl.Callback):
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
+        data = trainer.datamodule.predict_rows
         raw = dict(self._journals.read("log_odds"))
-        calibrated_N = self._calibration.apply(np.array(list(raw.values())))
-        log_odds = dict(zip(raw, calibrated_N.tolist(), strict=True))
-        ids = trainer.datamodule.predict_rows.ids
-        rows = len(ids)
-        threshold = self._calibration.threshold
-        write_predictions(self._folder, ids, log_odds, threshold, self._sample)
+        rows_N = np.array(sorted(raw))
+        raw_N = np.array([raw[row] for row in rows_N.tolist()])
+        questions_N = data.question_ids_N[rows_N]
+        decision = decide(raw_N, self._calibration, self._stored, self._settings, questions_N)
+        log_odds = dict(zip(rows_N.tolist(), decision.log_odds_N.tolist(), strict=True))
+        write_predictions(self._folder, data.ids, log_odds, decision.threshold, self._sample)
         summary: dict[str, Any] = {
-            "rows": rows,
+            "rows": len(raw_N),
             "rows_before_interruption": self._rows_before,
             "seconds": self._journals.seconds(),
             "peak_memory_gb": peak_memory_gb(pl_module.device),
             "submission": str(self._folder.submission),
             "predict_mode": pl_module.predict_mode,
-            "calibration": self._calibration.to_json(),
+            **decision.summary,
         }
         notes = ""
         if pl_module.predict_mode == "generate":
-            malformed = summary["malformed"] = self._malformed(rows)
+            malformed = summary["malformed"] = self._malformed(len(raw_N))
             share = f"{malformed['share']:.1%}"
             notes += f", {malformed['rows']:,} ({share}) without a verdict and taken as False"
-        labels_N = trainer.datamodule.predict_rows.labels_N
-        if labels_N is not None:
-            odds_N = np.array([log_odds[row] for row in range(rows)])
-            correct_N = (odds_N > threshold) == labels_N
+        if data.labels_N is not None:
+            correct_N = (decision.log_odds_N > decision.threshold) == data.labels_N
             summary["accuracy"] = float(correct_N.mean())
             notes += f", accuracy {summary['accuracy']:.3f}"
         write_versioned_json(self._folder.prediction_summary, summary)
         self._journals.delete()
-        print(f"{rows:,} rows predicted{notes}: {self._folder.submission}")
+        for message in decision.messages:
+            print(message)
+        print(f"{len(raw_N):,} rows predicted{notes}: {self._folder.submission}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the folder back."""

@@ -82,6 +82,13 @@ class PredictSettings:
     true_share: float | None = None
     """Expected share of True (0 to 1) among the rows to predict, such as 0.4. Default: that of the
     training rows."""
+    threshold_share: float | None = None
+    """Share of True (0 to 1) among the verdicts: the threshold is a quantile of the predicted
+    log-odds. It needs no calibration, so it suits rows of another source. Default: the threshold of
+    the calibration."""
+    estimate_share: bool = False
+    """Estimate the share of True among the rows from their predictions (EM, Saerens et al. 2002),
+    with a 95 % interval."""
     sample_submission: str | None = None
     """CSV of a contest with the columns ID and is_correct. Its IDs are compared with the rows
     before the prediction starts, and the submission has its order and spelling."""
@@ -90,14 +97,23 @@ class PredictSettings:
     the row numbers."""
 
     def __post_init__(self) -> None:
-        if self.true_share is None:
-            return
-        if self.mode == "generate":
+        if self.threshold_share is not None and not 0 < self.threshold_share < 1:
             raise ValueError(
-                f"predict.true_share={self.true_share} shifts log-odds, but predict.mode=generate "
-                "has none. Leave predict.true_share out, or set predict.mode=verdict"
+                "expected predict.threshold_share to be between 0 and 1, got "
+                f"{self.threshold_share}"
             )
-        if not self.calibrate:
+        needs_log_odds = {
+            "predict.true_share": self.true_share is not None,
+            "predict.threshold_share": self.threshold_share is not None,
+            "predict.estimate_share": self.estimate_share,
+        }
+        given = [name for name, is_given in needs_log_odds.items() if is_given]
+        if given and self.mode == "generate":
+            raise ValueError(
+                f"{given[0]} needs log-odds, but predict.mode=generate has none. Leave "
+                f"{given[0]} out, or set predict.mode=verdict"
+            )
+        if self.true_share is not None and not self.calibrate:
             raise ValueError(
                 f"predict.true_share={self.true_share} shifts calibrated log-odds, but "
                 "predict.calibrate=false asks for those of the model. Leave one of the two out"

@@ -43,6 +43,9 @@ def test_locked_settings_are_those_of_the_result() -> None:
     ("settings", "message"),
     [
         ({"true_share": 0.4, "mode": "generate"}, "predict.mode=generate has none"),
+        ({"threshold_share": 0.4, "mode": "generate"}, "predict.mode=generate has none"),
+        ({"estimate_share": True, "mode": "generate"}, "predict.mode=generate has none"),
+        ({"threshold_share": 1.0}, "between 0 and 1"),
         ({"true_share": 0.4, "calibrate": False}, "predict.calibrate=false asks for"),
     ],
 )
