@@ -20,6 +20,7 @@ from mv_lightning.model import adapter_files, adapters, verdict
 from mv_lightning.model.base import BaseSettings, load_base, load_tokenizer
 from mv_lightning.model.fingerprints import base_fingerprint, tokenizer_fingerprint
 from mv_lightning.model.precision import PRECISION, compute_dtype
+from mv_lightning.numerics import sigmoid
 from mv_lightning.schema import EncodedRows
 
 if TYPE_CHECKING:
@@ -118,8 +119,7 @@ class Verifier:
             ValueError: A column is missing, a question is empty, or a row does not fit into
                 `max_length` even without its solution.
         """
-        # PyTorch's sigmoid, as in the files of `predict`: another one differs in the last bit.
-        return torch.from_numpy(self.log_odds(rows)).sigmoid().numpy()
+        return sigmoid(self.log_odds(rows))
 
     def log_odds(self, rows: Rows) -> np.ndarray:
         """Return the calibrated log P(True) - log P(False) of each row: float64 [N].
