@@ -300,9 +300,8 @@ def _trained(
     folder: Path, size: Size, checkpointing: bool | int
 ) -> tuple[Training, Any, dict[str, Any]]:
     """Train on the report's lengths; return the training, its trainer and its speed."""
-    from mv_lightning.training.callbacks import peak_memory_gb
-
     from mv_lightning.model.adapters import flops_per_token
+    from mv_lightning.training.memory import peak_memory_gb
 
     training = Training(
         str(folder / "rows.jsonl"), size.steps, _settings(folder, checkpointing), size.rank

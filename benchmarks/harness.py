@@ -148,18 +148,23 @@ class _StepTimer(pl.Callback):
         self._clock = Clock()
 
 
-def short_run_adapter(prompt: str, steps: int) -> Path:
+def short_run_adapter(
+    prompt: str, steps: int, settings: base.BaseSettings = BUNDLED, work: Path = WORK
+) -> Path:
     """Return the folder of an adapter trained for a few steps, so that its predictions vary.
 
     Args:
         prompt: Prompt variant.
         steps: Optimizer steps on synthetic rows. The folder of an earlier call is used again.
+        settings: Base model.
+        work: Where the folder is.
     """
-    folder = WORK / f"adapter_{prompt}_{steps}"
+    folder = work / f"adapter_{prompt}_{steps}"
     if not folder.is_dir():
-        training = Training(f"synthetic:{2 * STEP_ROWS * steps + 100}", steps, prompt=prompt)
+        rows = 2 * STEP_ROWS * steps + 100
+        training = Training(f"synthetic:{rows}", steps, settings, prompt=prompt)
         training.run(
             steps, lambda step, cost: print(f"step {step}: loss {cost['loss']:.3f}", flush=True)
         )
-        training.module.save_adapter(folder, training.module.card())
+        training.module.save_adapter(folder, steps)
     return folder

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.measure import RESULTS, record
 from benchmarks.proof.baselines import BASELINES, score_baseline
-from benchmarks.proof.definitions import BASELINE_RUN, ROW_SETS, RUNS, TRL_RUNS
+from benchmarks.proof.definitions import BASELINE_RUN, ROW_SETS, RUNS, TRL_RUNS, Run
 from benchmarks.proof.rows import check_held_out, write_scored_rows, write_training_rows
 from benchmarks.proof.scoring import score_prediction
 from benchmarks.proof.tables import markdown, plot_learning_curve
@@ -59,15 +59,15 @@ def run_and_store(name: str, set_names: Sequence[str], runs: Path, sets: Path) -
             run=asdict(run),
             training=training,
             cpu_seconds_by_stage=cpu_seconds(folder),
-            scores=_all_scores(folder),
+            scores=_all_scores(run, folder),
         )
 
 
-def _all_scores(folder: ProofFolder) -> dict[str, Any]:
+def _all_scores(run: Run, folder: ProofFolder) -> dict[str, Any]:
     """Return the scores of every set that has been predicted."""
     scores = {}
     for name in ROW_SETS:
-        prediction = folder.prediction(name)
+        prediction = folder.prediction(run, name)
         if prediction.prediction_summary.is_file():
             scores[name] = score_prediction(
                 prediction, folder.scored_rows(name), folder.phase, folder.training_rows

@@ -51,13 +51,23 @@ class ProofFolder:
         """
         return self._root / "held_out" / f"{name}.jsonl"
 
-    def prediction(self, name: str) -> RunFolder:
+    def prediction(self, run: Run, name: str) -> RunFolder:
         """Return the folder of a set's predictions.
+
+        Args:
+            run: The run.
+            name: A key of `ROW_SETS`.
+        """
+        folder = RunFolder(self.predict_dir(name))
+        return folder if run.rows else folder.untrained
+
+    def predict_dir(self, name: str) -> Path:
+        """Return `run.dir` of the command that predicts a set.
 
         Args:
             name: A key of `ROW_SETS`.
         """
-        return RunFolder(self.path / f"predict_{name}")
+        return self.path / f"predict_{name}"
 
 
 def train(run: Run, folder: ProofFolder, sets: Path) -> None:
@@ -90,7 +100,7 @@ def predict(run: Run, folder: ProofFolder, name: str, sets: Path) -> None:
     Raises:
         ValueError: The command failed.
     """
-    rows, prediction = folder.scored_rows(name), folder.prediction(name)
+    rows, prediction = folder.scored_rows(name), folder.prediction(run, name)
     if prediction.prediction_summary.is_file():
         return
     if not rows.is_file():
@@ -99,7 +109,7 @@ def predict(run: Run, folder: ProofFolder, name: str, sets: Path) -> None:
         **_model_options(run),
         "model.init_from": folder.phase.adapter if run.rows else "none",
         "predict.source": rows,
-        "run.dir": prediction.path,
+        "run.dir": folder.predict_dir(name),
     }
     _command("predict", options, folder, stage=f"predict {name}")
 

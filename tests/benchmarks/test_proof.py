@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,15 +39,19 @@ def write_set(path: Path, questions: range, solutions: int) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-@pytest.fixture
-def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two sets that share a hundred questions, in place of the real ones."""
-    folder = tmp_path / "sets"
-    folder.mkdir()
+def use_small_sets(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Replace the real sets by two that share a hundred questions."""
+    for module in (definitions, rows, tables, real_data):
+        patch.setattr(module, "ROW_SETS", SETS)
+    folder.mkdir(exist_ok=True)
     write_set(folder / "one.jsonl", range(200), 4)
     write_set(folder / "two.jsonl", range(100, 250), 3)
-    for module in (definitions, rows, tables, real_data):
-        monkeypatch.setattr(module, "ROW_SETS", SETS, raising=True)
+
+
+@pytest.fixture
+def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "sets"
+    use_small_sets(folder, monkeypatch)
     return folder
 
 
@@ -154,41 +159,72 @@ def test_baselines_are_scored_on_other_questions(sets: Path, tmp_path: Path) -> 
     assert score_baseline("bag-of-words", trained, scored)["rows"] == majority["rows"] == 39
 
 
+@dataclass(frozen=True)
+class TinyProof:
+    """Runs of the tiny model on the small sets."""
+
+    path: Path
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What was stored."""
+
+    @property
+    def runs(self) -> Path:
+        return self.path / "runs"
+
+    @property
+    def sets(self) -> Path:
+        return self.path / "sets"
+
+    def use(self, base: Path, patch: pytest.MonkeyPatch) -> None:
+        use_small_sets(self.sets, patch)
+        tiny = Run("tiny", {"gsm8k": 200}, batch_size=20, micro_batches=2)
+        patch.setattr(Run, "base_name", lambda _: base)
+        patch.setattr(real_data, "RUNS", {"tiny": tiny, "tiny-untrained": Run("tiny")})
+        patch.setattr(real_data, "TRL_RUNS", {"tiny-trl": "tiny"})
+        patch.setattr(training, "VALIDATION_ROWS", 40)
+        patch.setattr(real_data, "record", self.record)
+        patch.setattr(real_data, "PROOF_RESULTS", self.path / "results")
+
+    def record(self, name: str, **content: Any) -> None:
+        self.results[name] = content
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyProof:
+    """The run `tiny` is finished."""
+    proof = TinyProof(tmp_path_factory.mktemp("proof"))
+    with pytest.MonkeyPatch.context() as patch:
+        proof.use(tiny_folder, patch)
+        real_data.run_and_store("tiny", ["gsm8k"], proof.runs, proof.sets)
+    return proof
+
+
 @pytest.fixture
-def tiny_run(
-    sets: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """A finished run of the tiny model: the folder of all runs, and the results it has stored."""
-    results: dict[str, dict[str, Any]] = {}
-
-    def record(name: str, **content: Any) -> None:
-        results[name] = content
-
-    monkeypatch.setattr(Run, "base_name", lambda _: tiny_folder)
-    monkeypatch.setattr(
-        real_data, "RUNS", {"tiny": Run("tiny", {"gsm8k": 200}, batch_size=20, micro_batches=2)}
-    )
-    monkeypatch.setattr(real_data, "TRL_RUNS", {"tiny-trl": "tiny"})
-    monkeypatch.setattr(training, "VALIDATION_ROWS", 40)
-    monkeypatch.setattr(real_data, "record", record)
-    monkeypatch.setattr(real_data, "PROOF_RESULTS", tmp_path / "results")
-    real_data.run_and_store("tiny", ["gsm8k"], tmp_path / "runs", sets)
-    return tmp_path / "runs", results
+def proof(finished: TinyProof, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> TinyProof:
+    finished.use(tiny_folder, monkeypatch)
+    return finished
 
 
 def test_a_run_is_trained_predicted_scored_and_then_skipped(
-    tiny_run: tuple[Path, dict[str, dict[str, Any]]], sets: Path, monkeypatch: pytest.MonkeyPatch
+    proof: TinyProof, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs, results = tiny_run
-    result = results["proof/tiny"]
+    result = proof.results["proof/tiny"]
     figures = result["training"]
     assert (figures["rows"], figures["steps"], figures["validation_rows"]) == (160, 8, 40)
     assert figures["cpu_seconds"] > 0
     assert set(result["scores"]) == {"gsm8k"}
     assert result["scores"]["gsm8k"]["solve_rate"]["stack"]["value"] >= 0
     monkeypatch.setattr(training, "_command", lambda *_: pytest.fail("it was finished"))
-    real_data.run_and_store("tiny", ["gsm8k"], runs, sets)
-    assert results["proof/tiny"] == result
+    real_data.run_and_store("tiny", ["gsm8k"], proof.runs, proof.sets)
+    assert proof.results["proof/tiny"] == result
+
+
+def test_the_untrained_base_is_a_run(proof: TinyProof) -> None:
+    real_data.run_and_store("tiny-untrained", ["zeroeval"], proof.runs, proof.sets)
+    result = proof.results["proof/tiny-untrained"]
+    assert result["training"] is None
+    assert result["scores"]["zeroeval"]["rows"] == 39
+    assert result["cpu_seconds_by_stage"].keys() == {"predict zeroeval"}
 
 
 def test_cpu_seconds_are_summed_over_starts(tmp_path: Path) -> None:
@@ -202,10 +238,9 @@ def test_cpu_seconds_are_summed_over_starts(tmp_path: Path) -> None:
 
 
 def test_trl_gets_the_rows_of_the_run_and_its_adapter_is_scored(
-    tiny_run: tuple[Path, dict[str, dict[str, Any]]], sets: Path, monkeypatch: pytest.MonkeyPatch
+    proof: TinyProof, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs, results = tiny_run
-    adapter = ProofFolder(runs, "tiny").phase.adapter
+    adapter = ProofFolder(proof.runs, "tiny").phase.adapter
 
     class Trainer:
         """Takes the steps without training, and saves the adapter of the run as its own."""
@@ -222,15 +257,15 @@ def test_trl_gets_the_rows_of_the_run_and_its_adapter_is_scored(
             shutil.copytree(adapter, self.settings["save"])
 
     monkeypatch.setattr(trl, "BaselineTrainer", Trainer)
-    real_data.train_and_store_trl("tiny-trl", ["gsm8k"], runs, sets)
-    result = results["proof/tiny-trl"]
+    real_data.train_and_store_trl("tiny-trl", ["gsm8k"], proof.runs, proof.sets)
+    result = proof.results["proof/tiny-trl"]
     assert (result["training"]["steps"], result["training"]["cpu_seconds"]) == (8, 16.0)
-    lines = (runs / "tiny-trl" / "texts.jsonl").read_text("utf-8").splitlines()
+    lines = (proof.runs / "tiny-trl" / "texts.jsonl").read_text("utf-8").splitlines()
     texts = [json.loads(line) for line in lines]
     assert len(texts) == 160
     assert {text["completion"] for text in texts} == {" True", " False"}
     # The same adapter without calibration: other thresholds, the same ranks.
-    own, other = results["proof/tiny"]["scores"]["gsm8k"], result["scores"]["gsm8k"]
+    own, other = proof.results["proof/tiny"]["scores"]["gsm8k"], result["scores"]["gsm8k"]
     assert other["auroc"]["value"] == pytest.approx(own["auroc"]["value"], abs=1e-3)
 
 
