@@ -19,7 +19,7 @@ from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model import adapter_files, adapters, verdict
 from mv_lightning.model.base import BaseSettings, load_base, load_tokenizer
 from mv_lightning.model.fingerprints import base_fingerprint, tokenizer_fingerprint
-from mv_lightning.model.precision import PRECISION, compute_dtype
+from mv_lightning.model.precision import compute_dtype, default_precision
 from mv_lightning.numerics import sigmoid
 from mv_lightning.schema import EncodedRows
 
@@ -56,7 +56,7 @@ class Verifier:
         folder: str | Path,
         base: str | None = None,
         device: str | torch.device | None = None,
-        precision: str = PRECISION,
+        precision: str | None = None,
         eval_tokens: int = EVAL_TOKENS,
         max_length: int | None = None,
     ) -> Verifier:
@@ -66,7 +66,8 @@ class Verifier:
             folder: The folder of a finished phase (its final adapter is used), or of an adapter.
             base: Hub id or folder of the base model, if it is not where it was in training.
             device: Where to compute. Default: the first GPU, or the CPU if there is none.
-            precision: `bf16-mixed`, `16-mixed` (GPUs without bf16) or `32-true`.
+            precision: `bf16-mixed`, `16-mixed` or `32-true`. Default: bf16, or fp16 on GPUs without
+                bf16.
             eval_tokens: Maximum tokens of a batch; fewer take less memory.
             max_length: Maximum tokens of a row. Default: as in training.
 
@@ -78,7 +79,8 @@ class Verifier:
         if (folder / ADAPTER_FOLDER).is_dir():
             folder = folder / ADAPTER_FOLDER
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype, calibration = compute_dtype(precision), load_calibration(folder)
+        dtype = compute_dtype(precision or default_precision(device), device)
+        calibration = load_calibration(folder)
         metadata = adapter_files.read_metadata(folder)
         settings = BaseSettings(
             name=base or metadata["base"]["name"],

@@ -14,22 +14,39 @@ _DTYPES = {
 }
 
 
-def compute_dtype(precision: str) -> torch.dtype:
+def default_precision(device: torch.device) -> str:
+    """Return the precision that suits a device: bf16, or fp16 on GPUs without bf16.
+
+    Args:
+        device: A GPU or the CPU.
+    """
+    return PRECISION if supports_bf16(device) else "16-mixed"
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype that the base model is stored and multiplied in under a Lightning precision.
 
     The adapters stay in fp32 under the mixed precisions: rounded to bf16, small updates vanish.
 
     Args:
         precision: Lightning's name of it.
+        device: Where the model is.
 
     Raises:
-        ValueError: The precision would round the adapters, or quantized layers do not support it.
+        ValueError: The precision would round the adapters, quantized layers do not support it, or
+            the device would emulate it.
     """
     if precision not in _DTYPES:
         raise ValueError(
             f"expected trainer.precision to be one of {', '.join(_DTYPES)}, got {precision!r}. "
             "Use bf16-mixed, or 16-mixed on GPUs without bf16. The -true half precisions would "
             "hold the adapters in 16 bits and lose small updates."
+        )
+    if precision == PRECISION and not supports_bf16(device):
+        raise ValueError(
+            f"expected a GPU with bf16 for trainer.precision={PRECISION}, got "
+            f"{torch.cuda.get_device_name(device)}, which emulates it. Set "
+            "trainer.precision=16-mixed (in Python: precision)."
         )
     return _DTYPES[precision]
 

@@ -8,6 +8,7 @@ import resource
 import lightning.pytorch as pl
 import torch
 
+from mv_lightning.model.optim import future_state_bytes
 from mv_lightning.schema import Batch
 
 
@@ -30,19 +31,21 @@ class MemoryProbe(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Probe on a GPU, and print the peak."""
         if pl_module.device.type == "cuda":
-            batch = probe_memory(trainer, pl_module)
+            state = future_state_bytes(trainer.optimizers[0], pl_module.optim_settings)
+            batch = probe_memory(trainer, pl_module, state)
             print(
                 f"the longest micro-batch ({_describe(batch)}) takes "
                 f"{peak_memory_gb(pl_module.device):.1f} GB"
             )
 
 
-def probe_memory(trainer: pl.Trainer, module: pl.LightningModule) -> Batch:
+def probe_memory(trainer: pl.Trainer, module: pl.LightningModule, state_bytes: int = 0) -> Batch:
     """Run the longest micro-batch of the run forward and backward, and return it.
 
     Args:
         trainer: The trainer at the start of training.
         module: The model with its adapters.
+        state_bytes: Bytes that the optimizer will allocate in its first step; as many are held.
 
     Raises:
         ValueError: The memory is too small.
@@ -51,9 +54,11 @@ def probe_memory(trainer: pl.Trainer, module: pl.LightningModule) -> Batch:
     devices = [module.device] if module.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
+            held = torch.empty(state_bytes, dtype=torch.uint8, device=module.device)
             with trainer.precision_plugin.train_step_context():
                 _, loss_B = module.losses(batch.to(module.device))
             loss_B.mean().backward()
+            del held
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"the longest micro-batch ({_describe(batch)}) does not fit into the memory: "

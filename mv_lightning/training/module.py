@@ -116,7 +116,9 @@ class VerdictModule(pl.LightningModule):
         device = self.trainer.strategy.root_device
         init_from = Path(self.init_from) if self.init_from else None
         metadata = adapter_files.read_metadata(init_from) if init_from else None
-        model = base.load_base(self.base_settings, compute_dtype(self.trainer.precision), device)
+        model = base.load_base(
+            self.base_settings, compute_dtype(self.trainer.precision, device), device
+        )
         self._base_fingerprint = base_fingerprint(model)
         # Weights that are loaded below, or from a checkpoint, need no LoftQ initialisation.
         fresh = init_from is None and self.trainer.ckpt_path is None
