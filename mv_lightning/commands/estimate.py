@@ -61,6 +61,11 @@ def run(args: list[str]) -> None:
     optim = OptimSettings(**settings["model"]["optim"])
     rows = settings["data"]["batch_size"]
     tokens = options.tokens or rows * settings["data"]["max_length"]
+    if min(rows, tokens) < 1:
+        raise ValueError(
+            "expected data.batch_size and data.max_length to be at least 1, got "
+            f"{rows} and {settings['data']['max_length']}"
+        )
     estimate = estimate_phase(load_config(base), base, lora, optim, tokens, rows)
     print(
         f"{base.name}, quantization {base.quantization}, LoRA r {lora.r}: "

@@ -19,6 +19,8 @@ from mv_lightning.hashing import sha256_bytes
 from mv_lightning.schema import DEFAULT_SEED
 from mv_lightning.versioning import FORMAT_VERSION, VERSION_KEY, check_format_version
 
+_MAX_SEED = 1 << 32
+
 
 @dataclass(frozen=True)
 class SplitPlan:
@@ -52,6 +54,10 @@ class SplitPlan:
                 "Expected at least phases=1, rows=1, test_rows=0 and seed=0, got "
                 f"phases={self.phases}, rows={self.rows}, test_rows={self.test_rows}, "
                 f"seed={self.seed}. Raise what is too small."
+            )
+        if self.seed >= _MAX_SEED:
+            raise ValueError(
+                f"seed={self.seed}: expected a seed below 2**32. Choose a smaller one."
             )
         for size, balance in (("rows", "balance"), ("test_rows", "balance_test")):
             if getattr(self, balance) and getattr(self, size) % 2:

@@ -243,18 +243,25 @@ class VerdictCLI(LightningCLI):
             kwargs["logger"] = fits and PhaseLogger(self._folder, self.phase.steps_before)
         # Counted in optimizer steps and over epochs, so that it does not depend on accumulation.
         accumulate = trainer_config.accumulate_grad_batches
+        if accumulate < 1:
+            raise ValueError(
+                f"expected trainer.accumulate_grad_batches to be at least 1, got {accumulate}"
+            )
         kwargs["val_check_interval"] = run_settings.eval_every * accumulate
         if not config.data.splits.val_fraction:
             kwargs["limit_val_batches"] = 0
-        trainer: Trainer = super().instantiate_trainer(
-            callbacks=callbacks,
-            plugins=[*_as_list(settings.trainer.plugins), AtomicCheckpointIO()],
-            default_root_dir=str(self._folder.path),
-            check_val_every_n_epoch=None,
-            max_time=None,  # ResumeCheckpoint stops at the boundary of an optimizer step
-            enable_model_summary=False,  # replaced by ModelSummary
-            **kwargs,
-        )
+        try:
+            trainer: Trainer = super().instantiate_trainer(
+                callbacks=callbacks,
+                plugins=[*_as_list(settings.trainer.plugins), AtomicCheckpointIO()],
+                default_root_dir=str(self._folder.path),
+                check_val_every_n_epoch=None,
+                max_time=None,  # ResumeCheckpoint stops at the boundary of an optimizer step
+                enable_model_summary=False,  # replaced by ModelSummary
+                **kwargs,
+            )
+        except (TypeError, ImportError) as error:  # a wrong number of devices, a missing library
+            raise ValueError(f"trainer.*: Lightning's Trainer cannot be built: {error}") from error
         return trainer
 
     def fit(self, **kwargs: Any) -> None:

@@ -178,7 +178,11 @@ class Phase:
             datamodule: The data.
             stage: `val` or `test`.
         """
-        assert self.evaluator.outputs is not None
+        if self.evaluator.outputs is None:
+            raise ValueError(
+                f"no {stage} row was evaluated: expected trainer.limit_{stage}_batches above 0, or "
+                "left out"
+            )
         report = evaluate(self.evaluator.outputs, datamodule.splits[stage])
         if not self._dev_run:
             save_report(self.folder, stage, report)

@@ -95,7 +95,7 @@ def killed(args, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def half(killed: Path, tmp_path: Path) -> Path:
-    """A copy of it to go on with."""
+    """A copy of it to resume."""
     return shutil.copytree(killed, tmp_path / "half")
 
 
@@ -172,7 +172,7 @@ def test_a_kill_after_the_last_batch_leaves_only_the_publishing(
         (["--predict.mode", "generate", "--data.eval_tokens", "8192"], "predict_mode"),
     ],
 )
-def test_predictions_of_something_else_are_moved_aside(
+def test_predictions_with_other_settings_are_renamed(
     options: list[str], what: str, args, half: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (half / "predictions.rank0.part").read_bytes()
@@ -183,7 +183,7 @@ def test_predictions_of_something_else_are_moved_aside(
     assert "going on" not in printed and (half / "submission.csv").exists()
 
 
-def test_another_adapter_does_not_go_on(
+def test_another_adapter_does_not_resume(
     args, trained: Path, half: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -230,7 +230,7 @@ def test_a_checkpoint_is_another_adapter(
     ],
     ids=str,
 )
-def test_an_accuracy_is_told_or_it_is_said_why_not(
+def test_an_accuracy_is_reported_or_the_reason_why_not(
     labels: dict[str, list[str]],
     message: str,
     args,
@@ -365,7 +365,7 @@ def test_generated_verdicts_have_every_row_once_and_malformed_ones_are_counted(
     )
 
 
-def test_generated_verdicts_go_on_after_an_interruption(
+def test_generated_verdicts_resume_after_an_interruption(
     args,
     generated: Path,
     tmp_path: Path,
