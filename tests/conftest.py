@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,6 +23,10 @@ from mv_lightning.testing import save_tiny_base, tiny_options
 # The first example of a test pays for its imports, and tests share the cores.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
+# Of a mutant it matters that an example fails, not which is the smallest.
+settings.register_profile(
+    "mutation", deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate)
+)
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"

@@ -19,6 +19,7 @@ from mv_lightning.data.splits import (
     manifest,
     overlap,
     plan_splits,
+    quotas,
     read_manifest,
     write_manifest,
 )
@@ -216,6 +217,83 @@ def test_too_few_rows_are_refused_with_the_largest_that_fit(grouped: bool, balan
     if balance and not grouped:
         assert largest == 2 * ((true - 10) // 2)
         assert "need 2,010 True and 2,010 False" in message
+
+
+def two_sources() -> tuple[np.ndarray, np.ndarray]:
+    """Labels, half True, and sources of 600 rows: a third from the first."""
+    return np.arange(600) // 3 % 2 == 0, np.minimum(np.arange(600) % 3, 1)
+
+
+def test_every_split_has_the_shares_of_the_sources() -> None:
+    labels_N, source_N = two_sources()
+    plan = replace(SMALL, test_rows=24)
+    splits = plan_splits(labels_N, None, plan, source_N, [0.75, 0.25])
+    described = manifest("abc", plan, splits, labels_N, np.arange(600), source_N, ["a", "b"])
+    sources = {name: split["sources"] for name, split in described["splits"].items()}
+    assert sources["test"] == {"a": 18, "b": 6}
+    # Of each class 2 and 18 rows: halves go to the first source.
+    assert sources["val_1"] == sources["val_2"] == {"a": 4, "b": 0}
+    assert sources["train_1"] == sources["train_2"] == {"a": 28, "b": 8}
+    for rows_N in splits.named().values():
+        for source in (0, 1):
+            of_source_N = rows_N[source_N[rows_N] == source]
+            assert 2 * labels_N[of_source_N].sum() == len(of_source_N)
+
+
+def test_too_few_rows_of_a_source_are_refused_with_the_rows_of_each() -> None:
+    labels_N, source_N = two_sources()
+    with pytest.raises(ValueError) as caught:
+        plan_splits(labels_N, None, replace(SMALL, rows=200), source_N, [0.75, 0.25])
+    assert str(caught.value) == (
+        "test_rows=20 and 2 phases of rows=200 need 210 True and 210 False rows; the source has "
+        "100 True and 100 False for a share of 0.75; 200 True and 200 False for a share of 0.25, "
+        "in the order of the sources. Lower rows to at most 122, phases or test_rows, or take a "
+        "larger source."
+    )
+
+
+def test_too_few_questions_are_refused_with_their_number() -> None:
+    labels_N, question_ids_N = source(1_000, 150)
+    plan = replace(SMALL, rows=2_000, group_by_question=True, balance=False)
+    n_questions = len(np.unique(question_ids_N))
+    true = int(labels_N.sum())
+    message = (
+        rf"need 4,020 rows \(at least 10 of each class\); the source has {true} True and "
+        rf"{1_000 - true} False on {n_questions} questions \(group_by_question"
+    )
+    with pytest.raises(ValueError, match=message):
+        plan_splits(labels_N, question_ids_N, plan)
+
+
+@pytest.mark.parametrize(
+    ("size", "shares", "expected"),
+    [
+        (10, [0.5, 0.5], [5, 5]),
+        (3, [0.5, 0.5], [2, 1]),
+        (10, [0.26, 0.37, 0.37], [2, 4, 4]),
+        (10, [0.28, 0.36, 0.36], [3, 4, 3]),
+        (10, [0.1] * 10, [1] * 10),
+        (0, [0.3, 0.7], [0, 0]),
+    ],
+)
+def test_quotas_round_the_largest_remainders_up(
+    size: int, shares: list[float], expected: list[int]
+) -> None:
+    assert quotas(size, shares) == expected
+
+
+def test_a_phase_may_have_a_single_row() -> None:
+    plan = SplitPlan(phases=1, rows=1, val_fraction=0, test_rows=0, balance=False)
+    assert plan_splits(np.array([True, False]), None, plan).train[0].shape == (1,)
+
+
+def test_a_draw_is_the_same_in_every_release() -> None:
+    """A run that was split by an earlier release resumes only on the same rows."""
+    labels_N, question_ids_N = np.arange(400) % 3 == 0, np.arange(400) // 40
+    plan = SplitPlan(phases=1, rows=40, val_fraction=0.1, test_rows=6, group_by_question=True)
+    splits = plan_splits(labels_N, question_ids_N, plan)
+    assert splits.test.tolist() == [375, 385, 366, 365, 384, 389]
+    assert splits.val[0].tolist() == [349, 342, 337, 357]
 
 
 def test_a_test_set_that_takes_everything_is_named() -> None:

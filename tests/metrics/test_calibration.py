@@ -91,6 +91,28 @@ def test_rows_without_a_best_temperature_keep_it_at_one(log_odds: list[float]) -
     assert fit_temperature(np.array([True, True, False, False]), np.array(log_odds)) == 1
 
 
+@pytest.mark.parametrize(
+    "log_odds",
+    [[3.0, 0.5, -1.0, -2.0], [3.0, 0.0, -1.0, -2.0], [3.0, -3.0, 3.0, -3.0]],
+    ids=["separable", "separable but for a zero", "not informative"],
+)
+def test_many_rows_without_a_best_temperature_keep_it_at_one(log_odds: list[float]) -> None:
+    """So many that the likelihood-ratio test rejects 1."""
+    labels_N = np.tile([True, True, False, False], 200)
+    assert fit_temperature(labels_N, np.tile(log_odds, 200)) == 1
+
+
+def test_hardly_informative_rows_get_a_temperature_above_their_largest_log_odds() -> None:
+    """The slope is zero where 3 x 51 sigmoid(-3 / T) = 3 x 49 sigmoid(3 / T)."""
+    labels_N = np.arange(200) % 2 == 0
+    right_N = np.arange(200) < 102
+    log_odds_N = np.where(labels_N == right_N, 3.0, -3.0)
+    assert fit_temperature(labels_N, log_odds_N) == pytest.approx(3 / np.log(51 / 49))
+    # The sum of the log-odds of right rows less those of wrong rows is positive, but small.
+    small_N = np.r_[np.where(labels_N == (np.arange(200) < 100), 3.0, -3.0), 0.5]
+    assert fit_temperature(np.r_[labels_N, True], small_N) > 100
+
+
 def test_all_but_separable_rows_give_a_usable_temperature() -> None:
     labels_N = np.array([True, False] * 50 + [False])
     assert 0 < fit_temperature(labels_N, np.array([3.0, -3.0] * 50 + [1e-300])) < 1
@@ -138,7 +160,7 @@ def test_the_threshold_moves_only_beyond_chance(shift: float, moved: bool) -> No
 
 def test_the_threshold_is_the_most_accurate_and_nearest_to_zero() -> None:
     labels_N = np.array([False, False, True, True])
-    assert fit_threshold(labels_N, np.array([1.0, 2.0, 4.0, 5.0])) == 3
+    assert fit_threshold(labels_N, np.array([1.0, 2.0, 3.5, 5.0])) == 2.75
     assert fit_threshold(labels_N, np.array([-5.0, -4.0, 7.0, 8.0])) == 0
     assert fit_threshold(np.array([True, True, False]), np.array([1.0, 2.0, 3.0])) == 0
 
@@ -153,6 +175,25 @@ def test_a_shift_of_the_prior_is_bayes_rule() -> None:
     before, after = (metric_values(labels_N, odds_N) for odds_N in (log_odds_N, shifted_N))
     assert after["ece"] < 0.005 < 0.02 < before["ece"] and after["accuracy"] > before["accuracy"]
     assert Calibration(prior=(0.5, 0.4)).apply(np.array([0.0])) == pytest.approx(np.log(0.4 / 0.6))
+    odds = (0.4 / 0.6) / (0.3 / 0.7)
+    from_three_tenths_N = Calibration(prior=(0.3, 0.4)).apply(np.array([0.0]))
+    assert from_three_tenths_N == pytest.approx(np.log(odds))
+
+
+def test_log_odds_of_any_type_are_calibrated_in_double_precision() -> None:
+    for dtype in (np.float32, np.int64):
+        calibrated_N = Calibration(temperature=3.0).apply(np.array([1, 2], dtype=dtype))
+        assert calibrated_N.dtype == np.float64 and calibrated_N.tolist() == [1 / 3, 2 / 3]
+
+
+def test_copies_of_rows_do_not_move_the_threshold() -> None:
+    """Twelve rows do not; thirty copies of them do, unless they are known for one question."""
+    labels_N = np.array([True] * 6 + [False] * 6)
+    log_odds_N = np.array([3.0, 2.5, 2.0, 1.5, 1.2, 1.0, 0.4, 0.2, -0.5, -1.0, -2.0, -2.5])
+    assert fit_threshold(labels_N, log_odds_N) == pytest.approx(0.7)
+    copies = np.repeat(labels_N, 30), np.repeat(log_odds_N, 30)
+    assert fit_calibration(*copies, np.repeat(np.arange(12), 30)).threshold == 0
+    assert fit_calibration(*copies).threshold != 0
 
 
 @given(calibration=CALIBRATIONS)
@@ -167,6 +208,7 @@ def test_it_survives_json(calibration: Calibration) -> None:
         {"temperature": float("inf")},
         {"threshold": float("nan")},
         {"prior": (0.5, 1.0)},
+        {"prior": (0.0, 0.5)},
         {"prior": (0.5,)},
     ],
 )

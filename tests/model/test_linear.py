@@ -59,3 +59,41 @@ def test_the_input_of_the_first_layer_needs_no_gradient(tiny: torch.nn.Module) -
     layer = layers(tiny)[0]
     layer(torch.randn(4, layer.in_features)).sum().backward()
     assert all(p.grad is not None for p in layer.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("index", [0, 6])
+def test_the_dtype_of_the_base_is_that_of_the_matmuls(tiny: torch.nn.Module, index: int) -> None:
+    """Without autocast; the gradients keep the dtypes of the adapter and of the input."""
+    layer = layers(tiny)[index]
+    layer.scaling["default"] = 2.0
+    bias = torch.randn(layer.out_features, generator=torch.Generator().manual_seed(3))
+    layer.base_layer.bias = torch.nn.Parameter(bias, requires_grad=False)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        layer.base_layer.compute_dtype = dtype
+        x = torch.randn(4, layer.in_features, generator=torch.Generator().manual_seed(2))
+        x.requires_grad_()
+        layer.zero_grad()
+        out = layer(x)
+        assert out.dtype == dtype
+        out.float().square().sum().backward()
+        gradients = [p.grad for p in layer.parameters() if p.requires_grad]
+        results.append([out.float(), x.grad, *gradients])
+    for rounded, exact in zip(*reversed(results), strict=True):
+        assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+        largest = exact.abs().max().item()
+        torch.testing.assert_close(rounded, exact, atol=2e-2 * largest, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Merge lora")
+@pytest.mark.parametrize("state", ["disabled", "merged"])
+def test_a_disabled_or_merged_adapter_adds_nothing(tiny: torch.nn.Module, state: str) -> None:
+    layer = layers(tiny)[0]
+    x = torch.randn(4, layer.in_features, generator=torch.Generator().manual_seed(2))
+    adapted = layer(x)
+    if state == "disabled":
+        layer.enable_adapters(False)
+    else:
+        layer.merge()
+    assert torch.equal(layer(x), layer.base_layer(x))
+    assert not torch.equal(layer(x), adapted)
