@@ -95,12 +95,16 @@ def test_evaluation_sees_every_row_once_within_the_budget(
     for micro_batch in (p for micro_batches in per_rank for p in micro_batches):
         batch = pack(encoded, np.array(micro_batch.indices), 1)
         assert len(batch.ids_T) <= tokens or len(micro_batch.indices) == 1
+        assert micro_batch.step_rows == len(micro_batch.indices)
     if world == 1:
         questions = [encoded.prefix_groups_N[i] for i in seen]
         runs = [question for question, _ in itertools.groupby(questions)]
         assert len(runs) == len(set(runs)), "a question's rows stand together"
         longest = [max(encoded.lengths_N[encoded.prefix_groups_N == question]) for question in runs]
         assert longest == sorted(longest, reverse=True)
+        for _, group in itertools.groupby(seen, key=lambda i: encoded.prefix_groups_N[i]):
+            lengths = [encoded.lengths_N[i] for i in group]
+            assert lengths == sorted(lengths, reverse=True)
 
 
 @settings(deadline=None)
@@ -216,6 +220,30 @@ def test_a_dummy_batch_is_masked(encoded: EncodedRows) -> None:
     batch = PackedRows(encoded)[MicroBatch((0,), 4, is_dummy=True)]
     assert batch.labels_B.tolist() == [-1] and batch.rows_B.tolist() == [-1]
     assert encoded.labels_N[0] in (0, 1)
+
+
+def test_rows_are_looked_up_by_their_position(encoded: EncodedRows) -> None:
+    renumbered = dataclasses.replace(encoded, rows_N=encoded.rows_N + 100)
+    batch = PackedRows(renumbered)[MicroBatch((5, 2), step_rows=7)]
+    assert batch.rows_B.tolist() == [105, 102] and batch.step_rows == 7
+    assert batch.labels_B.tolist() == encoded.labels_N[[5, 2]].tolist()
+
+
+def test_evaluation_batches_are_filled_up_to_their_tokens() -> None:
+    """10 tokens of the instruction, 4 of the question once, then the rows' own."""
+    encoded = rows_of([(1, 20), (1, 30), (1, 10), (2, 5)])
+    for tokens, expected in (
+        (74, [(1, 0, 2), (3,)]),
+        (73, [(1, 0), (2, 3)]),
+        (87, [(1, 0, 2, 3)]),
+        (86, [(1, 0, 2), (3,)]),
+    ):
+        micro_batches = evaluation_micro_batches(encoded, tokens)
+        assert [micro_batch.indices for micro_batch in micro_batches] == expected
+    done_N = np.array([False, True, False, True])
+    first, dummy = (evaluation_micro_batches(encoded, 87, rank, 2, done_N)[0] for rank in (0, 1))
+    assert first == MicroBatch((0, 2), step_rows=2)
+    assert dummy == MicroBatch((3,), step_rows=1, is_dummy=True)
 
 
 def test_no_rows_cannot_be_evaluated(encoded: EncodedRows) -> None:

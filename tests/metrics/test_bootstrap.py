@@ -20,7 +20,8 @@ def test_paired_differences_have_a_narrower_interval_than_their_parts() -> None:
     base_N = np.random.default_rng(0).random(500)
     low, high = mean_interval(np.column_stack([base_N, base_N + 0.1, np.full(500, 0.1)])).T
     assert (high - low)[2] < 1e-9 < (high - low)[0]
-    assert np.isnan(mean_interval(np.empty((0, 2)))).all()
+    none = mean_interval(np.empty((0, 3)))
+    assert none.shape == (3, 2) and np.isnan(none).all()
 
 
 def test_units_are_numbered_by_first_appearance() -> None:

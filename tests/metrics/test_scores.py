@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from mv_lightning.metrics.bootstrap import mean_interval
 from mv_lightning.metrics.scores import (
+    both_classes,
+    check_collapse,
     metric_values,
+    roc,
     score,
     score_slices,
     upper_quantile,
@@ -257,3 +260,63 @@ def test_a_metric_that_no_resample_defines_has_no_interval() -> None:
     assert all(one.values["auroc"] == pytest.approx(1) for one in found)
     assert any(math.isnan(one.intervals["auroc"][0]) for one in found)
     np.testing.assert_equal(metric_values(labels_N, np.linspace(1, -1, 40)), found[0].values)
+
+
+def test_the_roc_curve_has_a_point_per_distinct_log_odds() -> None:
+    """Ties enter together; log-odds whose probabilities are both 1 do not tie."""
+    labels_N = np.array([True, False, True, False, True])
+    false_rate, true_rate = roc(labels_N, np.array([60.0, 50.0, -1.0, -1.0, -2.0]))
+    assert false_rate.tolist() == pytest.approx([0, 0, 0.5, 1, 1])
+    assert true_rate.tolist() == pytest.approx([0, 1 / 3, 1 / 3, 2 / 3, 1])
+    with pytest.raises(ValueError, match="got 2 True and 0 False"):
+        roc(np.array([True, True]), np.zeros(2))
+
+
+def test_both_classes_are_required() -> None:
+    labels_N, log_odds_N = both_classes([True, False, False], [1, 2, 3])
+    assert labels_N.dtype == bool and log_odds_N.dtype == np.float64
+    assert labels_N.tolist() == [True, False, False] and log_odds_N.tolist() == [1, 2, 3]
+    for value, counts in ((True, "3 True and 0 False"), (False, "0 True and 3 False")):
+        with pytest.raises(ValueError, match=f"expected rows of both classes, got {counts} rows"):
+            both_classes(np.full(3, value), np.zeros(3))
+    with pytest.raises(ValueError, match="not finite"):
+        both_classes(np.array([True, False]), np.array([np.inf, 0]))
+
+
+@pytest.mark.parametrize(("true", "share"), [(99, "99.0%"), (1, "99.0%"), (98, None), (2, None)])
+def test_the_alarm_rings_from_its_share_on(true: int, share: str | None) -> None:
+    message = check_collapse(np.arange(100) < true)
+    assert (message is None) == (share is None)
+    if message is not None:
+        assert message.startswith(f"{share} of 100 predictions are {true > 50}: ")
+    assert check_collapse(np.zeros(0, dtype=bool)) is None
+
+
+def test_slices_are_scored_at_the_threshold() -> None:
+    """At 0 both predictions are True, at 1.5 only the second is."""
+    labels_N, log_odds_N = np.array([False, True]), np.array([1.0, 2.0])
+    (scores,) = score_slices(np.array(["a", "a"]), labels_N, log_odds_N, threshold=1.5).values()
+    assert scores.values["accuracy"] == 1 and scores.confusion["true_positive"] == 1
+    assert scores.true_rows == 1 and scores.rows == 2 and scores.resampled == "rows"
+    assert metric_values(labels_N, log_odds_N, 1.5)["accuracy"] == 1
+    assert metric_values(labels_N, log_odds_N)["accuracy"] == 0.5
+
+
+def test_scores_are_stored_under_the_names_of_their_fields() -> None:
+    labels_N, log_odds_N = rows(50, 8)
+    found = score(labels_N, log_odds_N, question_ids_N=np.arange(50) // 2)
+    stored = found.to_json()
+    assert stored.keys() == {
+        "rows",
+        "true_rows",
+        "resampled",
+        "units",
+        "metrics",
+        "confusion",
+        "alarm",
+    }
+    assert (stored["rows"], stored["units"], stored["resampled"]) == (50, 25, "questions")
+    assert stored["true_rows"] == labels_N.sum() and stored["alarm"] is None
+    assert sum(stored["confusion"].values()) == 50
+    low, high = stored["metrics"]["accuracy"]["interval"]
+    assert low < stored["metrics"]["accuracy"]["value"] < high

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +109,84 @@ def test_dropout_is_refused() -> None:
     x = torch.zeros(1, 2, 4, 8)
     with pytest.raises(ValueError, match=r"attention_dropout=0, .* got 0\.1"):
         packed_attention(torch.nn.Module(), x, x, x, None, Packing((1, 3), (-1, 0)), dropout=0.1)
+
+
+def by_hand(
+    query_1HTE: torch.Tensor,
+    key_1KTE: torch.Tensor,
+    value_1KTE: torch.Tensor,
+    packing: Packing,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Each token in turn over the keys on its path; [1, T, H, E]."""
+    starts = [0, *np.cumsum(packing.lengths).tolist()]
+    group = query_1HTE.shape[1] // key_1KTE.shape[1]
+    attended = []
+    for span, path in enumerate(packing.paths):
+        before = [t for step in path[:-1] for t in range(starts[step], starts[step + 1])]
+        for token in range(starts[span], starts[span + 1]):
+            seen = [*before, *range(starts[span], token + 1)]
+            seen = seen if window is None else seen[-window:]
+            heads = []
+            for head in range(query_1HTE.shape[1]):
+                key, value = (x[0, head // group, seen] for x in (key_1KTE, value_1KTE))
+                scores = key @ query_1HTE[0, head, token] * scale
+                if softcap is not None:
+                    scores = softcap * (scores / softcap).tanh()
+                heads.append(scores.softmax(0) @ value)
+            attended.append(torch.stack(heads))
+    return torch.stack(attended)[None]
+
+
+@pytest.mark.parametrize("softcap", [None, 0.7])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("scale", [None, 0.6])
+def test_attention_is_what_its_definition_says(
+    scale: float | None, window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scale, window and soft cap together, over a tree, in blocks of queries."""
+    monkeypatch.setattr(attention, "BLOCK", 2)
+    packing = Packing((5, 3, 4, 5, 1), (-1, 0, 0, 2, 2))
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 18, 4, generator=rng) for heads in (6, 2, 2))
+    out, weights = packed_attention(
+        torch.nn.Module(),
+        q,
+        k,
+        v,
+        None,
+        packing,
+        scaling=scale,
+        sliding_window=window,
+        softcap=softcap,
+    )
+    assert weights is None and out.shape == (1, 18, 6, 4)
+    expected = by_hand(q, k, v, packing, scale or 0.5, window, softcap)
+    torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("is_cuda", "dtype", "capability", "softcap", "expected"),
+    [
+        (False, torch.bfloat16, (9, 0), None, "_spans_by_matmul"),
+        (True, torch.bfloat16, (8, 0), None, "_varlen"),
+        (True, torch.float16, (8, 9), None, "_varlen"),
+        (True, torch.float16, (7, 5), None, "_spans_by_sdpa"),
+        (True, torch.float32, (9, 0), None, "_spans_by_sdpa"),
+        (True, torch.bfloat16, (9, 0), 50.0, "_spans_by_matmul"),
+    ],
+)
+def test_the_fastest_way_that_a_device_has_is_taken(
+    is_cuda: bool,
+    dtype: torch.dtype,
+    capability: tuple[int, int],
+    softcap: float | None,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", {"cuda:1": capability}.__getitem__)
+    query = SimpleNamespace(is_cuda=is_cuda, dtype=dtype, device="cuda:1")
+    chosen = attention._fastest(query, ScoreSettings(1.0, softcap=softcap))
+    assert chosen is getattr(attention, expected)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
 from mv_lightning.data.batching import MicroBatch, PackedRows, pack, training_micro_batches
 from mv_lightning.model import adapters, verdict
-from mv_lightning.schema import EncodedRows
+from mv_lightning.schema import UNLABELLED, Batch, EncodedRows, Packing
 
 
 def test_log_odds_are_the_difference_of_log_probabilities(
@@ -88,3 +91,98 @@ def test_two_by_four_equals_eight_by_one(
             ]
     for step in range(2):
         torch.testing.assert_close(gradients[2, step], gradients[8, step], atol=1e-6, rtol=1e-4)
+
+
+VERDICT_IDS = (3, 8)
+
+
+def random_head(
+    divisor: float = 1.0, softcap: float | None = None
+) -> tuple[verdict.OutputHead, torch.Tensor]:
+    """A head over 11 tokens, and 9 hidden states whose logits are far from 0."""
+    rng = torch.Generator().manual_seed(5)
+    linear = torch.nn.Linear(6, 11, bias=False)
+    linear.weight.data.copy_(torch.randn(11, 6, generator=rng))
+    return verdict.OutputHead(linear, divisor, softcap), torch.randn(9, 6, generator=rng)
+
+
+@pytest.mark.parametrize("divisor", [1.0, 4.0])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_head_divides_and_caps_its_logits(
+    divisor: float, softcap: float | None, autocast: bool
+) -> None:
+    head, hidden_PD = random_head(divisor, softcap)
+    expected_PV = hidden_PD @ head.linear.weight.T / divisor
+    if softcap is not None:
+        expected_PV = softcap * (expected_PV / softcap).tanh()
+    torch.testing.assert_close(head.logits(hidden_PD), expected_PV)
+    false, true = VERDICT_IDS
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        odds_P = head.log_odds(hidden_PD, VERDICT_IDS)
+        assert head.logits(hidden_PD).dtype == odds_P.dtype == torch.float32
+    torch.testing.assert_close(odds_P, expected_PV[:, true] - expected_PV[:, false])
+
+
+@pytest.mark.parametrize(
+    ("config", "divisor", "softcap"),
+    [
+        ({"model_type": "llama", "logits_scaling": 8.0}, 1.0, None),
+        ({"model_type": "granite", "logits_scaling": 8.0}, 8.0, None),
+        ({"model_type": "gemma2", "final_logit_softcapping": 30.0}, 1.0, 30.0),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": None}, 1.0, None),
+    ],
+)
+def test_the_head_is_that_of_the_family(
+    config: dict[str, object], divisor: float, softcap: float | None
+) -> None:
+    model = SimpleNamespace(config=SimpleNamespace(**config), lm_head=torch.nn.Linear(2, 3))
+    assert verdict.output_head(model) == verdict.OutputHead(model.lm_head, divisor, softcap)
+
+
+def small_batch() -> Batch:
+    """An instruction of 2 tokens, a question of 3 with rows of 1 and 2, and a row by itself."""
+    packing = Packing((2, 3, 1, 2, 1), (-1, 0, 1, 1, 0))
+    ids_T = torch.tensor([1, 4, 2, 9, 10, 7, 6, 5, 0])
+    positions_T = torch.tensor([0, 1, 2, 3, 4, 5, 5, 6, 2])
+    labels_B, rows_B = torch.tensor([1, UNLABELLED, 0]), torch.arange(3)
+    return Batch(ids_T, positions_T, packing, labels_B, rows_B, step_rows=3)
+
+
+@pytest.mark.parametrize("chunk", [3, 1_024])
+@pytest.mark.parametrize("weight", [0.0, 0.25, 2.0])
+def test_a_rows_loss_is_the_weighted_mean_over_its_tokens(
+    chunk: int, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand over the path of each row; the same in chunks of logits, in values and gradients."""
+    monkeypatch.setattr(verdict, "_CHUNK_TOKENS", chunk)
+    head, hidden_TD = random_head(divisor=2.0)
+    hidden_TD.requires_grad_()
+    batch = small_batch()
+    loss_B = verdict.verdict_loss(hidden_TD, head, batch, VERDICT_IDS, weight)
+    expected = []
+    for path, label in (([0, 1, 2, 3, 4, 5], 1), ([0, 1, 8], 0)):
+        logits = head.logits(hidden_TD[path])
+        target = torch.tensor([*batch.ids_T[path[1:]].tolist(), VERDICT_IDS[label]])
+        weights = torch.tensor([weight] * (len(path) - 1) + [1.0])
+        losses = F.cross_entropy(logits, target, reduction="none")
+        expected.append((losses * weights).sum() / weights.sum())
+    torch.testing.assert_close(loss_B[[0, 2]], torch.stack(expected))
+    assert loss_B[1] == 0 and loss_B.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(loss_B.sum(), hidden_TD)
+    (by_hand,) = torch.autograd.grad(sum(expected), hidden_TD)
+    torch.testing.assert_close(gradient, by_hand)
+
+
+def test_a_row_beyond_the_position_embeddings_is_refused(
+    tiny: torch.nn.Module, encoded: EncodedRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = pack(encoded, np.arange(2), 2)
+    longest = max(batch.packing.ends)
+    monkeypatch.setattr(verdict, "max_row_tokens", lambda config: longest)
+    hidden_TD = verdict.hidden_states(tiny.get_base_model(), batch)
+    assert hidden_TD.shape[0] == len(batch.ids_T)
+    monkeypatch.setattr(verdict, "max_row_tokens", lambda config: longest - 1)
+    message = rf"at most {longest - 1} tokens, got one of {longest}: .*data\.max_length"
+    with pytest.raises(ValueError, match=message):
+        verdict.hidden_states(tiny.get_base_model(), batch)
