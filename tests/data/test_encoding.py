@@ -9,7 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mv_lightning.data.encoding import TRUNCATION_MARKER, encode_rows, verdict_token_ids
+from mv_lightning.data import encoding
+from mv_lightning.data.encoding import (
+    TRUNCATION_MARKER,
+    _truncate_middle,
+    encode_rows,
+    verdict_token_ids,
+)
 from mv_lightning.data.prompts import PROMPTS, Prompt
 from mv_lightning.model import base
 from mv_lightning.schema import UNLABELLED, EncodedRows
@@ -109,7 +115,8 @@ def test_verdicts_must_be_single_distinct_tokens(tokenizer) -> None:
     }
     bytes_only = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    with pytest.raises(ValueError, match="one token of its own"):
+    letters = r"got \['Ġ', 'F', 'a', 'l', 's', 'e'\] and \['Ġ', 'T', 'r', 'u', 'e'\] from"
+    with pytest.raises(ValueError, match=f"one token of its own.*{letters}"):
         verdict_token_ids(
             PreTrainedTokenizerFast(tokenizer_object=bytes_only), PROMPTS["explanation"]
         )
@@ -295,3 +302,78 @@ def test_a_prompt_without_its_chat_template_is_refused(tokenizer) -> None:
         encode(tokenizer, [("a", "b", "c")], prompt="chat")
     with pytest.raises(ValueError, match="Call `render_chat` first"):
         verdict_token_ids(tokenizer, PROMPTS["chat"])
+
+
+@pytest.mark.parametrize("over", [0, 1, 2, 9])
+def test_a_row_is_truncated_to_the_very_limit(tokenizer, over: int) -> None:
+    rows = [("What?", "4", "".join(f"{i} " for i in range(200))), ("What?", "4", "")]
+    whole = encode(tokenizer, rows)
+    length = len(whole.prefix_ids) + int(whole.lengths_N[0])
+    truncated = encode(tokenizer, rows, limit=length - over)
+    assert truncated.truncated_N.tolist() == [over, 0]
+    assert truncated.lengths_N.tolist() == [whole.lengths_N[0] - over, whole.lengths_N[1]]
+
+
+@pytest.mark.parametrize(
+    ("n_kept", "expected"),
+    [
+        (8, [0, 1, 2, -1, -2, 97, 98, 99]),
+        (7, [0, 1, -1, -2, 97, 98, 99]),
+        (5, [0, -1, -2, 98, 99]),
+        (4, [96, 97, 98, 99]),
+        (1, [99]),
+        (0, []),
+    ],
+)
+def test_start_and_end_stay_about_equally(n_kept: int, expected: list[int]) -> None:
+    """Where little would stay beside the marker, the end does."""
+    assert _truncate_middle(list(range(100)), n_kept, [-1, -2]) == expected
+
+
+def test_all_rows_that_cannot_fit_are_named(tokenizer) -> None:
+    long, short = ("long " * 300, "1", "b"), ("a", "1", "b")
+    with pytest.raises(ValueError, match=r"2 rows do not fit .*source rows 1, 3\)"):
+        encode(tokenizer, [short, long, short, long], limit=200)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "title", "shown"),
+    [(8, "Tokenising", True), (3, "Tokenising", False), (8, None, False), (9, "Tokenising", True)],
+)
+def test_chunks_of_rows_change_nothing_but_the_progress(
+    tokenizer,
+    n_rows: int,
+    title: str | None,
+    shown: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [(f"What is {i}?", str(i), "x" * i) for i in range(n_rows)]
+    whole = encode(tokenizer, rows)
+    monkeypatch.setattr(encoding, "_CHUNK", 3)
+    columns = dict(zip(("question", "answer", "solution"), zip(*rows, strict=True), strict=True))
+    prompt = PROMPTS["explanation"]
+    labels_N, rows_N = np.arange(n_rows) % 2 == 0, np.arange(n_rows) + 5
+    capsys.readouterr()
+    chunked = encode_rows(columns, labels_N, rows_N, prompt, tokenizer, 100_000, title)
+    progress = capsys.readouterr().err
+    assert (f"{title}: 100%" in progress and f"{n_rows}/{n_rows}" in progress) == shown
+    assert shown or not progress
+    assert chunked.ids_T.tolist() == whole.ids_T.tolist()
+    assert chunked.starts_N.tolist() == whole.starts_N.tolist()
+    assert chunked.labels_N.tolist() == labels_N.tolist()
+    assert chunked.rows_N.tolist() == rows_N.tolist()
+
+
+def test_a_tokenizer_that_changes_the_instruction_is_refused(tokenizer) -> None:
+    """It would put the special tokens inside the text."""
+
+    class Inserting:
+        name_or_path = "inserting"
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return {"input_ids": [*ids[:1], 0, *ids[1:]] if add_special_tokens else ids}
+
+    with pytest.raises(ValueError, match="'inserting' changes the instruction"):
+        encoding._prefix_ids(Inserting(), "Judge.")
