@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from mv_lightning.training.checkpoint_files import checkpoints, find_corruption,
 from mv_lightning.training.module import VerdictModule
 from mv_lightning.training.resume_checkpoint import ResumeCheckpoint, checkpoint_bytes
 from mv_lightning.training.settings import RunSettings
+from mv_lightning.training.stopping import TrainingStopped
 from tests.conftest import ROOT
 
 STEP = VerdictModule.training_step
@@ -361,6 +363,109 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
     callback._remember(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt):
         callback._remember(signal.SIGINT, None)
+
+
+class StubTrainer(SimpleNamespace):
+    """What the callback reads of a trainer, at one optimizer step."""
+
+    def __init__(self, step: int, **more: Any) -> None:
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=0))
+        super().__init__(
+            global_step=step,
+            accumulate_grad_batches=2,
+            world_size=1,
+            global_rank=0,
+            is_global_zero=True,
+            fit_loop=loop,
+            saved=[],
+            **more,
+        )
+
+    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
+        assert weights_only is False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        self.saved.append(path.name)
+
+
+MODULE = SimpleNamespace(device=torch.device("cpu"))
+
+
+def callback_in(folder: Path, **more: Any) -> ResumeCheckpoint:
+    """Saves every 3 steps and keeps 2 checkpoints."""
+    run = RunSettings(save_every=3, keep=2)
+    return ResumeCheckpoint(PhaseFolder(folder, 1), run, {"lr": 0.1}, steps_before=7, **more)
+
+
+def test_it_saves_once_at_the_steps_that_are_due(tmp_path: Path) -> None:
+    callback = callback_in(tmp_path)
+    saved = []
+    for batch_idx in range(25):
+        # The step is complete once its second micro-batch is.
+        trainer = StubTrainer(step=batch_idx // 2)
+        callback.on_train_batch_start(trainer, MODULE, None, batch_idx)
+        callback.on_train_batch_start(trainer, MODULE, None, batch_idx)
+        saved += [(batch_idx, name) for name in trainer.saved]
+    assert saved == [(2 * step, f"step-{step:07d}.ckpt") for step in (3, 6, 9, 12)]
+    kept = [path.name for path in checkpoints(PhaseFolder(tmp_path, 1).checkpoints)]
+    assert kept == ["step-0000012.ckpt", "step-0000009.ckpt"]
+
+
+@pytest.mark.parametrize(("max_time", "reason"), [(None, "interrupted"), ("00:00:00:00", "time")])
+def test_a_stop_takes_effect_at_the_next_complete_step(
+    tmp_path: Path, max_time: str | None, reason: str
+) -> None:
+    callback = callback_in(tmp_path, max_time=max_time)
+    if max_time is None:
+        callback._remember(signal.SIGTERM, None)
+    trainer = StubTrainer(step=4)
+    if callback._timer is not None:
+        callback._timer.on_train_start(trainer, MODULE)
+    callback.on_train_batch_start(trainer, MODULE, None, 7)
+    assert trainer.saved == []
+    with pytest.raises(TrainingStopped) as stopped:
+        callback.on_train_batch_start(trainer, MODULE, None, 8)
+    assert trainer.saved == ["step-0000004.ckpt"]
+    stop = stopped.value
+    signal_number = signal.SIGTERM if max_time is None else None
+    assert (stop.reason, stop.step, stop.signal_number) == (reason, 4, signal_number)
+    with pytest.raises(TrainingStopped):
+        callback.on_train_batch_start(trainer, MODULE, None, 8)
+    assert trainer.saved == ["step-0000004.ckpt"], "a step is saved once"
+
+
+def test_without_a_request_time_that_is_left_stops_nothing(tmp_path: Path) -> None:
+    callback = callback_in(tmp_path, max_time={"hours": 1})
+    trainer = StubTrainer(step=3)
+    callback.on_train_batch_start(trainer, MODULE, None, 6)  # the timer has not started
+    callback._timer.on_train_start(trainer, MODULE)
+    callback.on_train_batch_start(trainer, MODULE, None, 6)
+    assert trainer.saved == ["step-0000003.ckpt"]
+
+
+def test_what_lightning_does_not_restore_is_restored(tmp_path: Path) -> None:
+    """Random numbers, settings, the reason of the stop, and the count of micro-batches."""
+    callback = callback_in(tmp_path)
+    progress = {name: {"ready": 9, "completed": 8} for name in ("total", "current")}
+    loops = {"fit_loop": {"epoch_loop.batch_progress": progress}}
+    checkpoint: dict[str, Any] = {"loops": loops, "global_step": 4}
+    callback.on_save_checkpoint(StubTrainer(step=4), MODULE, checkpoint)
+    assert progress["total"] == progress["current"] == {"ready": 8, "completed": 8}
+    assert checkpoint["format_version"] == 1 and checkpoint["stop_reason"] is None
+    assert checkpoint["settings"] == {"lr": 0.1} and checkpoint["steps_before"] == 7
+    assert len(checkpoint["random"]) == 1
+
+    expected = torch.rand(3)
+    resumed = callback_in(tmp_path)
+    resumed.on_load_checkpoint(StubTrainer(step=4), MODULE, checkpoint)
+    torch.rand(5)
+    trainer = StubTrainer(step=4)
+    resumed.on_train_batch_start(trainer, MODULE, None, 8)
+    assert torch.equal(torch.rand(3), expected)
+    assert trainer.fit_loop.epoch_loop._batches_that_stepped == 4
+    after = torch.rand(3)
+    resumed.on_train_batch_start(trainer, MODULE, None, 9)
+    assert not torch.equal(torch.rand(3), after) and not torch.equal(torch.rand(3), expected)
 
 
 def test_a_loss_that_is_no_number_names_its_rows(
