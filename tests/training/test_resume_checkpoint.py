@@ -19,10 +19,16 @@ from safetensors.torch import load_file
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
 from mv_lightning.experiments.resume_check import compare_phases, logged_values
+from mv_lightning.model.adapters import trained_parameters
+from mv_lightning.model.optim import OptimSettings
 from mv_lightning.testing import tiny_options
 from mv_lightning.training.checkpoint_files import checkpoints, find_corruption, latest_valid
 from mv_lightning.training.module import VerdictModule
-from mv_lightning.training.resume_checkpoint import ResumeCheckpoint, checkpoint_bytes
+from mv_lightning.training.resume_checkpoint import (
+    STOP_SIGNALS,
+    ResumeCheckpoint,
+    checkpoint_bytes,
+)
 from mv_lightning.training.settings import RunSettings
 from mv_lightning.training.stopping import TrainingStopped
 from tests.conftest import ROOT
@@ -441,6 +447,62 @@ def test_without_a_request_time_that_is_left_stops_nothing(tmp_path: Path) -> No
     callback._timer.on_train_start(trainer, MODULE)
     callback.on_train_batch_start(trainer, MODULE, None, 6)
     assert trainer.saved == ["step-0000003.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("signalled", "accumulating", "step", "saved"),
+    [
+        (False, False, 5, ["step-0000005.ckpt"]),
+        (False, True, 5, []),
+        (False, False, 0, []),
+        (True, False, 5, ["step-0000005.ckpt"]),
+    ],
+)
+def test_the_end_of_training_is_saved_where_a_step_is_complete(
+    tmp_path: Path, signalled: bool, accumulating: bool, step: int, saved: list[str]
+) -> None:
+    callback = callback_in(tmp_path)
+    trainer = StubTrainer(step, max_steps=5, max_epochs=None, early_stopping_callbacks=[])
+    trainer.fit_loop._should_accumulate = lambda: accumulating
+    if signalled:
+        callback._remember(signal.SIGTERM, None)
+        with pytest.raises(TrainingStopped) as stopped:
+            callback.on_train_end(trainer, MODULE)
+        assert (stopped.value.step, stopped.value.signal_number) == (5, signal.SIGTERM)
+    else:
+        callback.on_train_end(trainer, MODULE)
+    assert trainer.saved == saved
+    assert callback._reason == ("planned" if saved else None)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_the_disk_must_have_room_for_the_checkpoints_and_two_adapters(
+    tiny: torch.nn.Module, tmp_path: Path, missing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One checkpoint more than are kept, less those that are there already."""
+    folder = PhaseFolder(tmp_path, 1)
+    folder.checkpoints.mkdir(parents=True)
+    folder.checkpoint(1).write_bytes(b"x" * 1_000)
+    leftover = folder.checkpoints / ".step-0000002.ckpt.tmp"
+    leftover.write_text("")
+    module = SimpleNamespace(adapted=tiny, optim_settings=OptimSettings())
+    adapters = sum(p.nbytes for p in trained_parameters(tiny).values())
+    needed = 3 * checkpoint_bytes(module) + 2 * adapters - 1_000
+    free = SimpleNamespace(free=needed - missing)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free)
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    callback = callback_in(tmp_path)
+    try:
+        if missing:
+            with pytest.raises(ValueError, match=r"for 3 checkpoints and two adapters"):
+                callback.on_train_start(StubTrainer(step=0), module)
+        else:
+            callback.on_train_start(StubTrainer(step=0), module)
+        assert not leftover.exists() and folder.checkpoint(1).exists()
+        assert all(signal.getsignal(number) == callback._remember for number in STOP_SIGNALS)
+    finally:
+        callback.teardown(StubTrainer(step=0), module, "fit")
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 def test_what_lightning_does_not_restore_is_restored(tmp_path: Path) -> None:
