@@ -86,8 +86,13 @@ class Code:
 
 @pytest.mark.parametrize("kind", ["code", "no steps", "no state", "text", "missing"])
 def test_what_is_no_checkpoint_is_refused(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Even where PyTorch's default is switched to reading anything."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path = tmp_path / "step-0000001.ckpt"
     values = content(code=Code() if kind == "code" else None)
     if kind == "no steps":
