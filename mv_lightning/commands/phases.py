@@ -10,10 +10,10 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.commands.options import (
@@ -37,6 +37,8 @@ class PhasesOptions:
 
     folder: Path = Path("configs")
     """Folder of phase1.yaml, phase2.yaml, ... and predict.yaml."""
+    skip_untrained: bool = False
+    """Do not validate the base without an adapter, which shows what the training gained."""
     skip_predict: bool = False
     """End after the last phase."""
 
@@ -65,9 +67,14 @@ def run(args: list[str]) -> None:
     commands = []
     for name, file in _configurations(options):
         commands.append([name, "--config", str(file), *command_args])
+    if not options.skip_untrained:
+        # The command line comes last, so that it overrides the files.
+        commands.insert(0, ["validate", *commands[0][1:], "--model.init_from", "none"])
     # Every configuration is checked before the first hour is spent.
     settings = [parse(command) for command in commands]
     for command, values in zip(commands, settings, strict=True):
+        if command[0] == "validate" and _is_validated(values):
+            continue
         print(f"\n$ {PROGRAM} {shlex.join(command)}", flush=True)
         try:
             status = run_child(command)
@@ -81,6 +88,12 @@ def run(args: list[str]) -> None:
         if command[0] == "fit" and not phase.summary.is_file():
             _stop(1, f"phase {phase.phase} is not finished, so nothing after it was started.", args)
     show_table(Path(settings[-1]["run"]["dir"]))
+
+
+def _is_validated(settings: Mapping[str, Any]) -> bool:
+    """Return whether there is nothing to validate, or the base was validated already."""
+    phase = PhaseFolder(Path(settings["run"]["dir"]), settings["data"]["phase"])
+    return phase.metrics.is_file() or not settings["data"]["splits"]["val_fraction"]
 
 
 def _stop(status: int, reason: str, args: Sequence[str]) -> NoReturn:

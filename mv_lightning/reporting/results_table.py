@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mv_lightning.artifacts.evaluations import read_metrics
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.phase_results import read_summary
 from mv_lightning.reporting.blocks import Table
@@ -36,7 +37,11 @@ def results_table(run_dir: Path) -> str:
     summaries = [read_summary(phase) for phase in run.finished_phases()]
     if not summaries:
         raise ValueError(f"no finished phase in {run_dir}. Fit a phase first")
-    lines = [phase_table(summaries).plain()]
+    table = phase_table(summaries)
+    untrained = _untrained_row(run)
+    if untrained is not None:
+        table = Table(table.head, [untrained, *table.rows])
+    lines = [table.plain()]
     if run.prediction_summary.exists():
         lines += ["", *_prediction(run)]
     adapters = ", ".join(summary["adapter"] for summary in summaries)
@@ -65,6 +70,16 @@ def _phase_row(summary: Mapping[str, Any]) -> tuple[str, ...]:
         _score(summary.get("val_acc")),
         _score(summary.get("val_auroc")),
     )
+
+
+def _untrained_row(run: RunFolder) -> tuple[str, ...] | None:
+    """Return the row of the base without an adapter, on the validation rows of phase 1."""
+    metrics = read_metrics(run.untrained.phase(1)).get("val")
+    if metrics is None:
+        return None
+    values = metrics["metrics"]
+    accuracy, auroc = (values[name]["value"] for name in ("accuracy", "auroc"))
+    return ("untrained", "", "", "", "", *map(_score, (metrics["loss"], accuracy, auroc)))
 
 
 def _score(value: float | None) -> str:
