@@ -228,7 +228,9 @@ class VerdictDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the order of rows depends on. The position itself is the trainer's."""
-        assert self.trainer is not None and self._source is not None
+        assert self.trainer is not None
+        if self._source is None:  # a prediction, which may take its weights from a checkpoint
+            return {}
         accumulate = self.trainer.accumulate_grad_batches
         return {
             "the rows of data.source": self._source.fingerprint,

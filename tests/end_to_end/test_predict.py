@@ -107,7 +107,7 @@ def test_kills_do_not_show(args, straight: Path, tmp_path: Path) -> None:
     marks = sorted(random.Random(3407).sample(range(1, 30), 2))
     kills = predict_with_kills(args(tmp_path), tmp_path, marks)
     assert len(kills) == 2
-    assert "were predicted before the interruption: going on" in (tmp_path / "log.txt").read_text()
+    assert "were predicted before the interruption; resuming" in (tmp_path / "log.txt").read_text()
     assert same(straight, tmp_path)
     assert not list(tmp_path.glob("predictions.rank*.part"))
 
@@ -178,9 +178,13 @@ def test_predictions_with_other_settings_are_renamed(
     before = (half / "predictions.rank0.part").read_bytes()
     main(args(half, *options))
     printed = capsys.readouterr().out
-    assert f"made with another {what} (" in printed and "is not used" in printed
+    assert (
+        "made with other settings (" in printed
+        and f"{what} was" in printed
+        and "is not used" in printed
+    )
     assert (half / "predictions.rank0.part.1").read_bytes() == before
-    assert "going on" not in printed and (half / "submission.csv").exists()
+    assert "resuming with the others" not in printed and (half / "submission.csv").exists()
 
 
 def test_another_adapter_does_not_resume(
@@ -195,7 +199,7 @@ def test_another_adapter_does_not_resume(
         half / "other" / "adapter_model.safetensors",
     )
     main(args(half, "--model.init_from", str(half / "other")))
-    assert "made with another adapter (" in capsys.readouterr().out
+    assert "made with other settings (adapter was" in capsys.readouterr().out
 
 
 def test_a_checkpoint_is_another_adapter(
@@ -204,7 +208,7 @@ def test_a_checkpoint_is_another_adapter(
     newest = checkpoints(trained / "phase1" / "checkpoints")[0]
     main(args(half, "--ckpt_path", str(newest)))
     assert (
-        "made with another adapter (" in capsys.readouterr().out
+        "made with other settings (adapter was" in capsys.readouterr().out
         and (half / "submission.csv").exists()
     )
 
@@ -214,15 +218,15 @@ def test_a_checkpoint_is_another_adapter(
     [
         (
             {"is_corect": ["True", "False"]},
-            "no labels in `is_correct`, so predict will not tell an accuracy",
+            "no labels in `is_correct`, so no accuracy will be reported",
         ),
         (
             {"is_correct": ["", ""]},
-            "no labels in `is_correct`, so predict will not tell an accuracy",
+            "no labels in `is_correct`, so no accuracy will be reported",
         ),
         (
             {"is_correct": ["True", "True"]},
-            "the same label in every row in `is_correct`, so predict will not",
+            "the same label in every row in `is_correct`, so no accuracy will be reported",
         ),
         ({"is_correct": ["True", "False"]}, "2 rows predicted, accuracy "),
         ({"is_correct": ["True", "maybe"]}, "`is_correct` is not a label ('maybe') in 1 rows: 1"),
@@ -384,7 +388,7 @@ def test_generated_verdicts_resume_after_an_interruption(
         main(args(tmp_path, *GENERATE))
     assert batches_done(tmp_path) == 2
     main(args(tmp_path, *GENERATE))
-    assert "going on" in capsys.readouterr().out and same(generated, tmp_path)
+    assert "resuming with the others" in capsys.readouterr().out and same(generated, tmp_path)
     one, other = (
         json.loads((folder / "prediction.json").read_text()) for folder in (generated, tmp_path)
     )
@@ -398,7 +402,7 @@ def test_a_share_of_true_is_not_ignored(
         main(args(tmp_path, "--predict.true_share", "0.4"))
     assert (
         end.value.code == 2
-        and "predict.calibrate=false asks for what the model says" in capsys.readouterr().err
+        and "predict.calibrate=false asks for those of the model" in capsys.readouterr().err
     )
 
 
@@ -407,4 +411,4 @@ def test_a_generated_verdict_has_no_prior_to_shift(
 ) -> None:
     with pytest.raises(SystemExit) as end:
         main(args(tmp_path, *GENERATE, "--predict.true_share", "0.4"))
-    assert end.value.code == 2 and "a generated text tells none" in capsys.readouterr().err
+    assert end.value.code == 2 and "predict.mode=generate has none" in capsys.readouterr().err
