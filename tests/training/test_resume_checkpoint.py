@@ -419,11 +419,12 @@ def test_it_saves_once_at_the_steps_that_are_due(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("max_time", "reason"), [(None, "interrupted"), ("00:00:00:00", "time")])
 def test_a_stop_takes_effect_at_the_next_complete_step(
-    tmp_path: Path, max_time: str | None, reason: str
+    tmp_path: Path, max_time: str | None, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     callback = callback_in(tmp_path, max_time=max_time)
     if max_time is None:
         callback._remember(signal.SIGTERM, None)
+        assert capsys.readouterr().out.startswith("\nSIGTERM: stopping after this optimizer step")
     trainer = StubTrainer(step=4)
     if callback._timer is not None:
         callback._timer.on_train_start(trainer, MODULE)
@@ -435,9 +436,42 @@ def test_a_stop_takes_effect_at_the_next_complete_step(
     stop = stopped.value
     signal_number = signal.SIGTERM if max_time is None else None
     assert (stop.reason, stop.step, stop.signal_number) == (reason, 4, signal_number)
+    assert callback._reason == reason, "it is stored in the checkpoint"
     with pytest.raises(TrainingStopped):
         callback.on_train_batch_start(trainer, MODULE, None, 8)
     assert trainer.saved == ["step-0000004.ckpt"], "a step is saved once"
+
+
+@pytest.mark.parametrize(("here", "elsewhere"), [(True, False), (False, True), (False, False)])
+def test_all_processes_stop_when_one_gets_a_signal(here: bool, elsewhere: bool) -> None:
+    def reduce(flag: bool, all: bool = True) -> bool:
+        return (flag and elsewhere) if all else (flag or elsewhere)
+
+    callback = callback_in(Path("unused"))
+    if here:
+        callback._remember(signal.SIGUSR1, None)
+    trainer = StubTrainer(step=4)
+    trainer.world_size = 2
+    trainer.strategy = SimpleNamespace(reduce_boolean_decision=reduce)
+    expected = "interrupted" if here or elsewhere else None
+    assert callback._requested_stop(trainer) == expected
+
+
+def test_the_first_step_is_saved_where_every_step_is(tmp_path: Path) -> None:
+    run = RunSettings(save_every=1)
+    callback = ResumeCheckpoint(PhaseFolder(tmp_path, 1), run, {}, steps_before=0)
+    trainer = StubTrainer(step=1)
+    callback.on_train_batch_start(trainer, MODULE, None, 2)
+    assert trainer.saved == ["step-0000001.ckpt"]
+
+
+@pytest.mark.parametrize(("seconds", "reason"), [(0.5, None), (0, "time"), (-1, "time")])
+def test_the_time_is_used_to_the_last(
+    seconds: float, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning.pytorch.callbacks.Timer.time_remaining", lambda _: seconds)
+    callback = callback_in(Path("unused"), max_time={"hours": 1})
+    assert callback._requested_stop(StubTrainer(step=4)) == reason
 
 
 def test_without_a_request_time_that_is_left_stops_nothing(tmp_path: Path) -> None:
