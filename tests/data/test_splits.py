@@ -283,6 +283,31 @@ def test_quotas_round_the_largest_remainders_up(
     assert quotas(size, shares) == expected
 
 
+def test_sources_without_shares_change_nothing() -> None:
+    labels_N, source_N = two_sources()
+    plain = plan_splits(labels_N, None, SMALL).named()
+    assert same(plain, plan_splits(labels_N, None, SMALL, source_N).named())
+    assert same(plain, plan_splits(labels_N, None, SMALL, shares=[0.75, 0.25]).named())
+
+
+def test_the_overlap_of_a_single_row_is_all_or_nothing() -> None:
+    plan = SplitPlan(1, rows=4, val_fraction=0, test_rows=1, balance=False, balance_test=False)
+    splits = plan_splits(np.arange(5) % 2 == 0, None, plan)
+    assert overlap(np.zeros(5, dtype=np.int64), splits)["test"] == 1
+    assert overlap(np.arange(5), splits)["test"] == 0
+
+
+def test_empty_splits_come_back_as_row_numbers(tmp_path: Path) -> None:
+    labels_N, question_ids_N = source(2_000, 150)
+    plan = replace(SMALL, val_fraction=0, test_rows=0)
+    splits = plan_splits(labels_N, question_ids_N, plan)
+    path = tmp_path / "splits.json"
+    write_manifest(path, manifest("abc", plan, splits, labels_N, question_ids_N), splits)
+    _, read = read_manifest(path)
+    assert same(read.named(), splits.named())
+    assert {rows_N.dtype for rows_N in read.named().values()} == {np.dtype(np.int64)}
+
+
 def test_a_phase_may_have_a_single_row() -> None:
     plan = SplitPlan(1, rows=1, val_fraction=0, test_rows=0, balance=False, seed=2**32 - 1)
     assert plan_splits(np.array([True, False]), None, plan).train[0].shape == (1,)
@@ -381,7 +406,7 @@ def test_damaged_manifests_are_refused(tmp_path: Path) -> None:
     fields = json.loads(text)
     fields["row_ids"]["val_2"][0] += 1
     path.write_text(json.dumps(fields))
-    with pytest.raises(ValueError, match="val_2 do not match"):
+    with pytest.raises(ValueError, match=r"val_2 do not match their hashes\. Delete it to have"):
         read_manifest(path)
 
     del fields["row_ids"]["val_2"]
