@@ -247,6 +247,17 @@ def test_a_cue_that_merges_with_the_verdict_is_refused() -> None:
         verdict_token_ids(tokenizer, prompt)
 
 
+@pytest.mark.parametrize(("cue", "end"), [("It is ", "'i', 's', "), ("a ", "'▁', 'a', ")])
+def test_the_message_shows_the_end_of_a_cue_that_changes_before_a_verdict(
+    cue: str, end: str
+) -> None:
+    """A space at the end of the cue becomes part of the verdict's token."""
+    prompt = Prompt("merged", "i", "{question}{answer}", cue, separator="")
+    with pytest.raises(ValueError) as caught:
+        verdict_token_ids(sentencepiece_tokenizer("llama2"), prompt)
+    assert f"got [{end}'▁False'] and [{end}'▁True'] from" in str(caught.value)
+
+
 def ids_of(tokenizer, prompt: Prompt, *row: str) -> list[int]:
     columns = {name: [text] for name, text in zip(("question", "answer"), row, strict=True)}
     encoded = encode_rows(columns, None, np.arange(1), prompt, tokenizer, 10_000)
@@ -360,6 +371,8 @@ def test_chunks_of_rows_change_nothing_but_the_progress(
     assert (f"{title}: 100%" in progress and f"{n_rows}/{n_rows}" in progress) == shown
     assert shown or not progress
     assert chunked.ids_T.tolist() == whole.ids_T.tolist()
+    arrays = (chunked.ids_T, chunked.starts_N, chunked.labels_N, chunked.rows_N)
+    assert [array.dtype for array in arrays] == [np.int32, np.int64, np.int8, np.int64]
     assert chunked.starts_N.tolist() == whole.starts_N.tolist()
     assert chunked.labels_N.tolist() == labels_N.tolist()
     assert chunked.rows_N.tolist() == rows_N.tolist()

@@ -315,11 +315,11 @@ def test_a_phase_may_have_a_single_row() -> None:
 
 def test_a_draw_is_the_same_in_every_release() -> None:
     """A run that was split by an earlier release resumes only on the same rows."""
-    labels_N, question_ids_N = np.arange(400) % 3 == 0, np.arange(400) // 40
+    labels_N, question_ids_N = np.arange(400) % 3 == 0, np.arange(400) // 10
     plan = SplitPlan(phases=1, rows=40, val_fraction=0.1, test_rows=6, group_by_question=True)
     splits = plan_splits(labels_N, question_ids_N, plan)
-    assert splits.test.tolist() == [375, 385, 366, 365, 384, 389]
-    assert splits.val[0].tolist() == [349, 342, 337, 357]
+    assert splits.test.tolist() == [143, 146, 142, 141, 147, 144]
+    assert splits.val[0].tolist() == [156, 150, 157, 158]
 
 
 def test_a_test_set_that_takes_everything_is_named() -> None:
