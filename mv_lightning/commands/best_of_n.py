@@ -72,11 +72,10 @@ def run(args: list[str]) -> None:
     out = options.out or probabilities.with_name(RESULT_FILE)
     write_versioned_json(out, result)
     print(result_table(result).markdown())
-    print(
-        f"\nsolve rate of {result['questions']:,} questions with 95 % intervals; "
-        f"{result['left_out']:,} questions with fewer than {len(result['solve_rate'])} solutions "
-        f"are left out. Written to {out}"
-    )
+    print(f"\nsolve rate of {result['questions']:,} questions with 95 % intervals")
+    if result["left_out"]:
+        print(f"left out: {result['left_out']:,} questions with fewer solutions (--max-n)")
+    print(f"written to {out}")
 
 
 def measure(probabilities: Path, rows: PredictedRows, max_n: int | None) -> dict[str, Any]:

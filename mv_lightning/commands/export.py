@@ -117,8 +117,10 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
     Raises:
         ValueError: As for the command.
     """
+    from mv_lightning.training.console import silence_libraries
     from mv_lightning.verifier import Verifier
 
+    silence_libraries()
     phase = read_phase(phase_folder)
     held_out = held_out_rows(phase, options.source, options.rows)
     verifier = Verifier.load(phase.folder.path, precision=phase.settings["trainer"]["precision"])
