@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.layout import CALIBRATION_FILE, PhaseFolder
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
@@ -125,8 +126,7 @@ def test_validation_rows_of_one_class_leave_metrics_undefined(
         f"--data.source {tmp_path / 'rows.jsonl'} --data.splits.balance false "
         "--data.splits.balance_test false",
     )
-    labels = {line.split(",")[1] for line in (phase.path / "val.csv").read_text().splitlines()[1:]}
-    assert labels == {"True"}
+    assert read_evaluated(phase.evaluated_rows("val")).labels_N.all()
     stored = summary(phase)
     assert math.isfinite(stored["val_loss"]) and stored["val_auroc"] is None
     assert phase.best.is_dir() and not list(phase.path.glob(f"*/{CALIBRATION_FILE}"))

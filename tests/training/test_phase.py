@@ -177,7 +177,7 @@ def test_a_partial_validation_does_not_replace_a_complete_one(
 @pytest.mark.parametrize(
     ("command", "split", "option"),
     [
-        ("validate", "val", "--data.splits.val_fraction"),
+        ("validate", "validation", "--data.splits.val_fraction"),
         ("test", "test", "--data.splits.test_rows"),
     ],
 )
@@ -192,4 +192,6 @@ def test_nothing_to_evaluate_is_one_message(
     options = tiny_options(tiny_folder, straight.run)
     with pytest.raises(SystemExit) as end:
         main([command, "--config", str(ROOT / "configs/phase1.yaml"), *options, option, "0"])
-    assert end.value.code == 2 and "no rows" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert end.value.code == 2 and f"expected {split} rows to evaluate on, got none" in message
+    assert option.removeprefix("--") in message
