@@ -190,3 +190,15 @@ def test_the_fastest_way_that_a_device_has_is_taken(
     query = SimpleNamespace(is_cuda=is_cuda, dtype=dtype, device="cuda:1")
     chosen = attention._fastest(query, ScoreSettings(1.0, softcap=softcap))
     assert chosen is getattr(attention, expected)
+
+
+def test_masks_and_span_starts_are_on_the_device_that_is_asked_for() -> None:
+    """A device without values stands for a GPU."""
+    device, packing = torch.device("meta"), Packing((5, 3, 4), (-1, 0, 0))
+    for window in (None, 2):
+        visible = attention._visible(2, 5, window, device)
+        assert visible.device == device and visible.shape == (3, 5)
+    starts_2S = attention.span_starts(packing, device)
+    assert starts_2S.device == device and starts_2S.dtype == torch.int32
+    starts_2S = attention.span_starts(packing, torch.device("cpu"))
+    assert starts_2S.tolist() == [[0, 5, 8, 12], [0, 5, 13, 22]]
