@@ -1,0 +1,106 @@
+"""The data module counts steps, knows which questions were trained on, and refuses other data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mv_lightning.data.sources import load_source
+from mv_lightning.data.splits import SplitPlan
+from mv_lightning.training.datamodule import VerdictDataModule
+
+PLAN = SplitPlan(phases=2, rows=16, val_fraction=0.25, test_rows=8)
+
+
+def trainer(**values: object) -> SimpleNamespace:
+    """What the data module reads of a trainer."""
+    defaults = {
+        "is_global_zero": True,
+        "fast_dev_run": False,
+        "accumulate_grad_batches": 3,
+        "world_size": 1,
+        "global_rank": 0,
+        "limit_train_batches": None,
+        "max_epochs": 1,
+        "max_steps": -1,
+    }
+    return SimpleNamespace(**{**defaults, **values})
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """60 rows of 20 questions, so that random splits share questions."""
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        {
+            "question": f"{i % 20} + 1?",
+            "answer": str(i),
+            "solution": "",
+            "is_correct": (i + i // 20) % 2 == 0,
+        }
+        for i in range(60)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def data_module(
+    rows: Path, base: Path, plan: SplitPlan = PLAN, stage: str = "fit", **values: object
+) -> VerdictDataModule:
+    data = VerdictDataModule(
+        str(rows),
+        phase=2,
+        splits=plan,
+        prompt="answer_only",
+        base=str(base),
+        run_dir=str(rows.parent / "run"),
+    )
+    data.trainer = trainer(**values)  # type: ignore[assignment]
+    data.setup(stage)
+    return data
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(None, 2), (3, 1), (4, 2), (0.5, 1)])
+def test_steps_of_an_epoch(limit: float | None, steps: int, rows: Path, tiny_folder: Path) -> None:
+    """12 training rows are 6 micro-batches of 2, or 2 steps of 3 micro-batches."""
+    data = data_module(rows, tiny_folder, limit_train_batches=limit)
+    assert data.optimizer_steps == steps
+
+
+def test_questions_that_this_phase_or_one_before_trains_on(rows: Path, tiny_folder: Path) -> None:
+    data = data_module(rows, tiny_folder, stage="test")
+    assert data._drawn is not None
+    questions = load_source(str(rows)).table["question"][:]
+    trained = {questions[row] for shard in data._drawn.train for row in shard.tolist()}
+    split = data.splits["test"]
+    expected = [questions[row] in trained for row in split.encoded.rows_N.tolist()]
+    assert split.seen_N is not None and split.seen_N.tolist() == expected
+    assert any(expected) and not all(expected)
+
+
+def test_grouped_rows_have_no_seen_questions(rows: Path, tiny_folder: Path) -> None:
+    plan = SplitPlan(phases=2, rows=12, val_fraction=0.34, test_rows=6, group_by_question=True)
+    assert data_module(rows, tiny_folder, plan, stage="test").splits["test"].seen_N is None
+
+
+def test_a_checkpoint_of_other_data_is_refused_by_name(rows: Path, tiny_folder: Path) -> None:
+    data = data_module(rows, tiny_folder)
+    data.load_state_dict(data.state_dict())
+    other = {**data.state_dict(), "the micro-batches": "4 rows x 1"}
+    with pytest.raises(ValueError, match="the micro-batches was '4 rows x 1', is '2 rows x 3'"):
+        data.load_state_dict(other)
+
+
+def test_rows_that_are_predicted_already_are_left_out(rows: Path, tiny_folder: Path) -> None:
+    data = data_module(rows, tiny_folder, stage="predict")
+    data.exclude_from_prediction([0, 7, 59])
+    predicted = [row for batch in data.predict_dataloader() for row in batch.rows_B.tolist()]
+    assert sorted(predicted) == sorted(set(range(60)) - {0, 7, 59})
+
+
+def test_a_dev_run_stores_no_tokens(rows: Path, tiny_folder: Path) -> None:
+    data_module(rows, tiny_folder, fast_dev_run=True)
+    assert not (rows.parent / "run").exists()
