@@ -49,18 +49,18 @@ def split_files(folder: Path, split: str) -> list[Path]:
         ValueError: No data file, none of the split, files of several formats, or several sets of
             files (such as configurations in folders of their own) of which one must be chosen.
     """
-    wanted = split.lower()
+    expected = split.lower()
     for name, words in _SPLIT_WORDS.items():
-        if wanted in words:
-            wanted = name
-    files = _data_files(folder, wanted)
+        if expected in words:
+            expected = name
+    files = _data_files(folder, expected)
     if not files:
         raise ValueError(
             f"{folder}: expected data files ({', '.join(READERS)}), got none. Correct the path."
         )
     names_a_split = any(file.split for file in files)
-    chosen = [file for file in files if file.split == wanted]
-    if wanted == "train" and not names_a_split:
+    chosen = [file for file in files if file.split == expected]
+    if expected == "train" and not names_a_split:
         chosen = files
     if not chosen:
         names = [repr(file.name) for file in files]
@@ -97,7 +97,7 @@ def _check_one_set(folder: Path, split: str, files: list[_DataFile], names_a_spl
         )
 
 
-def _data_files(folder: Path, wanted: str) -> list[_DataFile]:
+def _data_files(folder: Path, expected: str) -> list[_DataFile]:
     """All data files, sorted by name; links to folders are followed, each folder once."""
     files = []
     seen = set()
@@ -112,24 +112,24 @@ def _data_files(folder: Path, wanted: str) -> list[_DataFile]:
             path = Path(place, name)
             is_data = path.suffix.lower() in READERS and name not in _DATASET_FILES
             if is_data and not name.startswith("."):
-                files.append(_data_file(folder, path, wanted))
+                files.append(_data_file(folder, path, expected))
     return sorted(files, key=lambda file: Path(file.name))
 
 
-def _data_file(folder: Path, path: Path, wanted: str) -> _DataFile:
+def _data_file(folder: Path, path: Path, expected: str) -> _DataFile:
     relative = path.relative_to(folder)
     for part in (relative, *relative.parents[:-1]):
-        split = _split_of(part.name, wanted)
+        split = _split_of(part.name, expected)
         if split:
             return _DataFile(path, relative.as_posix(), split, part.parent.as_posix())
     return _DataFile(path, relative.as_posix(), None, relative.parent.as_posix())
 
 
-def _split_of(name: str, wanted: str) -> str | None:
+def _split_of(name: str, expected: str) -> str | None:
     """The split that a name of a file or folder says; the first one where it says several."""
-    other_name = wanted not in _SPLIT_WORDS
-    if other_name and re.search(rf"(?<![a-z]){re.escape(wanted)}", name.lower()):
-        return wanted
+    other_name = expected not in _SPLIT_WORDS
+    if other_name and re.search(rf"(?<![a-z]){re.escape(expected)}", name.lower()):
+        return expected
     for word in re.findall("[a-z]+", name.lower()):
         for candidate in (word, _ENDINGS.sub("", word)):
             for split, words in _SPLIT_WORDS.items():

@@ -3,7 +3,7 @@
 How many of a question's other solutions reach the same answer (self-consistency: Wang et al. 2023,
 arXiv:2203.11171) says something that the verifier does not see: it reads one solution. A consensus
 combines both. It is a predictor for a set of solutions, not a verdict on one: the same solution
-gets another value in other company.
+gets another value beside other solutions.
 """
 
 from __future__ import annotations

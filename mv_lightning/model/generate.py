@@ -43,10 +43,9 @@ def generate(model: PreTrainedModel, batch: Batch, pad_id: int) -> torch.Tensor:
         The new tokens [B, W] of at most `MAX_NEW_TOKENS`; fewer where all texts ended before.
     """
     spans = batch.ids_T.split(batch.packing.lengths)
-    rows = [
-        torch.cat([spans[step] for step in batch.packing.paths[leaf]])
-        for leaf in batch.packing.leaves
-    ]
+    rows = []
+    for leaf in batch.packing.leaves:
+        rows.append(torch.cat([spans[step] for step in batch.packing.paths[leaf]]))
     longest = max(map(len, rows))
     ids_BL = batch.ids_T.new_full((len(rows), longest), pad_id)
     mask_BL = torch.zeros_like(ids_BL)

@@ -45,6 +45,10 @@ SPLITS_OF_STAGE = {
     "test": ("test",),
     "predict": ("predict",),
 }
+_NO_ADAPTER = (
+    "expected data.prompt and data.max_length, got null without an adapter to take them from. Set "
+    "both, or model.init_from"
+)
 
 
 class VerdictDataModule(pl.LightningDataModule):
@@ -75,26 +79,22 @@ class VerdictDataModule(pl.LightningDataModule):
             phase: Which shard this run trains on, from 1.
             splits: How the source is divided.
             prompt: `answer_only`, `explanation`, `detailed`, `chat` (for instruction-tuned bases),
-                or a YAML file with instruction, body and cue. null is the prompt that the adapter
-                was trained with, the default outside `fit`.
-            max_length: Maximum tokens of a row; a longer solution loses its middle. null is that of
-                the adapter, the default outside `fit`.
+                or a YAML file with instruction, body and cue. null: that of the adapter, the
+                default outside `fit`.
+            max_length: Maximum tokens of a row; a longer solution loses its middle. null: as for
+                prompt.
             batch_size: Rows of a micro-batch. An optimizer step takes this times
                 trainer.accumulate_grad_batches.
             eval_tokens: Maximum tokens of a batch in validation, test and prediction.
             num_workers: Processes that pack batches ahead.
             base: The base model, whose tokenizer is used; see `BaseSettings.name`.
-            run_dir: Folder of the run; tokenised rows and the manifest of the splits are stored
-                there.
+            run_dir: Folder of the run, for tokenised rows and the manifest of the splits.
             predict_source: See `PredictSettings.source`.
             id_column: See `PredictSettings.id_column`.
         """
         super().__init__()
         if prompt is None or max_length is None:
-            raise ValueError(
-                "expected data.prompt and data.max_length, got null without an adapter to take "
-                "them from. Set both, or model.init_from"
-            )
+            raise ValueError(_NO_ADAPTER)
         _check_numbers(phase, splits.phases, batch_size, eval_tokens, max_length)
         self.source = source
         self.phase = phase
