@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ REPLACED_TRAINER_OPTIONS = {
     "check_val_every_n_epoch": "run.eval_every (optimizer steps between validations)",
     "default_root_dir": "run.dir",
     "overfit_batches": "data.splits.rows with trainer.max_epochs: a small shard, trained on often",
-    "reload_dataloaders_every_n_epochs": "nothing: the rows of a phase do not change",
+    "reload_dataloaders_every_n_epochs": "another phase: its rows are the same in all epochs",
 }
 """Options of the Trainer that are refused, and what to use instead."""
 
@@ -32,7 +33,7 @@ def configs_first(args: list[str]) -> list[str]:
     rest = iter(args[1:])
     for arg in rest:
         if arg in ("-c", "--config"):
-            configs += [arg, *[value for value in [next(rest, None)] if value is not None]]
+            configs += [arg, *islice(rest, 1)]
         elif arg.startswith("--config="):
             configs.append(arg)
         else:
