@@ -8,19 +8,11 @@ import pytest
 
 from mv_lightning.cli import main
 from mv_lightning.testing import tiny_options
-from mv_lightning.training.arguments import REPLACED_TRAINER_OPTIONS, configs_first
 from mv_lightning.training.cli import parse
 from mv_lightning.training.settings import LINKS
 from tests.conftest import ROOT
 
 PHASE1 = str(ROOT / "configs/phase1.yaml")
-
-
-@pytest.mark.parametrize("config", [["--config", "a.yaml"], ["-c", "a.yaml"], ["--config=a.yaml"]])
-def test_configuration_files_come_first_in_their_order(config: list[str]) -> None:
-    args = ["fit", "--data.phase", "2", *config, "--run.dir", "x", "--config", "b.yaml"]
-    expected = ["fit", *config, "--config", "b.yaml", "--data.phase", "2", "--run.dir", "x"]
-    assert configs_first(args) == expected
 
 
 def test_the_command_line_overrides_a_file_that_follows_it() -> None:
@@ -45,30 +37,6 @@ def test_parsed_settings_have_every_option_once() -> None:
         assert name not in settings[group]
     # Left open: they are those of the adapter, which may not be trained yet.
     assert settings["data"]["prompt"] is None and settings["data"]["max_length"] is None
-
-
-@pytest.mark.parametrize("target", sorted(LINKS.values()))
-def test_the_target_of_a_link_is_refused(
-    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    group, name = target.split(".")
-    config = tmp_path / "linked.yaml"
-    config.write_text(f"{group}: {{{name}: x}}\n")
-    for args in (["--config", str(config)], [f"--{target}", "x"]):
-        with pytest.raises(SystemExit) as end:
-            main(["fit", "--config", PHASE1, *args])
-        assert end.value.code == 2 and target in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", sorted(REPLACED_TRAINER_OPTIONS))
-def test_options_that_would_be_ignored_are_refused(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["fit", "--config", PHASE1, f"--trainer.{name}", "3"])
-    message = capsys.readouterr().err
-    assert end.value.code == 2 and f"trainer.{name}=3" in message.replace("3.0", "3")
-    assert REPLACED_TRAINER_OPTIONS[name] in message
 
 
 def test_another_progress_bar_takes_the_place_of_ours(tiny_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""What is known about the rows of a split follows their order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mv_lightning.data.prompts import load_prompt
+from mv_lightning.data.sources import load_source
+from mv_lightning.model.base import BaseSettings, load_tokenizer
+from mv_lightning.training.split_encoding import SplitEncoder
+
+ROWS_N = np.array([5, 0, 3])
+
+
+@pytest.fixture
+def encoder(tiny_settings: BaseSettings, tmp_path: Path) -> SplitEncoder:
+    tokenizer = load_tokenizer(tiny_settings)
+    prompt = load_prompt("answer_only")
+    return SplitEncoder(prompt, tokenizer, 300, tmp_path / "tokens", write=True, verbose=True)
+
+
+def write_rows(path: Path, ids: list[str]) -> str:
+    """Write a row for each ID; the error of a row names it."""
+    lines = [
+        {
+            "id": name,
+            "question": f"{i % 4}?",
+            "answer": "1",
+            "solution": "",
+            "is_correct": True,
+            "error": f"e{i}",
+        }
+        for i, name in enumerate(ids)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_ids_kinds_and_questions_are_those_of_the_rows(
+    encoder: SplitEncoder, tmp_path: Path
+) -> None:
+    source = load_source(write_rows(tmp_path / "rows.jsonl", list("abcdef")))
+    split = encoder.encode("val", source, ROWS_N, train_rows_N=np.array([1, 2]))
+    assert split.ids == ["f", "a", "d"] and split.encoded.rows_N.tolist() == ROWS_N.tolist()
+    assert split.kinds_N is not None and split.kinds_N.tolist() == ["e5", "e0", "e3"]
+    # Row 5 has the question of row 1; rows 0 and 3 have questions of their own.
+    assert split.seen_N is not None and split.seen_N.tolist() == [True, False, False]
+
+
+def test_ids_that_repeat_do_not_prevent_training(encoder: SplitEncoder, tmp_path: Path) -> None:
+    source = load_source(write_rows(tmp_path / "rows.jsonl", list("aabcde")))
+    assert encoder.encode("train", source, ROWS_N).ids is None
+
+
+def test_tokens_are_stored_once(
+    encoder: SplitEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = load_source(write_rows(tmp_path / "rows.jsonl", list("abcdef")))
+    first = encoder.encode("val", source, ROWS_N)
+    monkeypatch.setattr("mv_lightning.training.split_encoding.encode_rows", None)
+    again = encoder.encode("val", source, ROWS_N)
+    assert np.array_equal(first.encoded.ids_T, again.encoded.ids_T)
