@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mv_lightning.artifacts.layout import PhaseFolder
+from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.cli import main
 from mv_lightning.commands import phases
 from mv_lightning.model.adapter_files import WEIGHTS
@@ -37,10 +37,9 @@ def phase_files(folder: Path, **settings: str) -> Path:
 
 
 def started(printed: str) -> list[str]:
-    """The configuration of every command that was started, in order."""
-    return [
-        Path(line.split()[6]).stem for line in printed.splitlines() if line.startswith("$ python")
-    ]
+    """The command and the configuration of every child that was started, in order."""
+    lines = [line.split() for line in printed.splitlines() if line.startswith("$ python")]
+    return [f"{words[4]} {Path(words[6]).stem}" for words in lines]
 
 
 @pytest.fixture
@@ -77,7 +76,9 @@ def test_it_carries_on_where_it_stopped(
         main(["phases", "--folder", str(files), *options])
     printed, error = capfd.readouterr()
     assert end.value.code == 2 and "nowhere" in error
-    assert started(printed) == ["phase1", "phase2", "phase3"]  # and no prediction
+    # The base without an adapter is validated first; there is no prediction.
+    assert started(printed) == ["validate phase1", "fit phase1", "fit phase2", "fit phase3"]
+    assert RunFolder(run).untrained.phase(1).metrics.is_file()
     assert f"{first.path} is finished" in printed and first.summary.stat().st_mtime_ns == written
     assert f"{second.path} was interrupted; resuming from {left}" in printed
     assert (second.adapter / WEIGHTS).read_bytes() == wanted and second.summary.is_file()
@@ -177,6 +178,6 @@ def test_a_phase_that_did_not_finish_ends_the_command(
     monkeypatch.setattr(phases, "run_child", run_child)
     with pytest.raises(SystemExit) as end:
         main(["phases", "--folder", str(files), "--run.dir", str(tmp_path / "run")])
-    assert end.value.code == 1 and len(started) == 1
+    assert end.value.code == 1 and [args[0] for args in started] == ["validate", "fit"]
     error = capsys.readouterr().err
     assert "phase 1 is not finished" in error and "To continue: python -m" in error
