@@ -86,7 +86,7 @@ class EvalReport:
         ]
         for name, value in overall.values.items():
             low, high = overall.intervals[name]
-            lines.append(f"  {name.replace('_', ' '):18} {value:7.4f}   {low:.4f} to {high:.4f}")
+            lines.append(f"  {name.replace('_', ' '):22} {value:7.4f}   {low:.4f} to {high:.4f}")
         cells = [f"{name.replace('_', ' ')} {n:,}" for name, n in overall.confusion.items()]
         lines.append("  " + ", ".join(cells))
         if overall.alarm:

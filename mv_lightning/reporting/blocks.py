@@ -46,10 +46,12 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def plain(self) -> str:
-        """Return it for a terminal: columns aligned right, with a line below the head."""
-        lines = [
-            "  ".join(map(str.rjust, cells, self._widths)) for cells in (self.head, *self.rows)
-        ]
+        """Return it for a terminal: the first column aligned left, the others right, with a line
+        below the head."""
+        lines = []
+        for first, *others in (self.head, *self.rows):
+            cells = map(str.rjust, others, self._widths[1:])
+            lines.append("  ".join([first.ljust(self._widths[0]), *cells]))
         lines.insert(1, "-" * len(lines[0]))
         return "\n".join(lines)
 

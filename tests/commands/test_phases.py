@@ -100,7 +100,7 @@ def test_phases_are_numbered_not_spelt(
                 "10",
             ]
         )
-    assert started(capfd.readouterr().out) == ["phase9"]
+    assert started(capfd.readouterr().out) == ["validate phase9"]
 
 
 @pytest.mark.parametrize(
