@@ -236,7 +236,7 @@ class VerdictCLI(LightningCLI):
         callbacks = _as_list(settings.trainer.callbacks)
         callbacks += self._interface_callbacks(callbacks)
         callbacks += self.phase.callbacks(self._command, trainer_config.max_time)
-        if self._command == "predict":
+        if self._command == "predict" and not trainer_config.fast_dev_run:
             callbacks.append(self._prediction_writer(settings.predict))
         if trainer_config.logger in (None, True):
             fits = self._command == "fit" and not trainer_config.fast_dev_run
@@ -273,13 +273,13 @@ class VerdictCLI(LightningCLI):
         """Evaluate the phase's validation rows."""
         with self._interruptible():
             self.trainer.validate(**{**kwargs, "verbose": False})
-        self._report("val")
+            self._report("val")
 
     def test(self, **kwargs: Any) -> None:
         """Evaluate the held-out test rows."""
         with self._interruptible():
             self.trainer.test(**{**kwargs, "verbose": False})
-        self._report("test")
+            self._report("test")
 
     def predict(self, **kwargs: Any) -> None:
         """Predict, and write the CSV files."""

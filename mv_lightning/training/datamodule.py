@@ -81,8 +81,7 @@ class VerdictDataModule(pl.LightningDataModule):
             prompt: `answer_only`, `explanation`, `detailed`, `chat` (for instruction-tuned bases),
                 or a YAML file with instruction, body and cue. null: that of the adapter, the
                 default outside `fit`.
-            max_length: Maximum tokens of a row; a longer solution loses its middle. null: as for
-                prompt.
+            max_length: Maximum tokens; a longer solution loses its middle. null: as for prompt.
             batch_size: Rows of a micro-batch. An optimizer step takes this times
                 trainer.accumulate_grad_batches.
             eval_tokens: Maximum tokens of a batch in validation, test and prediction.

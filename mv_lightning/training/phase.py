@@ -74,6 +74,7 @@ class Phase:
         self._dev_run = dev_run
         self._lock = RunLock(folder.lock)
         self._checkpoint: Path | None = None
+        self._early_stopped_step: int | None = None
         self._finished = False
         self._best: BestAdapter | None = None
         self.steps_before = 0
@@ -150,7 +151,8 @@ class Phase:
             self.folder.rename_existing()
         if self._checkpoint is not None:
             print(f"{self.folder.path} was interrupted; resuming from {self._checkpoint}")
-            self._skip_training_if_early_stopped(trainer)
+        if self._early_stopped_step is not None:  # train no further
+            trainer.fit_loop.epoch_loop.max_steps = self._early_stopped_step
         # Read by the module too: weights that a checkpoint replaces need no initialisation.
         trainer.ckpt_path = self._checkpoint
         try:
@@ -202,12 +204,8 @@ class Phase:
                 raise ValueError(f"--ckpt_path {path} is damaged: {corruption}. Name another one")
         self._checkpoint = path
         self.steps_before = checkpoint["steps_before"]
-
-    def _skip_training_if_early_stopped(self, trainer: pl.Trainer) -> None:
-        assert self._checkpoint is not None
-        checkpoint = read_checkpoint(self._checkpoint, mmap=True)
         if checkpoint["stop_reason"] == "early_stopped":
-            trainer.fit_loop.epoch_loop.max_steps = checkpoint["global_step"]
+            self._early_stopped_step = checkpoint["global_step"]
 
     def _finish(
         self,

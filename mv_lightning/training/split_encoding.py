@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,11 @@ class SplitEncoder:
     verbose: bool
     """Show progress, and print how many rows were truncated."""
 
+    @cached_property
+    def _tokenizer_fingerprint(self) -> str:
+        """Computed once for all splits, as it goes over the whole vocabulary."""
+        return tokenizer_fingerprint(self.tokenizer)
+
     def encode(
         self,
         name: str,
@@ -65,7 +71,7 @@ class SplitEncoder:
         key = {
             "rows": [source.fingerprint, sha256_bytes(rows_N.tobytes())],
             "prompt": self.prompt.fingerprint,
-            "tokenizer": tokenizer_fingerprint(self.tokenizer),
+            "tokenizer": self._tokenizer_fingerprint,
             "max_length": self.max_length,
         }
         encoded = cached(self.folder / name, key, encode, write=self.write)

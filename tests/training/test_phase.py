@@ -59,9 +59,12 @@ def test_the_summary_states_the_plan_and_the_reason(straight: PhaseFolder) -> No
 
 
 def test_a_dev_run_leaves_nothing(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    straight: PhaseFolder, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit(tiny_folder, tmp_path / "run", "--trainer.fast_dev_run", "true")
+    adapter = ["--model.init_from", str(straight.adapter), "--trainer.fast_dev_run", "true"]
+    predict = ["predict", "--config", str(ROOT / "configs/predict.yaml")]
+    main([*predict, *tiny_options(tiny_folder, tmp_path / "run"), *adapter])
     assert not (tmp_path / "run").exists()
     assert "nothing is saved" in capsys.readouterr().out
 
