@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import torch
 
 from benchmarks.baselines import write_texts
 from benchmarks.measure import WORK, Clock, Cost
@@ -18,7 +19,7 @@ from mv_lightning.data.splits import SplitPlan
 from mv_lightning.model import adapters, base
 from mv_lightning.model.bundled import BUNDLED as BUNDLED_NAME
 from mv_lightning.model.optim import OptimSettings
-from mv_lightning.model.precision import PRECISION
+from mv_lightning.model.precision import default_precision
 from mv_lightning.schema import DEFAULT_SEED, Batch
 from mv_lightning.training.checkpoint_files import AtomicCheckpointIO
 from mv_lightning.training.datamodule import VerdictDataModule
@@ -86,7 +87,7 @@ class Training:
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=1,
-            precision=PRECISION,
+            precision=default_precision(torch.device("cpu" if accelerator == "cpu" else "cuda")),
             default_root_dir=WORK,
             max_steps=steps,
             gradient_clip_val=1.0,

@@ -66,8 +66,8 @@ class Verifier:
             folder: The folder of a finished phase (its final adapter is used), or of an adapter.
             base: Hub id or folder of the base model, if it is not where it was in training.
             device: Where to compute. Default: the first GPU, or the CPU if there is none.
-            precision: `bf16-mixed`, `16-mixed` or `32-true`. Default: bf16, or fp16 on GPUs without
-                bf16.
+            precision: `bf16-mixed`, `16-mixed` or `32-true`. Default: bf16 where
+                the device has it, otherwise fp16 on a GPU and fp32 on a CPU.
             eval_tokens: Maximum tokens of a batch; fewer take less memory.
             max_length: Maximum tokens of a row. Default: as in training.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 PRECISION = "bf16-mixed"
@@ -15,12 +17,17 @@ _DTYPES = {
 
 
 def default_precision(device: torch.device) -> str:
-    """Return the precision that suits a device: bf16, or fp16 on GPUs without bf16.
+    """Return the precision that suits a device: bf16 where it computes in bf16 itself, otherwise
+    fp16 on a GPU and fp32 on a CPU.
 
     Args:
-        device: A GPU or the CPU.
+        device: A GPU or the CPU. A GPU that this machine does not have is taken for one with bf16.
     """
-    return PRECISION if supports_bf16(device) else "16-mixed"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return PRECISION
+    if supports_bf16(device):
+        return PRECISION
+    return "16-mixed" if device.type == "cuda" else "32-true"
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -34,7 +41,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
     Raises:
         ValueError: The precision would round the adapters, quantized layers do not support it, or
-            the device would emulate it.
+            the GPU would emulate it. A CPU that emulates it is warned of.
     """
     if precision not in _DTYPES:
         raise ValueError(
@@ -43,6 +50,13 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
             "hold the adapters in 16 bits and lose small updates."
         )
     if precision == PRECISION and not supports_bf16(device):
+        if device.type == "cpu":
+            warnings.warn(
+                f"this CPU emulates bf16: trainer.precision={PRECISION} is many times slower than "
+                "32-true",
+                stacklevel=2,
+            )
+            return _DTYPES[precision]
         raise ValueError(
             f"expected a GPU with bf16 for trainer.precision={PRECISION}, got "
             f"{torch.cuda.get_device_name(device)}, which emulates it. Set "
@@ -55,11 +69,15 @@ def supports_bf16(device: torch.device) -> bool:
     """Return whether a device computes in bf16 itself.
 
     PyTorch's `is_bf16_supported` counts emulation by default, which GPUs before compute capability
-    8.0 fall back to.
+    8.0 fall back to. CPUs without AVX-512 (or, on ARM, without its bf16 instructions) have no
+    optimized kernels for bf16.
 
     Args:
         device: A GPU or the CPU.
     """
-    if device.type != "cuda":
-        return True
+    if device.type == "cpu":
+        # What PyTorch's own matmuls ask before they use oneDNN.
+        return torch.backends.mkldnn.is_available() and bool(
+            torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
     return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -18,7 +19,7 @@ from mv_lightning.artifacts.calibrations import load_calibration, read_calibrati
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model.adapter_files import METADATA_FILE, WEIGHTS, read_metadata
-from mv_lightning.model.precision import PRECISION
+from mv_lightning.model.precision import default_precision
 from mv_lightning.schema import DEFAULT_SEED
 from mv_lightning.training.arguments import (
     configs_first,
@@ -46,7 +47,7 @@ ADAPTER_DEFAULTS = ("data.prompt", "data.max_length")
 TRAINER_DEFAULTS = {
     "accelerator": "gpu",
     "devices": 1,
-    "precision": PRECISION,
+    "precision": None,
     "accumulate_grad_batches": 4,
     "max_epochs": 1,
     "gradient_clip_val": 1.0,
@@ -183,6 +184,8 @@ class VerdictCLI(LightningCLI):
         self._folder = run_folder.phase(config.data.phase)
         changes["model.init_from"] = self._initial_adapter(config.model.init_from)
         self._add_adapter_defaults(config, changes)
+        if config.trainer.precision is None:
+            changes["trainer.precision"] = default_precision(_device(config.trainer.accelerator))
         # Parsed again, so that links carry the changes too.
         self.config: Namespace = parser.parse_object(
             Namespace({self._command: changes}), self.config
@@ -348,6 +351,14 @@ class SettingsParser(VerdictCLI):
 
 def _absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
+
+
+def _device(accelerator: str) -> torch.device:
+    """The device of the name of an accelerator of Lightning."""
+    is_gpu = accelerator in ("gpu", "cuda")
+    if accelerator == "auto":
+        is_gpu = torch.cuda.is_available()
+    return torch.device("cuda" if is_gpu else "cpu")
 
 
 def _as_list(value: Any) -> list[Any]:

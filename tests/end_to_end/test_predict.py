@@ -168,7 +168,7 @@ def test_a_kill_after_the_last_batch_leaves_only_the_publishing(
     [
         (["--predict.source", f"synthetic:{ROWS + 2}"], "source"),
         (["--data.max_length", "2000"], "max_length"),
-        (["--trainer.precision", "32-true"], "precision"),
+        (["--trainer.precision", "16-mixed"], "precision"),
         (["--predict.mode", "generate", "--data.eval_tokens", "8192"], "predict_mode"),
     ],
 )
