@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.baselines import write_texts
 from benchmarks.measure import WORK, Clock, Cost
-from mv_lightning.data.batching import epoch_order, pack
+from mv_lightning.data.batching import pack
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan
 from mv_lightning.model import adapters, base
@@ -107,9 +107,7 @@ class Training:
     @cached_property
     def order(self) -> np.ndarray:
         """Positions of the shard's rows in training order; available once `run` has begun."""
-        return epoch_order(
-            len(self.data.splits["train"].encoded), self.data.plan.seed, self.data.phase, epoch=0
-        )
+        return self.data.training_order(epoch=0)
 
     def batch(self, step: int) -> Batch:
         """Return the packed rows of a step; available once `run` has begun."""

@@ -181,6 +181,8 @@ class Batch:
     """int64 [B], source row numbers."""
     step_rows: int
     """Rows of the optimizer step that this micro-batch is a part of: the divisor of its loss."""
+    questions_B: torch.Tensor | None = None
+    """int64 [B], equal for rows of the same question; None where no loss compares rows."""
 
     @cached_property
     def verdict_B(self) -> torch.Tensor:
@@ -198,10 +200,10 @@ class Batch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on `device`; Lightning calls this."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("ids_T", "positions_T", "labels_B", "rows_B")
-        }
+        names = ["ids_T", "positions_T", "labels_B", "rows_B"]
+        if self.questions_B is not None:
+            names.append("questions_B")
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
         batch = replace(self, **moved)
         _ = batch.verdict_B  # now: later a GPU would have to be waited for
         return batch

@@ -7,7 +7,7 @@ arithmetic instead of replaying the epoch. Shape suffixes: see `mv_lightning/sch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -175,17 +175,41 @@ class TrainingOrder(Sampler[MicroBatch]):
 class PackedRows(Dataset[Batch]):
     """Looks up the rows of micro-batches and packs them."""
 
-    def __init__(self, encoded: EncodedRows) -> None:
-        """Store the rows."""
+    def __init__(self, encoded: EncodedRows, question_ids_N: np.ndarray | None = None) -> None:
+        """Store the rows.
+
+        Args:
+            encoded: N rows.
+            question_ids_N: int64 [N], the question of each row, for losses that compare the rows of
+                a question.
+        """
         self.encoded = encoded
+        self.question_ids_N = question_ids_N
 
     def __getitem__(self, micro_batch: MicroBatch) -> Batch:
         """Pack the rows of a micro-batch."""
-        batch = pack(self.encoded, np.array(micro_batch.indices), micro_batch.step_rows)
+        indices_B = np.array(micro_batch.indices)
+        batch = pack(self.encoded, indices_B, micro_batch.step_rows)
+        if self.question_ids_N is not None:
+            batch = replace(batch, questions_B=torch.from_numpy(self.question_ids_N[indices_B]))
         if micro_batch.is_dummy:
             batch.labels_B.fill_(UNLABELLED)
             batch.rows_B.fill_(-1)
         return batch
+
+
+def packed_tokens(encoded: EncodedRows, indices_B: np.ndarray) -> int:
+    """Return the tokens of rows in a packed batch, without the instruction.
+
+    Args:
+        encoded: The rows to choose from.
+        indices_B: As for `pack`.
+    """
+    starts_B = encoded.starts_N[indices_B]
+    groups_B = encoded.prefix_groups_N[indices_B]
+    is_shared_B = np.append(False, groups_B[1:] == groups_B[:-1])
+    shared = encoded.question_prefix_N[indices_B][is_shared_B].sum()
+    return int((encoded.starts_N[indices_B + 1] - starts_B).sum() - shared)
 
 
 def pack(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:

@@ -116,6 +116,7 @@ def verdict_loss(
     batch: Batch,
     verdict_ids: tuple[int, int],
     prompt_weight: float = 0,
+    label_smoothing: float = 0,
 ) -> torch.Tensor:
     """Cross-entropy of the correct verdict over the whole vocabulary, optionally with the prompt's.
 
@@ -129,19 +130,53 @@ def verdict_loss(
         batch: The batch that `hidden_TD` was computed from.
         verdict_ids: Token ids of (False, True).
         prompt_weight: Weight of a prompt token's loss relative to the verdict's.
+        label_smoothing: Share (0 to 1) of a label that is spread evenly over the two verdicts: the
+            target of the wrong one is half of it (Szegedy et al. 2016, arXiv:1512.00567).
 
     Returns:
         Loss of each row [B], fp32; 0 for rows without a label.
     """
     labelled_B = batch.labels_B != UNLABELLED
     # Without an index from the host, for which a GPU would have to be waited for.
-    target_B = torch.where(batch.labels_B == 1, verdict_ids[1], verdict_ids[0])
+    is_right_B = batch.labels_B == 1
+    target_B = torch.where(is_right_B, verdict_ids[1], verdict_ids[0])
     logits_BV = head.logits(hidden_TD.index_select(0, batch.verdict_B))
     loss_B = F.cross_entropy(logits_BV, target_B, reduction="none")
+    if label_smoothing:
+        other_B = torch.where(is_right_B, verdict_ids[0], verdict_ids[1])
+        other_loss_B = F.cross_entropy(logits_BV, other_B, reduction="none")
+        loss_B = torch.lerp(loss_B, other_loss_B, label_smoothing / 2)
     if prompt_weight:
         prompt_B, tokens_B = _prompt_loss(hidden_TD, head, batch)
         loss_B = (loss_B + prompt_weight * prompt_B) / (1 + prompt_weight * tokens_B)
     return loss_B * labelled_B
+
+
+def pair_loss(
+    odds_B: torch.Tensor, labels_B: torch.Tensor, questions_B: torch.Tensor
+) -> torch.Tensor:
+    """Bradley-Terry loss of each row against the rows of its question that have the other label.
+
+    A pair of a right and a wrong solution of one question loses -log sigmoid(log-odds of the right
+    one - log-odds of the wrong one); that its question is hard or easy cancels. A row's loss is the
+    mean over its pairs. So the sum over a question's rows is their number times the mean over its
+    pairs: a question counts by its rows, as in `verdict_loss`, and not by its pairs. All pairs of a
+    question that are in the batch are compared, as in Ouyang et al. 2022 (arXiv:2203.02155).
+
+    Args:
+        odds_B: Log-odds of True.
+        labels_B: See `Batch.labels_B`.
+        questions_B: See `Batch.questions_B`.
+
+    Returns:
+        Loss of each row [B]; 0 for rows without a pair.
+    """
+    # Rows are the right solutions of pairs, columns the wrong ones.
+    pairs_BB = (questions_B[:, None] == questions_B) & (labels_B[:, None] == 1) & (labels_B == 0)
+    losses_BB = -F.logsigmoid(odds_B[:, None] - odds_B)
+    losses_BB = losses_BB.masked_fill(~pairs_BB, 0)
+    n_pairs_B = pairs_BB.sum(0) + pairs_BB.sum(1)
+    return (losses_BB.sum(0) + losses_BB.sum(1)) / n_pairs_B.clamp(min=1)
 
 
 def log_odds(

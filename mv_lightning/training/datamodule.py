@@ -20,11 +20,13 @@ from mv_lightning.data.batching import (
     TrainingOrder,
     epoch_order,
     evaluation_micro_batches,
+    packed_tokens,
     training_micro_batches,
 )
 from mv_lightning.data.chat import render_chat
 from mv_lightning.data.mixture import SourceSettings, load_sources
 from mv_lightning.data.prompts import load_prompt
+from mv_lightning.data.question_order import question_order
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.data.splits import (
     SplitPlan,
@@ -69,6 +71,7 @@ class VerdictDataModule(pl.LightningDataModule):
         run_dir: str,
         predict_source: str | None = None,
         id_column: str | None = None,
+        pair_weight: float = 0.0,
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
 
@@ -90,11 +93,18 @@ class VerdictDataModule(pl.LightningDataModule):
             run_dir: Folder of the run, for tokenised rows and the manifest of the splits.
             predict_source: See `PredictSettings.source`.
             id_column: See `PredictSettings.id_column`.
+            pair_weight: See `VerdictModule`. Above 0, the rows of a question are kept together.
         """
         super().__init__()
         if prompt is None or max_length is None:
             raise ValueError(_NO_ADAPTER)
         _check_numbers(phase, splits.phases, batch_size, eval_tokens, max_length)
+        if pair_weight and batch_size == 1:
+            raise ValueError(
+                f"model.pair_weight={pair_weight} compares rows of a micro-batch, but "
+                "data.batch_size=1 leaves each by itself. Raise data.batch_size (and lower "
+                "trainer.accumulate_grad_batches by the same factor), or set model.pair_weight=0"
+            )
         self.source = source
         self.phase = phase
         self.plan = splits
@@ -107,6 +117,7 @@ class VerdictDataModule(pl.LightningDataModule):
         self.folder = PhaseFolder(Path(run_dir), phase)
         self.predict_source = predict_source or source
         self.id_column = id_column
+        self.pair_weight = pair_weight
         self.splits: dict[str, Split] = {}
         """The rows by split: train, val, test, predict. Those that the stage needs."""
         self.predict_rows: Source | None = None
@@ -150,16 +161,31 @@ class VerdictDataModule(pl.LightningDataModule):
         self._source, self._drawn = source, drawn
         if stage == "fit":
             self._print_summary(source)
+            if self.pair_weight:
+                self._check_pairs()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return packed micro-batches of the phase's shard, from the trainer's position on."""
         order = TrainingOrder(self._training_micro_batches, position=self._position)
-        return self._loader("train", order)
+        return self._loader(self._training_rows(), order)
+
+    def training_order(self, epoch: int) -> np.ndarray:
+        """Return the order of the shard's rows in an epoch: int64 [N], a permutation.
+
+        Args:
+            epoch: The epoch, from 0.
+        """
+        train = self.splits["train"]
+        place = (self.plan.seed, self.phase, epoch)
+        if not self.pair_weight:
+            return epoch_order(len(train.encoded), *place)
+        is_right_N = train.encoded.labels_N == 1
+        return question_order(train.question_ids_N, is_right_N, self.batch_size, *place)
 
     def longest_training_batch(self) -> Batch:
         """Return the largest micro-batch that this process will train on."""
         assert self.trainer is not None
-        rows = self.splits["train"].encoded
+        rows = self._training_rows()
         micro_batches = []
         for epoch in range(max(1, self.trainer.max_epochs or 1)):
             micro_batches += self._training_micro_batches(epoch)
@@ -168,9 +194,9 @@ class VerdictDataModule(pl.LightningDataModule):
             micro_batches = micro_batches[:last]
 
         def tokens(micro_batch: MicroBatch) -> int:
-            return int(rows.lengths_N[list(micro_batch.indices)].sum())
+            return packed_tokens(rows.encoded, np.array(micro_batch.indices))
 
-        return PackedRows(rows)[max(micro_batches, key=tokens)]
+        return rows[max(micro_batches, key=tokens)]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the phase's validation rows, longest first."""
@@ -298,18 +324,35 @@ class VerdictDataModule(pl.LightningDataModule):
             f"instruction), {len(val):,} validation rows"
         )
 
+    def _check_pairs(self) -> None:
+        train = self.splits["train"]
+        labels_N = train.encoded.labels_N
+        both = np.intersect1d(
+            train.question_ids_N[labels_N == 1], train.question_ids_N[labels_N == 0]
+        )
+        if not len(both):
+            raise ValueError(
+                f"model.pair_weight={self.pair_weight} compares right and wrong solutions of one "
+                f"question, but none of the questions of the {len(labels_N):,} training rows has "
+                "both. Set data.splits.group_by_question=true, train on a source with several "
+                "solutions of a question, or set model.pair_weight=0"
+            )
+
     def _training_micro_batches(self, epoch: int) -> list[MicroBatch]:
         trainer = self.trainer
         assert trainer is not None
-        rows = len(self.splits["train"].encoded)
         return training_micro_batches(
-            rows,
+            len(self.splits["train"].encoded),
             self.batch_size,
             trainer.accumulate_grad_batches,
-            epoch_order(rows, self.plan.seed, self.phase, epoch),
+            self.training_order(epoch),
             trainer.global_rank,
             trainer.world_size,
         )
+
+    def _training_rows(self) -> PackedRows:
+        train = self.splits["train"]
+        return PackedRows(train.encoded, train.question_ids_N if self.pair_weight else None)
 
     def _position(self) -> tuple[int, int]:
         """Return the position of the training: (epoch, micro-batches of it that were processed).
@@ -334,11 +377,13 @@ class VerdictDataModule(pl.LightningDataModule):
             trainer.world_size,
             done_N,
         )
-        return self._loader(name, micro_batches)
+        return self._loader(PackedRows(self.splits[name].encoded), micro_batches)
 
-    def _loader(self, name: str, order: TrainingOrder | list[MicroBatch]) -> DataLoader[Batch]:
+    def _loader(
+        self, rows: PackedRows, order: TrainingOrder | list[MicroBatch]
+    ) -> DataLoader[Batch]:
         return DataLoader(
-            PackedRows(self.splits[name].encoded),
+            rows,
             sampler=order,
             batch_size=None,
             collate_fn=_identity,

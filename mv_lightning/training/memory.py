@@ -56,8 +56,8 @@ def probe_memory(trainer: pl.Trainer, module: pl.LightningModule, state_bytes: i
         try:
             held = torch.empty(state_bytes, dtype=torch.uint8, device=module.device)
             with trainer.precision_plugin.train_step_context():
-                _, loss_B = module.losses(batch.to(module.device))
-            loss_B.mean().backward()
+                losses = module.losses(batch.to(module.device))
+            losses.total_B.mean().backward()
             del held
         except torch.OutOfMemoryError as error:
             raise ValueError(

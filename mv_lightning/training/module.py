@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+@dataclasses.dataclass(frozen=True)
+class RowLosses:
+    """The losses of the rows of a micro-batch, and the log-odds that they come from."""
+
+    total_B: torch.Tensor
+    """fp32 [B], what is minimised."""
+    odds_B: torch.Tensor
+    """fp32 [B], log-odds of True."""
+    pair_B: torch.Tensor | None = None
+    """fp32 [B], the pair loss within the total, before its weight; None without one."""
+
+
 class VerdictModule(pl.LightningModule):
     """Fine-tunes adapters on a 4-bit base model so that the token after the prompt is the
     verdict."""
@@ -35,6 +48,8 @@ class VerdictModule(pl.LightningModule):
         lora: adapters.LoraSettings = adapters.LoraSettings(),  # noqa: B008
         optim: optim.OptimSettings = optim.OptimSettings(),  # noqa: B008
         prompt_loss_weight: float = 0.0,
+        pair_weight: float = 0.0,
+        label_smoothing: float = 0.0,
         init_from: str | None = None,
         *,
         prompt: str | None,
@@ -49,6 +64,11 @@ class VerdictModule(pl.LightningModule):
             optim: Optimizer and schedule.
             prompt_loss_weight: Weight of each prompt token's loss relative to the verdict's. 0
                 trains on the verdict only, 1 is plain supervised fine-tuning on every token.
+            pair_weight: Weight of a second loss of each row, which compares its log-odds with those
+                of the rows of the same question with the other label (Bradley-Terry), relative to
+                the verdict's. Above 0, the rows of a question are kept in one micro-batch.
+            label_smoothing: Share of a label (0 to below 1) that is spread evenly over True and
+                False: with 0.1, the target of the right verdict is 0.95.
             init_from: Folder of the adapter to start from, or `previous` for that of the phase
                 before. Without it `fit` starts with new adapters, and the other commands use the
                 adapter of their own phase. With `none` they use the base as it is, and write into
@@ -59,14 +79,13 @@ class VerdictModule(pl.LightningModule):
         """
         super().__init__()
         assert prompt is not None and max_length is not None, "the data module refuses this"
-        if prompt_loss_weight < 0:
-            raise ValueError(
-                f"expected model.prompt_loss_weight to be at least 0, got {prompt_loss_weight}"
-            )
+        _check_losses(prompt_loss_weight, pair_weight, label_smoothing)
         self.base_settings = base
         self.lora_settings = lora
         self.optim_settings = optim
         self.prompt_loss_weight = prompt_loss_weight
+        self.pair_weight = pair_weight
+        self.label_smoothing = label_smoothing
         self.init_from = init_from
         self._prompt = load_prompt(prompt)
         self.max_length = max_length
@@ -152,7 +171,8 @@ class VerdictModule(pl.LightningModule):
         Raises:
             ValueError: The loss is not finite; the rows are named.
         """
-        hidden_TD, loss_B = self.losses(batch)
+        losses = self.losses(batch)
+        loss_B = losses.total_B
         if not torch.isfinite(loss_B).all():
             rows = batch.rows_B[~torch.isfinite(loss_B)].tolist()
             raise ValueError(
@@ -161,41 +181,49 @@ class VerdictModule(pl.LightningModule):
                 "this step."
             )
         with torch.no_grad():
-            odds_B = verdict.log_odds(
-                hidden_TD, verdict.output_head(self.causal_model), batch, self.verdict_ids
-            )
-            right_B = (odds_B > 0) == (batch.labels_B == 1)
+            right_B = (losses.odds_B > 0) == (batch.labels_B == 1)
             right = (right_B & (batch.labels_B != UNLABELLED)).sum()
-            sums = torch.stack([loss_B.sum(), right]) / batch.step_rows
+            parts = [loss_B.sum(), right]
+            if losses.pair_B is not None:
+                parts.append(losses.pair_B.sum())
+            sums = torch.stack(parts) / batch.step_rows
             self._step_sums = sums if self._step_sums is None else self._step_sums + sums
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return loss_B.sum() / batch.step_rows * scale
 
-    def losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the last hidden states [T, D] and the loss of each row [B] of a training
-        micro-batch."""
+    def losses(self, batch: Batch) -> RowLosses:
+        """Return the losses of the rows of a training micro-batch."""
         choose_checkpointing(
             self.causal_model, self.base_settings.gradient_checkpointing, len(batch.ids_T)
         )
+        head = verdict.output_head(self.causal_model)
         hidden_TD = verdict.hidden_states(self.causal_model, batch)
         loss_B = verdict.verdict_loss(
             hidden_TD,
-            verdict.output_head(self.causal_model),
+            head,
             batch,
             self.verdict_ids,
             self.prompt_loss_weight,
+            self.label_smoothing,
         )
-        return hidden_TD, loss_B
+        odds_B = verdict.log_odds(hidden_TD, head, batch, self.verdict_ids)
+        if not self.pair_weight:
+            return RowLosses(loss_B, odds_B)
+        assert batch.questions_B is not None, "the data module gives them where pairs are compared"
+        pair_B = verdict.pair_loss(odds_B, batch.labels_B, batch.questions_B)
+        return RowLosses(loss_B + self.pair_weight * pair_B, odds_B, pair_B)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the whole step: the mean over its rows, not over the last micro-batch."""
         assert self._step_sums is not None
-        loss, accuracy = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
+        loss, accuracy, *pair_loss = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
         self._step_sums = None
         parameters = adapters.trained_parameters(self._adapted()).values()
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/acc", accuracy, prog_bar=True)
+        if pair_loss:
+            self.log("train/pair_loss", pair_loss[0])
         self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
         self.log("train/lr", optimizer.param_groups[0]["lr"])
 
@@ -284,3 +312,16 @@ class VerdictModule(pl.LightningModule):
             [column.double() for column in (batch.rows_B, batch.labels_B, odds_B, loss_B)]
         )
         return columns_4B[:, batch.labels_B != UNLABELLED]
+
+
+def _check_losses(prompt_loss_weight: float, pair_weight: float, label_smoothing: float) -> None:
+    if prompt_loss_weight < 0:
+        raise ValueError(
+            f"expected model.prompt_loss_weight to be at least 0, got {prompt_loss_weight}"
+        )
+    if not 0 <= pair_weight < math.inf:
+        raise ValueError(f"expected model.pair_weight to be at least 0, got {pair_weight}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(
+            f"expected model.label_smoothing to be at least 0 and below 1, got {label_smoothing}"
+        )

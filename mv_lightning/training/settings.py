@@ -12,6 +12,7 @@ LINKS = {
     "model.base.name": "data.base",
     "data.prompt": "model.prompt",
     "data.max_length": "model.max_length",
+    "model.pair_weight": "data.pair_weight",
     "predict.source": "data.predict_source",
     "predict.id_column": "data.id_column",
     "predict.mode": "model.predict_mode",

@@ -15,7 +15,7 @@ from mv_lightning.experiments.resume_check import compare_phases
 from mv_lightning.schema import Batch
 from mv_lightning.testing import tiny_options
 from mv_lightning.training.memory import MemoryProbe, probe_memory
-from mv_lightning.training.module import VerdictModule
+from mv_lightning.training.module import RowLosses, VerdictModule
 from tests.conftest import ROOT
 
 OPTIONS = ("--model.lora.dropout", "0.1", "--trainer.max_epochs", "2")
@@ -50,7 +50,7 @@ def test_the_longest_batch_is_probed_and_nothing_changes(
 
     losses = VerdictModule.losses
 
-    def count(module: VerdictModule, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def count(module: VerdictModule, batch: Batch) -> RowLosses:
         seen.append(batch)
         return losses(module, batch)
 
