@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mv_lightning.data.encoding import encode_rows, verdict_token_ids
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
 from mv_lightning.model import adapters, base
-from mv_lightning.schema import EncodedRows
+from mv_lightning.schema import LABEL_COLUMN, EncodedRows
 from mv_lightning.testing import save_tiny_base, tiny_options
 
 # The first example of a test pays for its imports, and tests share the cores.
@@ -42,6 +43,24 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "base"
     save_tiny_base(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def question_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 30 questions with four solutions each, two of them right."""
+    path = tmp_path_factory.mktemp("questions") / "rows.jsonl"
+    lines = []
+    for place in range(120):
+        number, answer = place // 4, place // 4 * 2 + place % 2
+        row = {
+            "question": f"What is {number} + {number}?",
+            "answer": str(answer),
+            "solution": f"{number} + {number} {'is' if place % 4 < 2 else '='} {answer}.",
+            LABEL_COLUMN: place % 2 == 0,
+        }
+        lines.append(json.dumps(row) + "\n")
+    path.write_text("".join(lines))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,7 @@ class Run:
     """Training rows of each set, validation rows included; None for all that are not held out.
     Without a set, the base stays untrained."""
     pair_weight: float = 0.0
+    """See `model.pair_weight`."""
     seed: int = DEFAULT_SEED
     lr: float = 2e-4
     r: int = 32

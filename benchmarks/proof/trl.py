@@ -67,8 +67,11 @@ def train_trl(run: Run, finished: ProofFolder, folder: TrlFolder) -> dict[str, A
         Rows, steps, CPU seconds of the steps alone, mean loss of the last 20 steps, and versions.
 
     Raises:
+        ValueError: The run has a pair loss, which TRL's trainer does not know.
         RuntimeError: TRL cannot be installed, or it stopped.
     """
+    if run.pair_weight:
+        raise ValueError(f"expected a run without a pair loss, got {run.pair_weight=}")
     if not folder.figures.is_file():
         summary = read_summary(finished.phase)
         write_training_texts(run, finished, folder.texts)

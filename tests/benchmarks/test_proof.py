@@ -18,6 +18,7 @@ from benchmarks.proof.baselines import score_baseline
 from benchmarks.proof.definitions import HELD_OUT_SHARE, ROW_SETS, RUNS, RowSet, Run
 from benchmarks.proof.training import ProofFolder
 from mv_lightning.metrics.consensus import Consensus
+from mv_lightning.training.cli import parse
 
 SETS: Mapping[str, RowSet] = {
     "gsm8k": RowSet("one.jsonl", "One", None),
@@ -217,6 +218,19 @@ def test_a_run_is_trained_predicted_scored_and_then_skipped(
     monkeypatch.setattr(training, "_command", lambda *_: pytest.fail("it was finished"))
     real_data.run_and_store("tiny", ["gsm8k"], proof.runs, proof.sets)
     assert proof.results["proof/tiny"] == result
+
+
+def test_a_pair_loss_reaches_the_command(proof: TinyProof, tmp_path: Path) -> None:
+    run = Run("tiny", {"gsm8k": 200}, pair_weight=0.5)
+    folder = ProofFolder(tmp_path, "pairs")
+    folder.path.mkdir()
+    rows.write_training_rows(folder.training_rows, run.rows, proof.sets)
+    args = ["fit"]
+    for name, value in training._fit_options(run, folder).items():
+        args += [f"--{name}", str(value)]
+    assert parse(args)["model"]["pair_weight"] == 0.5
+    with pytest.raises(ValueError, match=r"run\.pair_weight=0\.5"):
+        trl.train_trl(run, folder, trl.TrlFolder(tmp_path, "trl"))
 
 
 def test_the_untrained_base_is_a_run(proof: TinyProof) -> None:

@@ -18,6 +18,7 @@ from mv_lightning.data.batching import (
     epoch_order,
     evaluation_micro_batches,
     pack,
+    packed_tokens,
     training_micro_batches,
 )
 from mv_lightning.schema import EncodedRows
@@ -195,6 +196,7 @@ def test_every_row_can_be_read_back_from_its_path(rows: list[tuple[int, int]], s
     ends = np.cumsum(batch.packing.lengths)[list(batch.packing.leaves)] - 1
     assert batch.verdict_B.tolist() == ends.tolist()
     assert batch.tokens == 10 * len(rows) + encoded.lengths_N.sum()
+    assert packed_tokens(encoded, order) == len(batch.ids_T) - 10
 
 
 def test_neighbours_of_one_question_share_it(siblings: EncodedRows) -> None:
@@ -227,6 +229,14 @@ def test_rows_are_looked_up_by_their_position(encoded: EncodedRows) -> None:
     batch = PackedRows(renumbered)[MicroBatch((5, 2), step_rows=7)]
     assert batch.rows_B.tolist() == [105, 102] and batch.step_rows == 7
     assert batch.labels_B.tolist() == encoded.labels_N[[5, 2]].tolist()
+    assert batch.questions_B is None
+
+
+def test_rows_know_their_question_where_it_is_given(encoded: EncodedRows) -> None:
+    rows = PackedRows(encoded, np.arange(16) // 3)
+    batch = rows[MicroBatch((5, 2, 3), step_rows=7)].to(torch.device("meta"))
+    assert batch.questions_B is not None and batch.questions_B.device.type == "meta"
+    assert rows[MicroBatch((5, 2, 3), step_rows=7)].questions_B.tolist() == [1, 0, 1]
 
 
 def test_evaluation_batches_are_filled_up_to_their_tokens() -> None:

@@ -52,6 +52,8 @@ MODEL = {
     "model.optim.schedule": ["cosine", "nope"],
     "model.optim.warmup_steps": ["-1", "1000000"],
     "model.prompt_loss_weight": ["-1", "1e9", "nan"],
+    "model.pair_weight": ["-1", "0.5", "inf"],
+    "model.label_smoothing": ["-0.1", "0.5", "1"],
 }
 TRAINER = {
     "seed_everything": ["-1", "1099511627776", "x", "0"],

@@ -55,7 +55,7 @@ def summary(phase: PhaseFolder) -> dict[str, Any]:
         "--model.lora.rslora true",
         "--model.lora.dropout 0.1",
         "--model.lora.loftq true",
-        "--model.prompt_loss_weight 1",
+        "--model.prompt_loss_weight 1 --model.label_smoothing 0.1",
         "--data.splits.balance false",
         "--data.splits.group_by_question true --data.splits.phases 1",
         "--data.prompt prompt.yaml",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mv_lightning.data.batching import MicroBatch, PackedRows, pack, training_micro_batches
 from mv_lightning.model import adapters, verdict
@@ -151,19 +154,23 @@ def small_batch() -> Batch:
 
 @pytest.mark.parametrize("chunk", [3, 1_024])
 @pytest.mark.parametrize("weight", [0.0, 0.25, 2.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_a_rows_loss_is_the_weighted_mean_over_its_tokens(
-    chunk: int, weight: float, monkeypatch: pytest.MonkeyPatch
+    chunk: int, weight: float, smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By hand over the path of each row; the same in chunks of logits, in values and gradients."""
     monkeypatch.setattr(verdict, "_CHUNK_TOKENS", chunk)
     head, hidden_TD = random_head(divisor=2.0)
     hidden_TD.requires_grad_()
     batch = small_batch()
-    loss_B = verdict.verdict_loss(hidden_TD, head, batch, VERDICT_IDS, weight)
+    loss_B = verdict.verdict_loss(hidden_TD, head, batch, VERDICT_IDS, weight, smoothing)
     expected = []
     for path, label in (([0, 1, 2, 3, 4, 5], 1), ([0, 1, 8], 0)):
         logits = head.logits(hidden_TD[path])
-        target = torch.tensor([*batch.ids_T[path[1:]].tolist(), VERDICT_IDS[label]])
+        ids = torch.tensor([*batch.ids_T[path[1:]].tolist(), VERDICT_IDS[label]])
+        target = F.one_hot(ids, logits.shape[1]).float()
+        target[-1, list(VERDICT_IDS)] = smoothing / 2
+        target[-1, VERDICT_IDS[label]] = 1 - smoothing / 2
         weights = torch.tensor([weight] * (len(path) - 1) + [1.0])
         losses = F.cross_entropy(logits, target, reduction="none")
         expected.append((losses * weights).sum() / weights.sum())
@@ -186,3 +193,70 @@ def test_a_row_beyond_the_position_embeddings_is_refused(
     message = rf"at most {longest - 1} tokens, got one of {longest}: .*data\.max_length"
     with pytest.raises(ValueError, match=message):
         verdict.hidden_states(tiny.get_base_model(), batch)
+
+
+def test_label_smoothing_is_that_of_two_classes() -> None:
+    """Where the vocabulary is the two verdicts, torch's own."""
+    rng = torch.Generator().manual_seed(3)
+    linear = torch.nn.Linear(6, 2, bias=False)
+    linear.weight.data.copy_(torch.randn(2, 6, generator=rng))
+    hidden_TD = torch.randn(9, 6, generator=rng)
+    batch = small_batch()
+    loss_B = verdict.verdict_loss(
+        hidden_TD, verdict.OutputHead(linear), batch, (0, 1), label_smoothing=0.2
+    )
+    expected_B = F.cross_entropy(
+        linear(hidden_TD[batch.verdict_B]),
+        batch.labels_B,
+        reduction="none",
+        label_smoothing=0.2,
+        ignore_index=UNLABELLED,
+    )
+    torch.testing.assert_close(loss_B, expected_B)
+
+
+def test_pair_loss_by_hand() -> None:
+    """Question 7: a right row at 1 against wrong ones at 0 and 3. Question 2 has one class, and
+    question 5 one labelled row."""
+    odds_B = torch.tensor([1.0, 9.0, 0.0, 3.0, -2.0, 4.0, 8.0])
+    labels_B = torch.tensor([1, 1, 0, 0, 1, 0, UNLABELLED])
+    questions_B = torch.tensor([7, 2, 7, 7, 2, 5, 5])
+    up, down = math.log1p(math.exp(-1)), math.log1p(math.exp(2))
+    expected = [(up + down) / 2, 0, up, down, 0, 0, 0]
+    assert verdict.pair_loss(odds_B, labels_B, questions_B).tolist() == pytest.approx(expected)
+
+
+ROWS = st.lists(
+    st.tuples(st.floats(-30, 30), st.sampled_from([0, 1, UNLABELLED]), st.integers(0, 3)),
+    min_size=1,
+    max_size=12,
+)
+"""Log-odds, label and question of each row."""
+
+
+@given(rows=ROWS, seed=st.integers(0, 9))
+def test_pair_loss_equals_a_loop_over_questions_and_pairs(
+    rows: list[tuple[float, int, int]], seed: int
+) -> None:
+    """In its sum and gradient, in any order of the rows."""
+    odds_B = torch.tensor([odds for odds, _, _ in rows], dtype=torch.float64, requires_grad=True)
+    _, labels, questions = zip(*rows, strict=True)
+    expected = odds_B.sum() * 0
+    for question in set(questions):
+        own = [i for i in range(len(rows)) if questions[i] == question and labels[i] >= 0]
+        right = [i for i in own if labels[i] == 1]
+        wrong = [i for i in own if labels[i] == 0]
+        for i in right:
+            for j in wrong:
+                loss = torch.log1p(torch.exp(odds_B[j] - odds_B[i]))
+                expected = expected + len(own) * loss / (len(right) * len(wrong))
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))
+    loss_B = verdict.pair_loss(
+        odds_B[order], torch.tensor(labels)[order], torch.tensor(questions)[order]
+    )
+    (gradient,) = torch.autograd.grad(loss_B.sum(), odds_B)
+    (by_hand,) = torch.autograd.grad(expected, odds_B)
+    torch.testing.assert_close(loss_B.sum(), expected)
+    torch.testing.assert_close(gradient, by_hand)
+    in_order_B = verdict.pair_loss(odds_B, torch.tensor(labels), torch.tensor(questions))
+    torch.testing.assert_close(loss_B, in_order_B[order])

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from mv_lightning.data.batching import epoch_order
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan
 from mv_lightning.training.datamodule import VerdictDataModule
@@ -48,15 +50,23 @@ def rows(tmp_path: Path) -> Path:
 
 
 def data_module(
-    rows: Path, base: Path, plan: SplitPlan = PLAN, stage: str = "fit", **values: object
+    rows: Path,
+    base: Path,
+    plan: SplitPlan = PLAN,
+    stage: str = "fit",
+    batch_size: int = 2,
+    pair_weight: float = 0,
+    **values: object,
 ) -> VerdictDataModule:
     data = VerdictDataModule(
         str(rows),
         phase=2,
         splits=plan,
         prompt="answer_only",
+        batch_size=batch_size,
         base=str(base),
         run_dir=str(rows.parent / "run"),
+        pair_weight=pair_weight,
     )
     data.trainer = trainer(**values)  # type: ignore[assignment]
     data.setup(stage)
@@ -104,3 +114,45 @@ def test_rows_that_are_predicted_already_are_left_out(rows: Path, tiny_folder: P
 def test_a_dev_run_stores_no_tokens(rows: Path, tiny_folder: Path) -> None:
     data_module(rows, tiny_folder, fast_dev_run=True)
     assert not (rows.parent / "run").exists()
+
+
+GROUPED = SplitPlan(
+    phases=2, rows=24, val_fraction=0.25, test_rows=0, group_by_question=True, balance=False
+)
+
+
+def test_pairs_share_micro_batches(rows: Path, tiny_folder: Path) -> None:
+    """Questions of three rows in micro-batches of six; other ones in every epoch."""
+    data = data_module(rows, tiny_folder, GROUPED, batch_size=6, pair_weight=0.5)
+    questions_N = data.splits["train"].question_ids_N
+    compositions = []
+    for epoch in range(3):
+        for micro_batch in data._training_micro_batches(epoch):
+            questions = questions_N[list(micro_batch.indices)].tolist()
+            assert [questions.count(question) for question in questions] == [3] * 6
+        compositions.append(questions_N[data.training_order(epoch)].tolist())
+    assert compositions[0] != compositions[1] != compositions[2]
+    again = data_module(rows, tiny_folder, GROUPED, batch_size=6, pair_weight=0.9)
+    assert np.array_equal(again.training_order(2), data.training_order(2))
+    longest = data.longest_training_batch()
+    assert longest.questions_B is not None and len(longest.questions_B) == 6
+    batches = [data._training_rows()[micro] for micro in data._training_micro_batches(0)]
+    assert len(longest.ids_T) == max(len(batch.ids_T) for batch in batches)
+
+
+def test_without_a_pair_loss_the_order_is_the_plain_one(rows: Path, tiny_folder: Path) -> None:
+    data = data_module(rows, tiny_folder, GROUPED, batch_size=6)
+    expected = epoch_order(len(data.splits["train"].encoded), GROUPED.seed, phase=2, epoch=1)
+    assert np.array_equal(data.training_order(1), expected)
+    assert data.longest_training_batch().questions_B is None
+
+
+def test_pairs_that_cannot_be_are_refused(rows: Path, tiny_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"pair_weight=0\.5 .*data\.batch_size=1"):
+        data_module(rows, tiny_folder, GROUPED, batch_size=1, pair_weight=0.5)
+    lines = rows.read_text().splitlines(keepends=True)
+    rows.write_text("".join(lines[:20]))  # one of each question
+    plan = SplitPlan(phases=2, rows=10, val_fraction=0.2, test_rows=0)
+    with pytest.raises(ValueError, match="none of the questions of the 8 training rows has both"):
+        data_module(rows, tiny_folder, plan, pair_weight=0.5)
+    assert len(data_module(rows, tiny_folder, plan).splits["train"].encoded) == 8

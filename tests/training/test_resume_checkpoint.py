@@ -95,15 +95,17 @@ def assert_same(one: PhaseFolder, other: PhaseFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "accumulate", "dropout"),
-    [(0, 1, "0"), (2, 4, "0.2"), (0, 4, "0")],
-    ids=["plain", "workers", "window"],
+    ("workers", "accumulate", "dropout", "pair_weight"),
+    [(0, 1, "0", "0"), (2, 4, "0.2", "0"), (0, 4, "0", "0.7")],
+    ids=["plain", "workers", "pairs"],
 )
 def test_killed_in_two_epochs(
     workers: int,
     accumulate: int,
     dropout: str,
+    pair_weight: str,
     tiny_folder: Path,
+    question_rows: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -112,6 +114,8 @@ def test_killed_in_two_epochs(
     options = (
         *("--data.num_workers", str(workers), "--trainer.accumulate_grad_batches", str(accumulate)),
         *("--model.lora.dropout", dropout, "--trainer.max_epochs", "2", "--run.save_every", "1"),
+        *("--data.source", str(question_rows), "--data.splits.phases", "1"),
+        *("--data.splits.group_by_question", "true", "--model.pair_weight", pair_weight),
     )
     folder = fit(tiny_folder, tmp_path / "straight", *options)
     for epoch, batch in ((0, 7), (1, 5)):
@@ -120,6 +124,7 @@ def test_killed_in_two_epochs(
             fit(tiny_folder, tmp_path / "killed", *options)
     monkeypatch.setattr(VerdictModule, "training_step", STEP)
     assert_same(folder, fit(tiny_folder, tmp_path / "killed", *options))
+    assert any(logged_values(folder, "train/pair_loss").values()) == (pair_weight != "0")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -193,6 +198,8 @@ def test_nothing_but_damaged_checkpoints(
         (["--model.lora.r", "64"], "model.lora.r was 32, is 64"),
         (["--model.lora.alpha", "7"], "model.lora.alpha was 128, is 7"),
         (["--model.optim.lr", "0.5"], "model.optim.lr was 0.0001, is 0.5"),
+        (["--model.pair_weight", "0.7"], "model.pair_weight was 0.0, is 0.7"),
+        (["--model.label_smoothing", "0.1"], "model.label_smoothing was 0.0, is 0.1"),
         (["--data.batch_size", "4"], "data.batch_size was 2, is 4"),
         (["--trainer.accumulate_grad_batches", "1"], "trainer.accumulate_grad_batches was 2, is 1"),
         (["--seed_everything", "1"], "seed_everything was 3407, is 1"),
