@@ -325,6 +325,7 @@ class VerdictDataModule(pl.LightningDataModule):
         )
 
     def _check_pairs(self) -> None:
+        assert self.trainer is not None
         train = self.splits["train"]
         labels_N = train.encoded.labels_N
         both = np.intersect1d(
@@ -337,6 +338,9 @@ class VerdictDataModule(pl.LightningDataModule):
                 "both. Set data.splits.group_by_question=true, train on a source with several "
                 "solutions of a question, or set model.pair_weight=0"
             )
+        if self.trainer.is_global_zero:
+            rows = int(np.isin(train.question_ids_N, both).sum())
+            print(f"pair loss: {rows:,} of these training rows are of questions with both classes")
 
     def _training_micro_batches(self, epoch: int) -> list[MicroBatch]:
         trainer = self.trainer

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class RowLosses:
-    """The losses of the rows of a micro-batch, and the log-odds that they come from."""
+    """The losses and the log-odds of the rows of a training micro-batch."""
 
     total_B: torch.Tensor
     """fp32 [B], what is minimised."""

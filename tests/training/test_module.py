@@ -34,6 +34,7 @@ def module(tiny: torch.nn.Module, tiny_settings: BaseSettings) -> VerdictModule:
 def gradients(module: VerdictModule, batches: list[list[int]], rows: EncodedRows) -> torch.Tensor:
     """What Lightning adds up: the gradients of all micro-batches / 3, and their mean over 2."""
     module.zero_grad()
+    module._step_sums = None
     packed = PackedRows(rows, rows.prefix_groups_N)
     for indices in batches:
         batch = packed[MicroBatch(tuple(indices), step_rows=sum(map(len, batches)))]
@@ -60,7 +61,6 @@ def test_pairs_of_a_step_do_not_depend_on_its_micro_batches(
     verdict_only = gradients(module, [list(range(8))], siblings)
     module.pair_weight = 0.7
     together = gradients(module, [list(range(8))], siblings)
-    module._step_sums = None
     apart = gradients(module, [[3, 0, 2, 1], [4, 7, 5, 6]], siblings)
     assert torch.allclose(together, apart, atol=1e-5)
 
