@@ -18,6 +18,7 @@ from benchmarks.proof.baselines import score_baseline
 from benchmarks.proof.definitions import HELD_OUT_SHARE, ROW_SETS, RUNS, RowSet, Run
 from benchmarks.proof.training import ProofFolder
 from mv_lightning.metrics.consensus import Consensus
+from mv_lightning.model.bundled import BUNDLED
 from mv_lightning.training.cli import parse
 
 SETS: Mapping[str, RowSet] = {
@@ -220,11 +221,11 @@ def test_a_run_is_trained_predicted_scored_and_then_skipped(
     assert proof.results["proof/tiny"] == result
 
 
-def test_a_pair_loss_reaches_the_command(proof: TinyProof, tmp_path: Path) -> None:
-    run = Run("tiny", {"gsm8k": 200}, pair_weight=0.5)
+def test_a_pair_loss_reaches_the_command(sets: Path, tmp_path: Path) -> None:
+    run = Run(BUNDLED, {"gsm8k": 200}, pair_weight=0.5)
     folder = ProofFolder(tmp_path, "pairs")
     folder.path.mkdir()
-    rows.write_training_rows(folder.training_rows, run.rows, proof.sets)
+    rows.write_training_rows(folder.training_rows, run.rows, sets)
     args = ["fit"]
     for name, value in training._fit_options(run, folder).items():
         args += [f"--{name}", str(value)]
