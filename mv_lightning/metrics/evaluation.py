@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mv_lightning.metrics.adversarial import AdversarialScores, TrueShare, score_adversarial
 from mv_lightning.metrics.scores import Scores, score, score_slices, upper_quantile
 from mv_lightning.schema import EvalOutputs, Split
 
@@ -29,6 +30,8 @@ class EvalReport:
     """By the name of the slicing, then by slice, see `evaluate`."""
     ids: Sequence[str]
     """The IDs of the rows of the outputs."""
+    adversarial: AdversarialScores | None = None
+    """The checks whether the verifier can be fooled, where they were made."""
 
     @property
     def is_complete(self) -> bool:
@@ -45,12 +48,15 @@ class EvalReport:
         slices = {}
         for name, parts in self.slices.items():
             slices[name] = {part: scores.to_json() for part, scores in parts.items()}
-        return {
+        values = {
             "loss": self.loss,
             "split_rows": self.split_rows,
             **self.overall.to_json(),
             "slices": slices,
         }
+        if self.adversarial is not None:
+            values["adversarial"] = self.adversarial.to_json()
+        return values
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
@@ -91,6 +97,8 @@ class EvalReport:
         lines.append("  " + ", ".join(cells))
         if overall.alarm:
             lines.append(overall.alarm)
+        if self.adversarial is not None:
+            lines += self.adversarial.lines()
         return "\n".join(lines)
 
 
@@ -116,6 +124,27 @@ def evaluate(outputs: EvalOutputs, split: Split) -> EvalReport:
     if split.ids is not None:
         ids = [split.ids[position] for position in order_N.tolist()]
     return EvalReport(outputs, len(split.encoded), overall, slices, ids)
+
+
+def evaluate_adversarial(
+    outputs: EvalOutputs, split: Split, ordinary: EvalOutputs
+) -> AdversarialScores:
+    """Compute how often adversarial rows get the verdict True.
+
+    Args:
+        outputs: Of adversarial rows, in any order.
+        split: These rows; their kinds of error are the names of the checks.
+        ordinary: Of rows as they are, whose wrong ones are compared.
+    """
+    assert split.kinds_N is not None
+    checks_M = split.kinds_N[split.positions(outputs.rows_N)]
+    wrong_N = ~ordinary.labels_N
+    share = None
+    if wrong_N.any():
+        questions_N = ordinary.question_ids_N
+        questions_W = None if questions_N is None else questions_N[wrong_N]
+        share = TrueShare.of(ordinary.log_odds_N[wrong_N] > 0, questions_W)
+    return score_adversarial(checks_M, outputs.log_odds_N > 0, outputs.question_ids_N, share)
 
 
 def _slice_values(split: Split, order_N: np.ndarray) -> dict[str, np.ndarray]:

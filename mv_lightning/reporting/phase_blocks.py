@@ -107,6 +107,21 @@ def slices_table(slices: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(head, rows)
 
 
+def adversarial_table(adversarial: Mapping[str, Any]) -> Table:
+    """Return how often wrong rows that try to fool the verifier get the verdict True.
+
+    Args:
+        adversarial: As `metrics.json` holds it for the stage `test`.
+    """
+    shares = dict(adversarial["checks"])
+    if adversarial["ordinary"] is not None:
+        shares = {"wrong rows as they are": adversarial["ordinary"], **shares}
+    rows = []
+    for name, share in shares.items():
+        rows.append((name, f"{share['rows']:,}", with_interval(share)))
+    return Table(("wrong rows", "rows", "share of True"), rows)
+
+
 def with_interval(metric: Mapping[str, Any]) -> str:
     """Return a metric and, in brackets, its interval; a dash where it is undefined.
 

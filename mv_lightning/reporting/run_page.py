@@ -18,6 +18,7 @@ from mv_lightning.atomic import atomic_file
 from mv_lightning.numerics import sigmoid
 from mv_lightning.reporting.blocks import Block, Code, Folded, Picture, Section, html_page
 from mv_lightning.reporting.phase_blocks import (
+    adversarial_table,
     metrics_table,
     phase_tables,
     settings_tables,
@@ -78,8 +79,9 @@ def _alarms(phases: Sequence[PhaseResults]) -> list[str]:
     alarms: dict[str, str] = {}
     for phase in phases:
         for stage, scores in phase.metrics.items():
-            if scores["alarm"]:
-                alarms[scores["alarm"]] = f"{phase.name}, {STAGES[stage]}: {scores['alarm']}"
+            for alarm in (scores["alarm"], scores.get("adversarial", {}).get("alarm")):
+                if alarm:
+                    alarms[alarm] = f"{phase.name}, {STAGES[stage]}: {alarm}"
     return list(alarms.values())
 
 
@@ -123,6 +125,9 @@ def _metrics(phase: PhaseResults) -> Section:
     for stage, scores in phase.metrics.items():
         stage_title = STAGES[stage].capitalize()
         blocks.append(Folded(f"{stage_title} by slices", [slices_table(scores["slices"])]))
+        if "adversarial" in scores:
+            checks = adversarial_table(scores["adversarial"])
+            blocks.append(Folded(f"{stage_title}: rows that try to fool the verifier", [checks]))
         files = sorted(phase.folder.plots.glob(f"{stage}_*.png"))
         pictures = [Picture(file, f"{phase.name}, {STAGES[stage]}: {file.stem}") for file in files]
         blocks.append(Folded(f"{stage_title}: {len(pictures)} figures", pictures))

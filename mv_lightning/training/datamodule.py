@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mv_lightning.artifacts.layout import PhaseFolder
+from mv_lightning.data.adversarial import adversarial_source
 from mv_lightning.data.batching import (
     EVAL_TOKENS,
     MicroBatch,
@@ -65,6 +66,7 @@ class VerdictDataModule(pl.LightningDataModule):
         max_length: int | None = 2048,
         batch_size: int = 2,
         eval_tokens: int = EVAL_TOKENS,
+        adversarial_rows: int = 100,
         num_workers: int = 0,
         *,
         base: str,
@@ -88,6 +90,9 @@ class VerdictDataModule(pl.LightningDataModule):
             batch_size: Rows of a micro-batch. An optimizer step takes this times
                 trainer.accumulate_grad_batches.
             eval_tokens: Maximum tokens of a batch in validation, test and prediction.
+            adversarial_rows: Rows of each check of `test` whether the verifier can be fooled: wrong
+                rows with a meaningless solution, with an instruction to say True, and so on. 0:
+                no checks.
             num_workers: Processes that pack batches ahead.
             base: The base model, whose tokenizer is used; see `BaseSettings.name`.
             run_dir: Folder of the run, for tokenised rows and the manifest of the splits.
@@ -105,6 +110,10 @@ class VerdictDataModule(pl.LightningDataModule):
                 "data.batch_size=1 leaves each by itself. Raise data.batch_size (and lower "
                 "trainer.accumulate_grad_batches by the same factor), or set model.pair_weight=0"
             )
+        if adversarial_rows < 0:
+            raise ValueError(
+                f"expected data.adversarial_rows to be at least 0, got {adversarial_rows}"
+            )
         self.source = source
         self.phase = phase
         self.plan = splits
@@ -112,6 +121,7 @@ class VerdictDataModule(pl.LightningDataModule):
         self.max_length = max_length
         self.batch_size = batch_size
         self.eval_tokens = eval_tokens
+        self.adversarial_rows = adversarial_rows
         self.num_workers = num_workers
         self.base = BaseSettings(name=base)
         self.folder = PhaseFolder(Path(run_dir), phase)
@@ -119,7 +129,8 @@ class VerdictDataModule(pl.LightningDataModule):
         self.id_column = id_column
         self.pair_weight = pair_weight
         self.splits: dict[str, Split] = {}
-        """The rows by split: train, val, test, predict. Those that the stage needs."""
+        """The rows by split: train, val, test, predict, and `adversarial` beside test. Those that
+        the stage needs."""
         self.predict_rows: Source | None = None
         """The rows to predict, with their labels if the source has useful ones."""
         self._source: Source | None = None
@@ -158,6 +169,8 @@ class VerdictDataModule(pl.LightningDataModule):
             self.splits[name] = encoder.encode(
                 name, source, rows[name], trained_N if compared else None
             )
+        if stage == "test" and self.adversarial_rows:
+            self._encode_adversarial(encoder, source, rows["test"])
         self._source, self._drawn = source, drawn
         if stage == "fit":
             self._print_summary(source)
@@ -202,9 +215,11 @@ class VerdictDataModule(pl.LightningDataModule):
         """Return the phase's validation rows, longest first."""
         return self._evaluation_loader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Return the held-out test rows, longest first."""
-        return self._evaluation_loader("test")
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """Return the held-out test rows, and the adversarial ones if there are any, longest
+        first."""
+        names = ["test", "adversarial"] if "adversarial" in self.splits else ["test"]
+        return [self._evaluation_loader(name) for name in names]
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Return the rows to predict, longest first, without those that are predicted already."""
@@ -277,6 +292,14 @@ class VerdictDataModule(pl.LightningDataModule):
                 f"this checkpoint cannot be resumed on other data: {differences}. Restore the "
                 "setting, or start the phase again with --fresh"
             )
+
+    def _encode_adversarial(
+        self, encoder: SplitEncoder, source: Source, rows_N: np.ndarray
+    ) -> None:
+        adversarial = adversarial_source(source, rows_N, self.adversarial_rows, self.plan.seed)
+        if adversarial is not None:
+            every_row_M = np.arange(len(adversarial.table))
+            self.splits["adversarial"] = encoder.encode("adversarial", adversarial, every_row_M)
 
     def _set_up_prediction(self, tokenizer: Any) -> None:
         assert self.trainer is not None

@@ -231,8 +231,8 @@ class VerdictModule(pl.LightningModule):
         """Return row numbers, labels, log-odds and losses of the labelled rows: float64 [4, N]."""
         return self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the same as `validation_step`."""
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> torch.Tensor:
+        """Return the same as `validation_step`, for test rows and for adversarial ones."""
         return self._evaluate(batch)
 
     def predict_step(

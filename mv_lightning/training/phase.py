@@ -3,6 +3,7 @@ finished."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
@@ -17,7 +18,7 @@ from mv_lightning.artifacts.evaluations import save_report
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.formatting import setting_differences
 from mv_lightning.hashing import sha256_file
-from mv_lightning.metrics.evaluation import EvalReport, evaluate
+from mv_lightning.metrics.evaluation import EvalReport, evaluate, evaluate_adversarial
 from mv_lightning.model.adapter_files import WEIGHTS, read_metadata
 from mv_lightning.training.best_adapter import BestAdapter
 from mv_lightning.training.checkpoint_files import (
@@ -186,6 +187,13 @@ class Phase:
                 "left out"
             )
         report = evaluate(self.evaluator.outputs, datamodule.splits[stage])
+        if stage == "test" and self.evaluator.adversarial is not None:
+            adversarial = evaluate_adversarial(
+                self.evaluator.adversarial,
+                datamodule.splits["adversarial"],
+                self.evaluator.outputs,
+            )
+            report = dataclasses.replace(report, adversarial=adversarial)
         if not self._dev_run:
             save_report(self.folder, stage, report)
         return report

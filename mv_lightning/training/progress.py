@@ -96,8 +96,10 @@ class ProgressLines(ProgressBar):
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """Print the batch if a line is due."""
-        self._print_batch("test", args[2] + 1, sum(trainer.num_test_batches))
+        """Print the batch if a line is due; the batches of all loaders are counted together."""
+        batch, *dataloader_idx = args[2:]
+        earlier = sum(trainer.num_test_batches[: sum(dataloader_idx)])
+        self._print_batch("test", earlier + batch + 1, sum(trainer.num_test_batches))
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""

@@ -25,6 +25,7 @@ RESUME_UNLOCKED = (
     "data.source",  # the data module compares the rows themselves
     "data.prompt",  # the module compares the wording
     "data.eval_tokens",
+    "data.adversarial_rows",
     "data.num_workers",
 )
 """Options of `model` and `data` that do not change the result of a resumed phase."""

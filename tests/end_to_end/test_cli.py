@@ -8,20 +8,26 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.cli import main
+from mv_lightning.data.adversarial import adversarial_source
+from mv_lightning.data.columns import KIND_COLUMN
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
+from mv_lightning.data.splits import SplitPlan
 from mv_lightning.model.adapter_files import METADATA_FILE
 from mv_lightning.testing import run_command, tiny_options
 from mv_lightning.training.cli import parse
 from mv_lightning.training.module import VerdictModule
+from mv_lightning.verifier import Verifier
 from mv_lightning.versioning import write_versioned_json
 from tests.conftest import ROOT
 
@@ -139,6 +145,26 @@ def test_a_chained_phase_has_the_weights_and_a_fresh_optimizer(
         )
 
 
+def check_adversarial(
+    phase: Path, rows_N: np.ndarray, stored: dict[str, Any], printed: str
+) -> None:
+    """Compare what `test` found of rows that try to fool the verifier with the Verifier's own."""
+    seed = SplitPlan().seed
+    rows = adversarial_source(load_source("synthetic:120"), rows_N, limit=100, seed=seed)
+    assert rows is not None
+    verifier = Verifier.load(phase, device="cpu")
+    verdicts_M = verifier.raw_log_odds(verifier.encode(rows.table)) > 0
+    checks_M = np.array(rows.table[KIND_COLUMN])
+    assert set(stored["checks"]) == set(checks_M.tolist())
+    for check, share in stored["checks"].items():
+        assert share["rows"] == np.count_nonzero(checks_M == check)
+        assert share["value"] == verdicts_M[checks_M == check].mean()
+        assert check in printed
+    evaluated = read_evaluated(phase / "test.csv")
+    wrong_N = ~evaluated.labels_N
+    assert stored["ordinary"]["value"] == (evaluated.log_odds_N[wrong_N] > 0).mean()
+
+
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_evaluation_of_a_finished_phase(
     command: str, finished: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
@@ -160,6 +186,8 @@ def test_evaluation_of_a_finished_phase(
     rows_N = read_evaluated(finished / f"phase3/{stage}.csv").rows_N
     questions = len(set(load_source("synthetic:120").question_ids_N[rows_N].tolist()))
     assert (result["resampled"], result["units"]) == ("questions", questions)
+    if command == "test":
+        check_adversarial(finished / "phase3", rows_N, result["adversarial"], printed)
     if command == "validate":
         expected = json.loads((finished / "phase3/summary.json").read_text())["val_loss"]
         stored = re.search(r"loss ([\d.]+)", printed)

@@ -8,6 +8,7 @@ import numpy as np
 
 from mv_lightning.metrics.scores import score, score_slices
 from mv_lightning.reporting.phase_blocks import (
+    adversarial_table,
     metrics_table,
     phase_tables,
     slices_table,
@@ -67,6 +68,18 @@ def test_slices_are_named_by_what_they_share() -> None:
         "ECE",
     )
     assert table.rows[0][2].startswith("0.500 (") and table.rows[0][3] == "-"
+
+
+def test_shares_of_true_on_adversarial_rows() -> None:
+    share = {"rows": 40, "value": 0.25, "interval": [0.1, 0.375]}
+    ordinary = {"rows": 1200, "value": 0.5, "interval": [0.45, 0.55]}
+    table = adversarial_table({"ordinary": ordinary, "checks": {"no solution": share}})
+    assert table.rows == [
+        ("wrong rows as they are", "1,200", "0.500 (0.450 to 0.550)"),
+        ("no solution", "40", "0.250 (0.100 to 0.375)"),
+    ]
+    alone = adversarial_table({"ordinary": None, "checks": {"no solution": share}})
+    assert len(alone.rows) == 1
 
 
 def test_splits_state_their_overlap_with_training_questions() -> None:

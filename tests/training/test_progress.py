@@ -48,3 +48,17 @@ def test_a_process_that_is_not_the_first_prints_nothing(
     lines.disable()
     lines.on_train_batch_end(trainer(40), torch.nn.Identity())  # type: ignore[arg-type]
     assert capsys.readouterr().out == ""
+
+
+def test_batches_of_several_test_loaders_are_counted_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    lines, module = ProgressLines(), torch.nn.Identity()
+    two = SimpleNamespace(num_test_batches=[3, 2])
+    for index in ([0], [1], [2], [0, 1], [1, 1]):
+        lines.on_test_batch_end(two, module, None, None, *index)  # type: ignore[arg-type]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in printed] == [
+        f"test: batch {batch} of 5" for batch in range(1, 6)
+    ]
