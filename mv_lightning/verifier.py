@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -12,7 +13,12 @@ import torch
 from mv_lightning.artifacts.calibrations import load_calibration
 from mv_lightning.artifacts.layout import ADAPTER_FOLDER
 from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_micro_batches
-from mv_lightning.data.encoding import encode_rows, verdict_token_ids
+from mv_lightning.data.encoding import (
+    RowsTooLong,
+    RowsTooLongError,
+    encode_rows,
+    verdict_token_ids,
+)
 from mv_lightning.data.prompts import Prompt, prompt_from_metadata
 from mv_lightning.data.rows import Rows, text_columns
 from mv_lightning.metrics.calibration import Calibration
@@ -72,9 +78,11 @@ class Verifier:
             max_length: Maximum tokens of a row. Default: as in training.
 
         Raises:
-            ValueError: There is no adapter, or its base cannot be loaded or is another one than it
-                was trained on.
+            ValueError: There is no adapter, its base cannot be loaded or is another one than it was
+                trained on, or `max_length` is not positive.
         """
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"expected max_length to be positive, got {max_length}. Raise it")
         folder = Path(folder).expanduser().absolute()
         if (folder / ADAPTER_FOLDER).is_dir():
             folder = folder / ADAPTER_FOLDER
@@ -110,42 +118,69 @@ class Verifier:
             eval_tokens=eval_tokens,
         )
 
-    def predict_proba(self, rows: Rows) -> np.ndarray:
+    def predict_proba(self, rows: Rows, rows_too_long: RowsTooLong = "error") -> np.ndarray:
         """Return the calibrated probability that each answer is correct: float64 [N].
 
         Args:
             rows: N rows with `question`, `answer` and `solution`: a list of dicts, a
                 `datasets.Dataset`, a dict of lists or a DataFrame. Other columns are ignored.
+            rows_too_long: For rows that do not fit into `max_length` even without their solution:
+                `error`, or `missing` to give them nan.
 
         Raises:
-            ValueError: A column is missing, a question is empty, or a row does not fit into
-                `max_length` even without its solution.
+            ValueError: A column is missing, a question is empty, or rows do not fit; all of these
+                are named, counted from 0.
         """
-        return sigmoid(self.log_odds(rows))
+        return sigmoid(self.log_odds(rows, rows_too_long))
 
-    def log_odds(self, rows: Rows) -> np.ndarray:
+    def log_odds(self, rows: Rows, rows_too_long: RowsTooLong = "error") -> np.ndarray:
         """Return the calibrated log P(True) - log P(False) of each row: float64 [N].
 
         Args:
             rows: As for `predict_proba`.
-
-        Raises:
-            ValueError: As for `predict_proba`.
-        """
-        return self.calibration.apply(self.raw_log_odds(self.encode(rows)))
-
-    def encode(self, rows: Rows) -> EncodedRows:
-        """Return the token ids of the prompts, with row numbers from 0.
-
-        Args:
-            rows: As for `predict_proba`.
+            rows_too_long: As for `predict_proba`.
 
         Raises:
             ValueError: As for `predict_proba`.
         """
         columns = text_columns(rows)
+        encoded = self._encode(columns, rows_too_long)
+        log_odds_N = np.full(len(columns["question"]), np.nan)
+        log_odds_N[encoded.rows_N] = self.calibration.apply(self.raw_log_odds(encoded))
+        return log_odds_N
+
+    def encode(self, rows: Rows, rows_too_long: RowsTooLong = "error") -> EncodedRows:
+        """Return the token ids of the prompts, with row numbers from 0.
+
+        Args:
+            rows: As for `predict_proba`.
+            rows_too_long: As for `predict_proba`; `missing` leaves such rows out.
+
+        Raises:
+            ValueError: As for `predict_proba`.
+        """
+        return self._encode(text_columns(rows), rows_too_long)
+
+    def _encode(
+        self, columns: Mapping[str, Sequence[str]], rows_too_long: RowsTooLong
+    ) -> EncodedRows:
+        if rows_too_long not in get_args(RowsTooLong):
+            raise ValueError(
+                f"expected rows_too_long to be one of {get_args(RowsTooLong)}, got "
+                f"{rows_too_long!r}. Choose one of them"
+            )
         rows_N = np.arange(len(columns["question"]))
-        return encode_rows(columns, None, rows_N, self.prompt, self.tokenizer, self.max_length)
+        settings = (self.prompt, self.tokenizer, self.max_length)
+        try:
+            return encode_rows(columns, None, rows_N, *settings)
+        except RowsTooLongError as error:
+            if rows_too_long == "error":
+                raise
+            fitting_N = np.delete(rows_N, error.positions_N)
+        fitting = {}
+        for name, texts in columns.items():
+            fitting[name] = [texts[row] for row in fitting_N.tolist()]
+        return encode_rows(fitting, None, fitting_N, *settings)
 
     def raw_log_odds(self, encoded: EncodedRows) -> np.ndarray:
         """Return log P(True) - log P(False) of the model, before calibration: float64 [N].

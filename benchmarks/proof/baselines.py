@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proof.scoring import ScoredRows, score_rows
+from benchmarks.proof.scoring import score_rows
+from mv_lightning.artifacts.solutions import Solutions
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.metrics.baselines import bag_of_words_log_odds
 from mv_lightning.schema import DEFAULT_SEED, TEXT_COLUMNS
@@ -34,7 +35,7 @@ def score_baseline(name: str, training_rows: Path, scored_rows: Path) -> dict[st
         log_odds_M = bag_of_words_log_odds(
             _texts(training), training.labels_N, _texts(scored), DEFAULT_SEED
         )
-    return score_rows(ScoredRows.of(scored, np.arange(len(log_odds_M)), log_odds_M))
+    return score_rows(Solutions.of(scored, np.arange(len(log_odds_M)), log_odds_M))
 
 
 def _prior_log_odds(labels_N: np.ndarray) -> float:

@@ -16,9 +16,10 @@ import numpy as np
 
 from benchmarks.baselines import REPORT, BaselineTrainer, write_texts
 from benchmarks.proof.definitions import Run
-from benchmarks.proof.scoring import ScoredRows, score_rows
+from benchmarks.proof.scoring import score_rows
 from benchmarks.proof.training import ProofFolder
 from mv_lightning.artifacts.phase_results import read_summary
+from mv_lightning.artifacts.solutions import Solutions
 from mv_lightning.atomic import atomic_file, write_json
 from mv_lightning.data.batching import epoch_order
 from mv_lightning.data.prompts import load_prompt
@@ -141,4 +142,4 @@ def score_trl(
         with atomic_file(path) as tmp_path, tmp_path.open("wb") as file:
             np.save(file, log_odds_N)
     log_odds_N = np.load(path)
-    return score_rows(ScoredRows.of(source, np.arange(len(log_odds_N)), log_odds_N))
+    return score_rows(Solutions.of(source, np.arange(len(log_odds_N)), log_odds_N))

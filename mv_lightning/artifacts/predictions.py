@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from mv_lightning.versioning import read_versioned_json
 ID_COLUMN = "ID"
 HEADER = (ID_COLUMN, LABEL_COLUMN)
 """Of a submission, unless a sample submission spells it differently."""
+MISSING_VERDICT = False
+"""Of a row without a score: what could not be verified is not taken as correct."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,16 @@ def read_sample_submission(path: Path, ids: Sequence[str]) -> SampleSubmission:
     return SampleSubmission((header[0], header[1]), sample_ids, match.positions_N)
 
 
+def verdicts(log_odds_N: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the verdicts of a submission, bool [N].
+
+    Args:
+        log_odds_N: float64 [N], nan for a row without a score: its verdict is `MISSING_VERDICT`.
+        threshold: Log-odds above it are a verdict of True.
+    """
+    return np.where(np.isnan(log_odds_N), MISSING_VERDICT, log_odds_N > threshold)
+
+
 def write_predictions(
     folder: RunFolder,
     ids: Sequence[str],
@@ -80,13 +93,14 @@ def write_predictions(
 ) -> None:
     """Write `probabilities.csv`, then `submission.csv`.
 
-    `probabilities.csv` (ID, probability, log_odds) is in source order. So is `submission.csv` (ID,
-    is_correct) unless a sample submission is given: then its order and spelling are used.
+    `probabilities.csv` (ID, probability, log_odds) is in source order; a row without a score has
+    neither of the two numbers. So is `submission.csv` (ID, is_correct) unless a sample submission
+    is given: then its order and spelling are used.
 
     Args:
         folder: The run's folder.
         ids: The IDs of the source's rows, in source order.
-        log_odds: log P(True) - log P(False) by source row number.
+        log_odds: log P(True) - log P(False) by source row number; nan for no score.
         threshold: Log-odds above it are a verdict of True.
         sample: What the contest expects.
 
@@ -103,15 +117,19 @@ def write_predictions(
             f"{shorten(unknown) or 'none'}. Nothing was written. Run predict again"
         )
     log_odds_N = np.array([log_odds[row] for row in rows], dtype=np.float64)
-    columns = (ids, sigmoid(log_odds_N).tolist(), log_odds_N.tolist())
-    lines = zip(*columns, strict=True)
+    numbers = [_or_empty(sigmoid(log_odds_N)), _or_empty(log_odds_N)]
+    lines = zip(ids, *numbers, strict=True)
     _write_csv(folder.probabilities, (ID_COLUMN, "probability", "log_odds"), lines)
-    verdicts_N = log_odds_N > threshold
+    verdicts_N = verdicts(log_odds_N, threshold)
     if sample is None:
         _write_csv(folder.submission, HEADER, zip(ids, verdicts_N.tolist(), strict=True))
     else:
-        verdicts = verdicts_N[sample.rows_N].tolist()
-        _write_csv(folder.submission, sample.header, zip(sample.ids, verdicts, strict=True))
+        ordered = verdicts_N[sample.rows_N].tolist()
+        _write_csv(folder.submission, sample.header, zip(sample.ids, ordered, strict=True))
+
+
+def _or_empty(values_N: np.ndarray) -> list[float | str]:
+    return ["" if math.isnan(value) else value for value in values_N.tolist()]
 
 
 def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
@@ -132,7 +150,12 @@ class Predictions:
     ids: Sequence[str]
     """In the order of the file."""
     log_odds_N: np.ndarray
-    """float64 [N]."""
+    """float64 [N], nan for a row without a score."""
+
+    @property
+    def n_missing(self) -> int:
+        """Rows without a score."""
+        return int(np.isnan(self.log_odds_N).sum())
 
     def log_odds_of(self, ids: Sequence[str], owner: str) -> np.ndarray:
         """Return the log-odds in the order of `ids`, float64 [N].
@@ -157,10 +180,12 @@ def read_predictions(path: Path) -> Predictions:
     """Read a `probabilities.csv`.
 
     Args:
-        path: The file, with the columns ID and log_odds.
+        path: The file, with the columns ID and log_odds. An empty log_odds is a row without a
+            score.
 
     Raises:
-        ValueError: No such file, no rows, or rows without an ID of their own and log-odds.
+        ValueError: No such file, no rows, or a row without an ID of its own or with anything else
+            than a finite number or nothing as its log-odds.
     """
     hint = "Expected a probabilities.csv that predict wrote"
     if not path.is_file():
@@ -169,7 +194,7 @@ def read_predictions(path: Path) -> Predictions:
     with path.open(newline="", encoding="utf-8") as file:
         for number, row in enumerate(csv.DictReader(file), 2):
             try:
-                name, value = row[ID_COLUMN], float(row["log_odds"])
+                name, value = row[ID_COLUMN], _log_odds(row["log_odds"])
             except (LookupError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"{path}: line {number} has no ID and log_odds ({error!r}). {hint}"
@@ -182,6 +207,15 @@ def read_predictions(path: Path) -> Predictions:
     if not log_odds:
         raise ValueError(f"{path} has no rows. {hint}")
     return Predictions(path, list(log_odds), np.array(list(log_odds.values())))
+
+
+def _log_odds(text: str) -> float:
+    if text == "":
+        return math.nan
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
 
 
 def applied_calibration(path: Path) -> Calibration:

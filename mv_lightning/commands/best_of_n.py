@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from mv_lightning.artifacts.predictions import load_predicted, read_predictions
+from mv_lightning.artifacts.phase_results import load_rows, read_phase
+from mv_lightning.artifacts.predictions import applied_calibration, read_predictions
+from mv_lightning.artifacts.solutions import (
+    Solutions,
+    fit_stack,
+    predicted_solutions,
+    validated_solutions,
+)
 from mv_lightning.commands.options import (
     add_options,
     build,
@@ -16,9 +20,9 @@ from mv_lightning.commands.options import (
     local_path,
     parse_options,
 )
-from mv_lightning.metrics.best_of_n import solve_rates
-from mv_lightning.metrics.bootstrap import mean_interval
-from mv_lightning.reporting.blocks import Table
+from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.metrics.consensus import Consensus, NoConsensusError
+from mv_lightning.reporting.solution_sets import measure, report
 from mv_lightning.versioning import write_versioned_json
 
 RESULT_FILE = "best_of_n.json"
@@ -42,8 +46,20 @@ class BestOfNOptions:
     max_n: int | None = None
     """Solutions per question; questions with fewer are left out. Default: as many as half of the
     questions have."""
+    fit_stack: Path | None = None
+    """The val.csv of the phase that predicted: how much the share of a question's other solutions
+    with the same answer adds to the log-odds is fitted on these rows."""
+    val_labels: str | None = None
+    """Labelled rows to fit on in place of the phase's validation rows; fit_stack then names their
+    probabilities.csv."""
     out: Path | None = None
     """JSON file of the result; default: best_of_n.json beside the probabilities."""
+
+    def __post_init__(self) -> None:
+        if self.val_labels is not None and self.fit_stack is None:
+            raise ValueError(
+                "--val-labels names the rows of --fit-stack. Give both options, or neither"
+            )
 
 
 def run(args: list[str]) -> None:
@@ -53,84 +69,56 @@ def run(args: list[str]) -> None:
         args: The command line after `best-of-n`.
 
     Raises:
-        ValueError: The predictions are not of these rows, or no question has enough solutions.
+        ValueError: The predictions are not of these rows, no question has enough solutions, or the
+            validation rows cannot be read.
     """
     parser = command_parser(
         "best-of-n",
         "Solve rate when one of several solutions of a question is picked: at random, by majority, "
-        "by a vote weighted with the probabilities, by the highest probability (best of N), by an "
-        "oracle.",
+        "by a vote weighted with the probabilities, by the highest probability (best of N), by a "
+        "stack of log-odds and votes (with --fit-stack), by an oracle.",
     )
     parser.add_argument("probabilities", metavar="FILE", help="probabilities.csv of the rows")
     add_options(parser, "predict", PredictedRows, short={"source": "--source"})
     add_options(parser, "best_of_n", BestOfNOptions)
     values = parse_options(parser, args)
     options = build(BestOfNOptions, values.best_of_n)
-    probabilities = local_path(values.probabilities)
     rows = build(PredictedRows, values.predict)
-    result = measure(probabilities, rows, options.max_n)
-    out = options.out or probabilities.with_name(RESULT_FILE)
+    path = local_path(values.probabilities)
+    predictions = read_predictions(path)
+    solutions = predicted_solutions(predictions, rows.source, rows.id_column)
+    calibration = Calibration()
+    if options.fit_stack is not None and options.val_labels is None:
+        calibration = applied_calibration(path)
+    consensus, reason = _fit(options, calibration, solutions)
+    result = measure(solutions, options.max_n, consensus, calibration.threshold)
+    result["missing_rows"] = predictions.n_missing
+    if reason is not None:
+        result["no_stack"] = reason
+    out = options.out or path.with_name(RESULT_FILE)
     write_versioned_json(out, result)
-    print(result_table(result).markdown())
-    print(f"\nsolve rate of {result['questions']:,} questions with 95 % intervals")
-    if result["left_out"]:
-        print(f"left out: {result['left_out']:,} questions with fewer solutions (--max-n)")
+    print(report(result))
+    if predictions.n_missing:
+        print(f"left out: {predictions.n_missing:,} rows without a probability")
+    if reason is not None:
+        print(f"no stack: {reason}")
     print(f"written to {out}")
 
 
-def measure(probabilities: Path, rows: PredictedRows, max_n: int | None) -> dict[str, Any]:
-    """Return the solve rates as plain values.
-
-    Args:
-        probabilities: Prediction file of the rows.
-        rows: The rows, with labels.
-        max_n: Solutions per question; None for as many as half of the questions have.
-
-    Returns:
-        `questions`, `left_out`, and `solve_rate`: number of solutions -> policy -> `value`,
-        `interval`.
-
-    Raises:
-        ValueError: As for the command.
-    """
-    predictions = read_predictions(probabilities)
-    loaded, rows_N = load_predicted(rows.source, predictions.ids, rows.id_column)
-    assert loaded.labels_N is not None
-    solutions_Q = np.bincount(loaded.question_ids_N)
-    if max_n is None:
-        max_n = int(np.quantile(solutions_Q, 0.5, method="higher"))
-    rates = solve_rates(
-        loaded.question_ids_N[rows_N],
-        loaded.table.select(rows_N)["answer"][:],
-        loaded.labels_N[rows_N],
-        predictions.log_odds_N,
-        max_n,
-    )
-    solve_rate: dict[str, dict[str, Any]] = {str(n): {} for n in range(1, max_n + 1)}
-    for policy, rates_QN in rates.items():
-        values, intervals = rates_QN.mean(axis=0).tolist(), mean_interval(rates_QN).tolist()
-        for n, (value, interval) in enumerate(zip(values, intervals, strict=True), 1):
-            solve_rate[str(n)][policy] = {"value": value, "interval": interval}
-    questions = len(rates["random"])
-    return {
-        "questions": questions,
-        "left_out": len(solutions_Q) - questions,
-        "solve_rate": solve_rate,
-    }
+def _fit(
+    options: BestOfNOptions, calibration: Calibration, predicted: Solutions
+) -> tuple[Consensus | None, str | None]:
+    """Return the consensus, or why there is none; neither if it is not asked for."""
+    if options.fit_stack is None:
+        return None, None
+    validation = _validation(options.fit_stack, options.val_labels, calibration)
+    try:
+        return fit_stack(validation, predicted), None
+    except NoConsensusError as error:
+        return None, str(error)
 
 
-def result_table(result: dict[str, Any]) -> Table:
-    """Return a row for each number of solutions.
-
-    Args:
-        result: See `measure`.
-    """
-    rows = []
-    for n, policies in result["solve_rate"].items():
-        rows.append((n, *(_with_interval(**rate) for rate in policies.values())))
-    return Table(("solutions", *result["solve_rate"]["1"]), rows)
-
-
-def _with_interval(value: float, interval: list[float]) -> str:
-    low, high = interval
-    return f"{value:.1%} ({low:.1%}-{high:.1%})"
+def _validation(path: Path, labels: str | None, calibration: Calibration) -> Solutions:
+    if labels is not None:
+        return predicted_solutions(read_predictions(path), labels)
+    return validated_solutions(path, load_rows(read_phase(path.parent)), calibration)

@@ -11,12 +11,15 @@ import numpy as np
 
 from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.layout import RunFolder
+from mv_lightning.artifacts.phase_results import load_rows, read_phase
 from mv_lightning.artifacts.predictions import (
+    MISSING_VERDICT,
     applied_calibration,
     load_predicted,
     read_predictions,
     write_predictions,
 )
+from mv_lightning.artifacts.solutions import Solutions, fit_stack
 from mv_lightning.commands.options import (
     add_options,
     build,
@@ -24,6 +27,7 @@ from mv_lightning.commands.options import (
     local_path,
     parse_options,
 )
+from mv_lightning.data.sources import Source
 from mv_lightning.metrics.ensembling import (
     EnsembleFit,
     compare_with_members,
@@ -31,6 +35,7 @@ from mv_lightning.metrics.ensembling import (
     plain_average,
 )
 from mv_lightning.reporting.blocks import Table
+from mv_lightning.reporting.solution_sets import measure, report
 from mv_lightning.versioning import write_versioned_json
 
 SUMMARY_FILE = "ensemble.json"
@@ -94,62 +99,122 @@ def run(args: list[str]) -> None:
     options = build(EnsembleOptions, values.ensemble)
     files = [local_path(file) for file in values.files]
     ids, log_odds_NM = _read_predictions(files)
-    fit = _fit(options, files)
+    validation = _read_validation(options, files)
+    fit = _fit(validation, len(files))
     summary = _summary(fit, files, log_odds_NM)
     if values.predict.source is not None:
-        labels_N, question_ids_N = _labels(values.predict.source, ids, values.predict.id_column)
-        summary |= compare_with_members(labels_N, log_odds_NM, question_ids_N, fit)
-    average_N = fit.average(log_odds_NM)
+        loaded = load_predicted(values.predict.source, ids, values.predict.id_column)
+        summary |= _compare(*loaded, log_odds_NM, fit, validation)
+    average_N = fit.average(log_odds_NM)  # nan where a member has no score
     write_predictions(RunFolder(options.out), ids, dict(enumerate(average_N.tolist())))
     write_versioned_json(options.out / SUMMARY_FILE, summary)
-    print(_members_table(summary).markdown())
-    if "gain" in summary:
-        print(f"\n{_gain(summary)}")
+    _print_summary(summary)
     print(f"\n{len(files)} members, {len(log_odds_NM):,} rows; written to {options.out}")
 
 
 def _read_predictions(files: Sequence[Path]) -> tuple[Sequence[str], np.ndarray]:
-    """Return the IDs in the order of the first file, and all log-odds in that order, [N, M]."""
+    """Return the IDs in the order of the first file, and all log-odds in that order, [N, M]; nan
+    where a member has no score."""
     ids = read_predictions(files[0]).ids
     columns = [read_predictions(file).log_odds_of(ids, str(files[0])) for file in files]
-    return ids, np.column_stack(columns)
+    log_odds_NM = np.column_stack(columns)
+    if not _has_scores(log_odds_NM).any():
+        raise ValueError(
+            "expected rows that have a probability of every member, got none in "
+            f"{', '.join(map(str, files))}. Predict with a larger data.max_length"
+        )
+    return ids, log_odds_NM
 
 
-def _labels(
-    source: str, ids: Sequence[str], id_column: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and questions of the rows with these IDs, bool [N] and int64 [N]."""
-    loaded, rows_N = load_predicted(source, ids, id_column)
-    assert loaded.labels_N is not None
-    return loaded.labels_N[rows_N], loaded.question_ids_N[rows_N]
+@dataclass(frozen=True)
+class _Validation:
+    """Labelled rows that weights are fitted on."""
+
+    labels_N: np.ndarray
+    log_odds_NM: np.ndarray
+    """float64 [N, M], calibrated as the predictions are."""
+    rows_N: np.ndarray
+    """int64 [N], their numbers in the source."""
+    source: Source | Path
+    """Or the folder of a phase that names it: the weights need what the phase has stored, no more.
+    """
+
+    def solutions(self, fit: EnsembleFit) -> Solutions:
+        """Return the rows with the log-odds of the ensemble.
+
+        Raises:
+            ValueError: The source of the phase cannot be read here.
+        """
+        source = self.source
+        if isinstance(source, Path):
+            source = load_rows(read_phase(source))
+        return Solutions.of(source, self.rows_N, fit.average(self.log_odds_NM))
 
 
-def _fit(options: EnsembleOptions, files: Sequence[Path]) -> EnsembleFit:
+def _read_validation(options: EnsembleOptions, files: Sequence[Path]) -> _Validation | None:
     if not options.fit_weights:
-        return plain_average(len(files))
+        return None
     if len(options.fit_weights) != len(files):
         raise ValueError(
             "--fit-weights expects one file per member, in the same order, got "
             f"{len(options.fit_weights)} for {len(files)} members"
         )
     if options.val_labels is None:
-        return fit_ensemble(*_read_validation(options.fit_weights, files))
+        return _read_phases(options.fit_weights, files)
     ids, log_odds_NM = _read_predictions(options.fit_weights)
-    labels_N, question_ids_N = _labels(options.val_labels, ids)
-    return fit_ensemble(labels_N, log_odds_NM, question_ids_N)
+    source, rows_N = load_predicted(options.val_labels, ids)
+    assert source.labels_N is not None
+    has_scores_N = _has_scores(log_odds_NM)
+    rows_N = rows_N[has_scores_N]
+    return _Validation(source.labels_N[rows_N], log_odds_NM[has_scores_N], rows_N, source)
 
 
-def _read_validation(
-    files: Sequence[Path], predictions: Sequence[Path]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels, and log-odds that are calibrated as the predictions are: a phase stores raw
-    ones."""
+def _read_phases(files: Sequence[Path], predictions: Sequence[Path]) -> _Validation:
+    """Read the validation rows of phases, and calibrate them as the predictions are: a phase stores
+    raw log-odds."""
     first = read_evaluated(files[0])
     columns = []
     for file, prediction in zip(files, predictions, strict=True):
         log_odds_N = read_evaluated(file).log_odds_of(first)
         columns.append(applied_calibration(prediction).apply(log_odds_N))
-    return first.labels_N, np.column_stack(columns)
+    return _Validation(first.labels_N, np.column_stack(columns), first.rows_N, files[0].parent)
+
+
+def _fit(validation: _Validation | None, members: int) -> EnsembleFit:
+    if validation is None:
+        return plain_average(members)
+    questions_N = None
+    if isinstance(validation.source, Source):
+        questions_N = validation.source.question_ids_N[validation.rows_N]
+    return fit_ensemble(validation.labels_N, validation.log_odds_NM, questions_N)
+
+
+def _has_scores(log_odds_NM: np.ndarray) -> np.ndarray:
+    """Whether every member has a score for the row, bool [N]."""
+    return ~np.isnan(log_odds_NM).any(axis=1)
+
+
+def _compare(
+    source: Source,
+    rows_N: np.ndarray,
+    log_odds_NM: np.ndarray,
+    fit: EnsembleFit,
+    validation: _Validation | None,
+) -> dict[str, Any]:
+    """Return the scores of members and ensemble on labelled rows and, where weights were fitted,
+    what the solutions of a question say together."""
+    has_scores_N = _has_scores(log_odds_NM)
+    rows_N, log_odds_NM = rows_N[has_scores_N], log_odds_NM[has_scores_N]
+    solutions = Solutions.of(source, rows_N, fit.average(log_odds_NM))
+    labels_N, questions_N = solutions.labels_N, solutions.question_ids_N
+    compared = compare_with_members(labels_N, log_odds_NM, questions_N, fit)
+    if validation is None:
+        return compared
+    try:
+        consensus = fit_stack(validation.solutions(fit), solutions)
+    except ValueError as error:  # also where the source of the phases cannot be read here
+        return {**compared, "no_stack": str(error)}
+    return {**compared, "solutions": measure(solutions, consensus=consensus)}
 
 
 def _summary(fit: EnsembleFit, files: Sequence[Path], log_odds_NM: np.ndarray) -> dict[str, Any]:
@@ -159,9 +224,25 @@ def _summary(fit: EnsembleFit, files: Sequence[Path], log_odds_NM: np.ndarray) -
         members.append({"file": str(file), "weight": weight, "temperature": temperature})
     return {
         "rows": len(log_odds_NM),
+        "missing_rows": int(np.count_nonzero(~_has_scores(log_odds_NM))),
         "temperature": fit.ensemble.temperature,
         "members": members,
     }
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    print(_members_table(summary).markdown())
+    if summary["missing_rows"]:
+        print(
+            f"\n{summary['missing_rows']:,} rows have no probability of some member, and so none of "
+            f"the ensemble; their verdict is {MISSING_VERDICT}"
+        )
+    if "gain" in summary:
+        print(f"\n{_gain(summary)}")
+    if "solutions" in summary:
+        print(f"\n{report(summary['solutions'])}")
+    if "no_stack" in summary:
+        print(f"\nno stack: {summary['no_stack']}")
 
 
 def _members_table(summary: dict[str, Any]) -> Table:

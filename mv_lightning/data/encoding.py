@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from mv_lightning.data.prompts import Prompt
-from mv_lightning.formatting import shorten
 from mv_lightning.schema import TEXT_COLUMNS, UNLABELLED, EncodedRows
 
 if TYPE_CHECKING:
@@ -22,8 +21,34 @@ if TYPE_CHECKING:
 
 TRUNCATION_MARKER = "\n[...]\n"
 """Replaces the middle of a solution that is too long."""
+RowsTooLong = Literal["error", "missing"]
+"""What becomes of a prediction with rows that do not fit: it is refused, or they have no score."""
 _CHUNK = 1_000
 """Rows per call of the tokenizer: enough for its threads, few enough for a moving progress bar."""
+
+
+class RowsTooLongError(ValueError):
+    """Rows that do not fit into the maximum length even without their solution."""
+
+    def __init__(self, tokens: Mapping[int, int], names: Sequence[str], max_length: int) -> None:
+        """Name all of them.
+
+        Args:
+            tokens: By the position of a row: its tokens without the solution.
+            names: What each of these rows is called in the message.
+            max_length: Maximum tokens of a row.
+        """
+        counts = zip(names, tokens.values(), strict=True)
+        rows = ", ".join(f"{name} ({count} tokens)" for name, count in counts)
+        super().__init__(
+            f"{len(tokens):,} rows do not fit into max_length={max_length} tokens even without "
+            f"their solution: {rows}. Raise data.max_length (in Python: max_length) to "
+            f"{max(tokens.values())}, shorten the prompt, or remove these rows. A prediction can "
+            "leave them without a score: predict.rows_too_long=missing (in Python: "
+            'rows_too_long="missing")'
+        )
+        self.positions_N = np.array(list(tokens))
+        """int64, positions of these rows among the rows that were to be tokenised."""
 
 
 def verdict_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, int]:
@@ -64,6 +89,7 @@ def encode_rows(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     progress: str | None = None,
+    ids: Sequence[str] | None = None,
 ) -> EncodedRows:
     """Tokenise rows under a prompt.
 
@@ -78,33 +104,32 @@ def encode_rows(
         tokenizer: The base model's tokenizer.
         max_length: Maximum tokens of a row, instruction included, verdict excluded.
         progress: Title of a progress bar; None for none.
+        ids: N IDs that name rows in a message; None for their numbers.
 
     Raises:
-        ValueError: Rows that do not fit even without their solution.
+        RowsTooLongError: Rows that do not fit even without their solution.
     """
     prompt.check_rendered()
     tokens = _tokenize_prompt(prompt, tokenizer)
     max_fields = max_length - tokens.n_fixed
     encoded: list[np.ndarray] = []
     truncated_N, question_prefix_N = np.zeros((2, len(rows_N)), dtype=np.int32)
-    too_long: list[int] = []
+    too_long: dict[int, int] = {}
     for index, parts in enumerate(_tokenize_fields(columns, tokens, tokenizer, progress)):
+        n_solution = len(parts.get("solution", []))
         n_over = sum(map(len, parts.values())) - max_fields
-        if n_over > len(parts.get("solution", [])):
-            too_long.append(index)
+        if n_over > n_solution:
+            too_long[index] = max_length + n_over - n_solution
             continue
         if n_over > 0:
-            n_kept = len(parts["solution"]) - n_over
+            n_kept = n_solution - n_over
             parts["solution"] = _truncate_middle(parts["solution"], n_kept, tokens.marker)
             truncated_N[index] = n_over
         question_prefix_N[index] = tokens.n_question_prefix(parts["question"])
         encoded.append(tokens.row(parts))
     if too_long:
-        raise ValueError(
-            f"{len(too_long)} rows do not fit into max_length={max_length} tokens even without "
-            f"their solution (source rows {shorten(rows_N[too_long])}). Raise max_length, shorten "
-            "the prompt, or remove these rows."
-        )
+        names = [f"row {rows_N[i]}" if ids is None else f"ID {ids[i]}" for i in too_long]
+        raise RowsTooLongError(too_long, names, max_length)
     if labels_N is None:
         labels_N = np.full(len(rows_N), UNLABELLED)
     return EncodedRows(

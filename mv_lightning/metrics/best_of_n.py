@@ -12,13 +12,15 @@ Suffixes of this file beside those of `schema.py`:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from mv_lightning.metrics.answers import answer_ids
+from mv_lightning.metrics.bootstrap import mean_with_interval
 from mv_lightning.metrics.consensus import Consensus
 from mv_lightning.metrics.scores import checked
 from mv_lightning.numerics import sigmoid
@@ -75,6 +77,22 @@ def solve_rates(
     rates_QNP = np.array(rates_by_question)
     policies = [name for name in POLICIES if name != "stack" or consensus is not None]
     return {name: rates_QNP[:, :, place] for place, name in enumerate(policies)}
+
+
+def gains_over_majority(rates: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Return by how much the verifier's picks solve more questions than the most frequent answer.
+
+    Args:
+        rates: float64 [Q] by policy, the solve rates with one number of solutions.
+
+    Returns:
+        `value` and paired `interval` of the policies `best` and, if it is there, `stack`.
+    """
+    return {
+        policy: mean_with_interval(rates[policy] - rates["majority"])
+        for policy in ("best", "stack")
+        if policy in rates
+    }
 
 
 @dataclass(frozen=True)

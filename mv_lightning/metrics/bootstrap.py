@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -100,3 +101,16 @@ def mean_interval(
         for weights_RN in resample_weights(units_N, resamples, seed)
     ]
     return np.quantile(np.concatenate(means), INTERVAL, axis=0).T
+
+
+def mean_with_interval(
+    values_N: np.ndarray, question_ids_N: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Return a mean and its interval as plain values: `value` and `interval`.
+
+    Args:
+        values_N: [N], at least one.
+        question_ids_N: As for `mean_interval`.
+    """
+    interval = mean_interval(values_N[:, None], question_ids_N)[0].tolist()
+    return {"value": float(values_N.mean()), "interval": interval}

@@ -8,19 +8,26 @@ gets another value beside other solutions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from mv_lightning.metrics.answers import answer_ids
-from mv_lightning.metrics.scores import Scores, both_classes, score
+from mv_lightning.metrics.bootstrap import mean_with_interval
+from mv_lightning.metrics.scores import checked, score
 from mv_lightning.numerics import sigmoid
 
+COMPARED = ("accuracy", "balanced_accuracy", "auroc", "auroc_within_question")
+"""Metrics of `compare`. None of them needs a calibrated probability, which a vote has not."""
 _RIDGE = 1.0  # penalty on half the squared weights: finite weights on separable rows
 _STEPS = 50  # of Newton's method; it needs about eight
 _TOLERANCE = 1e-10
+
+
+class NoConsensusError(ValueError):
+    """Validation rows that no consensus can be fitted on; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +85,19 @@ def fit_consensus(
         agreement_N: float64 [N], see `agreement`. Rows where it is nan are left out.
 
     Raises:
-        ValueError: A class is missing, the arrays do not fit each other, or a log-odds is not
-            finite.
+        NoConsensusError: No question has several solutions, or all rows of those that have are of
+            one class.
+        ValueError: The arrays do not fit each other, or a log-odds is not finite.
     """
     with_siblings_N = ~np.isnan(agreement_N)
-    labels_N, log_odds_N = both_classes(labels_N[with_siblings_N], log_odds_N[with_siblings_N])
+    if not with_siblings_N.any():
+        raise NoConsensusError("no validation question has several solutions")
+    labels_N, log_odds_N = checked(labels_N[with_siblings_N], log_odds_N[with_siblings_N])
+    if len(np.unique(labels_N)) < 2:
+        raise NoConsensusError(
+            f"all {len(labels_N):,} validation rows of questions with several solutions are "
+            f"{labels_N[0]}"
+        )
     ones_N = np.ones(len(labels_N))
     features_NK = np.column_stack([log_odds_N, agreement_N[with_siblings_N], ones_N])
     penalty_K = _RIDGE * np.array([1.0, 1.0, 0.0])
@@ -96,7 +111,8 @@ def compare(
     log_odds_N: np.ndarray,
     agreement_N: np.ndarray,
     question_ids_N: np.ndarray,
-) -> Mapping[str, Scores]:
+    threshold: float = 0.0,
+) -> dict[str, Any]:
     """Score the predictors of a row's label: the verdict, the vote, and both together.
 
     Args:
@@ -105,20 +121,30 @@ def compare(
         log_odds_N: float64 [N], calibrated.
         agreement_N: float64 [N], see `agreement`.
         question_ids_N: int64 [N].
+        threshold: Log-odds above it are a verdict of True.
 
     Returns:
-        `verdict` (of the row on its own), `majority` (True where more than half of the siblings
-        have the same answer; its probabilities are not calibrated) and `stack`.
+        Plain values: `predictors`, the metrics of `COMPARED` with intervals of `verdict` (reads one
+        solution), `majority` (True where more than half of the siblings have the same answer) and
+        `stack`; and `stack_gain`, the gain in accuracy of the stack over the verdict (0 to 1) with
+        its paired interval.
     """
+    stacked_N = consensus.apply(log_odds_N, agreement_N)
     votes_N = np.where(np.isnan(agreement_N), 0.0, agreement_N - 0.5)
-    predictors = {
-        "verdict": log_odds_N,
-        "majority": votes_N,
-        "stack": consensus.apply(log_odds_N, agreement_N),
+    scores = {
+        "verdict": score(labels_N, log_odds_N, threshold, question_ids_N),
+        "majority": score(labels_N, votes_N, question_ids_N=question_ids_N),
+        "stack": score(labels_N, stacked_N, question_ids_N=question_ids_N),
     }
+    predictors = {}
+    for name, of_predictor in scores.items():
+        metrics = of_predictor.to_json()["metrics"]
+        predictors[name] = {metric: metrics[metric] for metric in COMPARED}
+    right_N = ((stacked_N > 0) == labels_N).astype(np.float64)
+    gain_N = right_N - ((log_odds_N > threshold) == labels_N)
     return {
-        name: score(labels_N, values_N, question_ids_N=question_ids_N)
-        for name, values_N in predictors.items()
+        "predictors": predictors,
+        "stack_gain": mean_with_interval(gain_N, question_ids_N),
     }
 
 

@@ -59,6 +59,16 @@ def phase_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     return Table(_COLUMNS, [_phase_row(summary) for summary in summaries])
 
 
+def missing_note(summary: Mapping[str, Any]) -> str:
+    """Return how many predicted rows have no probability, as a part of a sentence; empty for none.
+
+    Args:
+        summary: `prediction.json`.
+    """
+    missing = summary.get("missing")
+    return f" ({missing['rows']:,} too long for a probability)" if missing else ""
+
+
 def _phase_row(summary: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"phase {summary['phase']}",
@@ -92,7 +102,7 @@ def _prediction(run: RunFolder) -> list[str]:
     if "accuracy" in summary:
         result = f"accuracy {summary['accuracy']:.3f} on"
     return [
-        f"test split: {result} {summary['rows']:,} rows, {summary['seconds'] / 60:.1f} min, "
-        f"peak {summary['peak_memory_gb']:.1f} GB",
+        f"test split: {result} {summary['rows']:,} rows{missing_note(summary)}, "
+        f"{summary['seconds'] / 60:.1f} min, peak {summary['peak_memory_gb']:.1f} GB",
         f"predictions: {summary['submission']}, probabilities beside it",
     ]

@@ -25,7 +25,7 @@ from mv_lightning.reporting.phase_blocks import (
     slices_table,
     splits_section,
 )
-from mv_lightning.reporting.results_table import phase_table
+from mv_lightning.reporting.results_table import missing_note, phase_table
 from mv_lightning.schema import TEXT_COLUMNS
 from mv_lightning.versioning import read_versioned_json
 
@@ -71,7 +71,8 @@ def _results(run: Path, phases: Sequence[PhaseResults]) -> Iterator[Block]:
     if prediction.is_file():
         summary = read_versioned_json(prediction, "the summary of a prediction")
         accuracy = f", accuracy {summary['accuracy']:.3f}" if "accuracy" in summary else ""
-        yield f"Predicted: {summary['rows']:,} rows{accuracy}, in {summary['submission']}."
+        rows = f"{summary['rows']:,} rows{missing_note(summary)}"
+        yield f"Predicted: {rows}{accuracy}, in {summary['submission']}."
 
 
 def _alarms(phases: Sequence[PhaseResults]) -> list[str]:

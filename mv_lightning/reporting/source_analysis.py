@@ -10,7 +10,7 @@ import numpy as np
 from mv_lightning.data.sources import Source
 from mv_lightning.data.splits import SplitPlan, Splits, manifest, plan_splits
 from mv_lightning.metrics import baselines
-from mv_lightning.metrics.bootstrap import mean_interval
+from mv_lightning.metrics.bootstrap import mean_with_interval
 from mv_lightning.reporting.text_lengths import ROW_TOKENS, WORDS, Lengths
 from mv_lightning.schema import TEXT_COLUMNS
 
@@ -118,8 +118,8 @@ def _texts(source: Source, rows_N: np.ndarray) -> list[str]:
 def _accuracy(right_N: np.ndarray, question_ids_N: np.ndarray) -> dict[str, Any]:
     if not len(right_N):
         return {"rows": 0, "accuracy": None, "interval": None}
-    interval = mean_interval(right_N[:, None].astype(np.float64), question_ids_N)[0].tolist()
-    return {"rows": len(right_N), "accuracy": float(right_N.mean()), "interval": interval}
+    accuracy = mean_with_interval(right_N.astype(np.float64), question_ids_N)
+    return {"rows": len(right_N), "accuracy": accuracy["value"], "interval": accuracy["interval"]}
 
 
 def _quantiles(lengths_N: np.ndarray) -> dict[str, float]:

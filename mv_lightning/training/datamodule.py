@@ -25,6 +25,7 @@ from mv_lightning.data.batching import (
     training_micro_batches,
 )
 from mv_lightning.data.chat import render_chat
+from mv_lightning.data.encoding import RowsTooLong, RowsTooLongError
 from mv_lightning.data.mixture import SourceSettings, load_sources
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.question_order import question_order
@@ -74,6 +75,7 @@ class VerdictDataModule(pl.LightningDataModule):
         predict_source: str | None = None,
         id_column: str | None = None,
         pair_weight: float = 0.0,
+        rows_too_long: RowsTooLong = "error",
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
 
@@ -99,6 +101,7 @@ class VerdictDataModule(pl.LightningDataModule):
             predict_source: See `PredictSettings.source`.
             id_column: See `PredictSettings.id_column`.
             pair_weight: See `VerdictModule`. Above 0, the rows of a question are kept together.
+            rows_too_long: See `PredictSettings.rows_too_long`.
         """
         super().__init__()
         if prompt is None or max_length is None:
@@ -128,6 +131,7 @@ class VerdictDataModule(pl.LightningDataModule):
         self.predict_source = predict_source or source
         self.id_column = id_column
         self.pair_weight = pair_weight
+        self.rows_too_long = rows_too_long
         self.splits: dict[str, Split] = {}
         """The rows by split: train, val, test, predict, and `adversarial` beside test. Those that
         the stage needs."""
@@ -311,8 +315,7 @@ class VerdictDataModule(pl.LightningDataModule):
         rows = load_source(
             self.predict_source, split="test", labelled=None, id_column=self.id_column
         )
-        every_row_N = np.arange(len(rows.ids))  # unusable IDs are refused before the work begins
-        self.splits["predict"] = self._encoder(tokenizer).encode("predict", rows, every_row_N)
+        self.splits["predict"] = self._encode_predicted(rows, tokenizer)
         labels_N, reason = rows.labels_N, ""
         if labels_N is None:
             reason = "no labels"
@@ -325,6 +328,18 @@ class VerdictDataModule(pl.LightningDataModule):
         if reason and self.trainer.is_global_zero:
             print(f"{rows.name}: {reason} in `{LABEL_COLUMN}`, so no accuracy will be reported")
         self.predict_rows = dataclasses.replace(rows, labels_N=None if reason else labels_N)
+
+    def _encode_predicted(self, rows: Source, tokenizer: Any) -> Split:
+        """Tokenise the rows to predict, as far as they fit or must fit."""
+        encoder = self._encoder(tokenizer)
+        every_row_N = np.arange(len(rows.ids))  # unusable IDs are refused before the work begins
+        try:
+            return encoder.encode("predict", rows, every_row_N)
+        except RowsTooLongError as error:
+            fitting_N = np.delete(every_row_N, error.positions_N)
+            if self.rows_too_long == "error" or not len(fitting_N):
+                raise
+            return encoder.encode("predict", rows, fitting_N)
 
     def _encoder(self, tokenizer: Any) -> SplitEncoder:
         assert self.trainer is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from mv_lightning.artifacts.calibrations import AdapterCalibration
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.prediction_journals import PredictionJournals
 from mv_lightning.artifacts.predictions import (
+    MISSING_VERDICT,
     SampleSubmission,
     read_sample_submission,
+    verdicts,
     write_predictions,
 )
 from mv_lightning.atomic import Journal
@@ -30,7 +34,7 @@ from mv_lightning.training.settings import PredictSettings
 from mv_lightning.versioning import write_versioned_json
 
 MAX_EXAMPLES = 5
-"""Malformed answers in the summary."""
+"""Malformed answers, and rows without a score, that the summary shows."""
 
 
 class PredictionWriter(pl.Callback):
@@ -168,10 +172,14 @@ class PredictionWriter(pl.Callback):
         raw_N = np.array([raw[row] for row in rows_N.tolist()])
         questions_N = data.question_ids_N[rows_N]
         decision = decide(raw_N, self._calibration, self._stored, self._settings, questions_N)
-        log_odds = dict(zip(rows_N.tolist(), decision.log_odds_N.tolist(), strict=True))
+        # Rows that do not fit were left out of the split.
+        encoded = trainer.datamodule.splits["predict"].encoded
+        missing_N = np.setdiff1d(np.arange(len(data.ids)), encoded.rows_N)
+        log_odds = dict.fromkeys(missing_N.tolist(), math.nan)
+        log_odds |= dict(zip(rows_N.tolist(), decision.log_odds_N.tolist(), strict=True))
         write_predictions(self._folder, data.ids, log_odds, decision.threshold, self._sample)
         summary: dict[str, Any] = {
-            "rows": len(raw_N),
+            "rows": len(log_odds),
             "rows_before_interruption": self._rows_before,
             "seconds": self._journals.seconds(),
             "peak_memory_gb": peak_memory_gb(pl_module.device),
@@ -180,19 +188,25 @@ class PredictionWriter(pl.Callback):
             **decision.summary,
         }
         notes = ""
+        if len(missing_N):
+            summary["missing"] = _missing([data.ids[row] for row in missing_N.tolist()])
+            notes += (
+                f", {len(missing_N):,} of them too long for a score and taken as {MISSING_VERDICT}"
+            )
         if pl_module.predict_mode == "generate":
             malformed = summary["malformed"] = self._malformed(len(raw_N))
             share = f"{malformed['share']:.1%}"
             notes += f", {malformed['rows']:,} ({share}) without a verdict and taken as False"
         if data.labels_N is not None:
-            correct_N = (decision.log_odds_N > decision.threshold) == data.labels_N
+            log_odds_N = np.array([log_odds[row] for row in range(len(log_odds))])
+            correct_N = verdicts(log_odds_N, decision.threshold) == data.labels_N
             summary["accuracy"] = float(correct_N.mean())
             notes += f", accuracy {summary['accuracy']:.3f}"
         write_versioned_json(self._folder.prediction_summary, summary)
         self._journals.delete()
         for message in decision.messages:
             print(message)
-        print(f"{len(raw_N):,} rows predicted{notes}: {self._folder.submission}")
+        print(f"{len(log_odds):,} rows predicted{notes}: {self._folder.submission}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the folder back."""
@@ -219,6 +233,11 @@ class PredictionWriter(pl.Callback):
             "share": len(malformed) / rows,
             "examples": malformed[:MAX_EXAMPLES],
         }
+
+
+def _missing(ids: Sequence[str]) -> dict[str, Any]:
+    """Describe the rows without a score."""
+    return {"rows": len(ids), "verdict": MISSING_VERDICT, "examples": ids[:MAX_EXAMPLES]}
 
 
 def _fingerprint(path: Path | None) -> str:

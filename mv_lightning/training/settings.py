@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mv_lightning.data.encoding import RowsTooLong
+
 LINKS = {
     "run.dir": "data.run_dir",
     "model.base.name": "data.base",
@@ -15,6 +17,7 @@ LINKS = {
     "model.pair_weight": "data.pair_weight",
     "predict.source": "data.predict_source",
     "predict.id_column": "data.id_column",
+    "predict.rows_too_long": "data.rows_too_long",
     "predict.mode": "model.predict_mode",
 }
 """Options that a second class needs too: each is set once, and linked to the other class."""
@@ -97,6 +100,10 @@ class PredictSettings:
     id_column: str | None = None
     """Column that identifies the rows. Default: found by name (id, ID, row_id, ...); without one,
     the row numbers."""
+    rows_too_long: RowsTooLong = "error"
+    """Rows that do not fit into data.max_length even without their solution: `error` names them and
+    stops before the model is loaded; `missing` leaves them without a probability, and their verdict
+    in the submission is False."""
 
     def __post_init__(self) -> None:
         if self.threshold_share is not None and not 0 < self.threshold_share < 1:

@@ -57,7 +57,11 @@ class SplitEncoder:
             rows_N: int64 [N], the rows of the split.
             train_rows_N: int64, training rows that the questions of the split are searched in; None
                 where they are not compared.
+
+        Raises:
+            RowsTooLongError: Rows that do not fit even without their solution.
         """
+        ids = _row_ids(source, rows_N)
         chosen = source.table.select(rows_N)
         labels_N = None if source.labels_N is None else source.labels_N[rows_N]
         title = f"Tokenising {name}" if self.verbose else None
@@ -65,7 +69,7 @@ class SplitEncoder:
         def encode() -> EncodedRows:
             texts = chosen.select_columns(list(TEXT_COLUMNS))[:]
             return encode_rows(
-                texts, labels_N, rows_N, self.prompt, self.tokenizer, self.max_length, title
+                texts, labels_N, rows_N, self.prompt, self.tokenizer, self.max_length, title, ids
             )
 
         key = {
@@ -84,7 +88,6 @@ class SplitEncoder:
             seen_N = np.isin(question_ids_N, source.question_ids_N[train_rows_N])
         if source.source_N is not None:
             sources_N = np.array(source.source_names)[source.source_N[rows_N]]
-        ids = _row_ids(source, rows_N)
         return Split(encoded, question_ids_N, kinds_N, seen_N, sources_N, ids)
 
     def _print_truncation(self, name: str, encoded: EncodedRows) -> None:

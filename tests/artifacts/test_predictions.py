@@ -55,6 +55,20 @@ def test_the_threshold_is_exclusive(tmp_path: Path) -> None:
     assert submission(tmp_path)[1:] == [["a", "False"], ["b", "True"]]
 
 
+def test_a_row_without_a_score_has_no_numbers_and_the_verdict_false(tmp_path: Path) -> None:
+    """Even where the threshold would make any number True."""
+    log_odds = {0: -0.5, 1: math.nan, 2: -3.0}
+    write_predictions(RunFolder(tmp_path), ["a", "b", "c"], log_odds, threshold=-2.0)
+    assert submission(tmp_path)[1:] == [["a", "True"], ["b", "False"], ["c", "False"]]
+    assert (tmp_path / "probabilities.csv").read_text().splitlines()[2] == "b,,"
+    predictions = read_predictions(tmp_path / "probabilities.csv")
+    assert predictions.n_missing == 1
+    assert predictions.log_odds_N.tolist() == pytest.approx([-0.5, math.nan, -3.0], nan_ok=True)
+    assert predictions.log_odds_of(["b", "a", "c"], "x").tolist() == pytest.approx(
+        [math.nan, -0.5, -3.0], nan_ok=True
+    )
+
+
 def test_a_missing_row_stops_everything(tmp_path: Path) -> None:
     (tmp_path / "submission.csv").write_text("old")
     with pytest.raises(ValueError, match=r"each of 3 rows, got 2. Rows without one: 1;"):
@@ -147,6 +161,8 @@ def test_log_odds_are_read_in_the_order_of_any_ids(tmp_path: Path) -> None:
         ("ID,probability\n0,0.5\n", "line 2 has no ID and log_odds"),
         ("ID,log_odds\n0,1\n1\n", "line 3 has no ID and log_odds"),
         ("ID,log_odds\n0,1\n0,2\n", r"ID 0 occurs twice \(line 3\)"),
+        ("ID,log_odds\n0,1\n1,nan\n", "line 3 has no ID and log_odds .*nan is not finite"),
+        ("ID,log_odds\n0,inf\n", "line 2 has no ID and log_odds .*inf is not finite"),
         ("ID,log_odds\n", "has no rows"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from mv_lightning.data import encoding
 from mv_lightning.data.encoding import (
     TRUNCATION_MARKER,
+    RowsTooLongError,
     _truncate_middle,
     encode_rows,
     verdict_token_ids,
@@ -94,7 +96,7 @@ def test_special_tokens_in_a_row_are_text(tokenizer) -> None:
 
 def test_a_row_that_cannot_fit_is_named(tokenizer) -> None:
     with pytest.raises(
-        ValueError, match=r"1 rows do not fit into max_length=200 .*source rows 1\)"
+        ValueError, match=r"1 rows do not fit into max_length=200 .*: row 1 \(\d+ tokens\)\. Raise"
     ):
         encode(tokenizer, [("a", "1", "b"), ("long " * 300, "1", "b")], limit=200)
 
@@ -342,9 +344,19 @@ def test_start_and_end_stay_about_equally(n_kept: int, expected: list[int]) -> N
 
 
 def test_all_rows_that_cannot_fit_are_named(tokenizer) -> None:
-    long, short = ("long " * 300, "1", "b"), ("a", "1", "b")
-    with pytest.raises(ValueError, match=r"2 rows do not fit .*source rows 1, 3\)"):
-        encode(tokenizer, [short, long, short, long], limit=200)
+    """With the tokens that they need at least: the limit at which they fit without a solution."""
+    long, longer = ("long " * 300, "1", "b c d"), ("long " * 310, "1", "")
+    rows = [("a", "1", "b"), long, ("a", "1", "b"), longer]
+    whole = encode(tokenizer, [(question, answer, "") for question, answer, _ in rows])
+    _, first, _, second = (whole.lengths_N + len(whole.prefix_ids)).tolist()
+    expected = f": row 1 ({first} tokens), row 3 ({second} tokens). Raise data.max_length"
+    with pytest.raises(RowsTooLongError, match=re.escape(expected)) as refused:
+        encode(tokenizer, rows, limit=200)
+    assert refused.value.positions_N.tolist() == [1, 3]
+    assert f"to {second}," in str(refused.value)
+    with pytest.raises(RowsTooLongError, match="1 rows do not fit"):
+        encode(tokenizer, rows, limit=second - 1)
+    assert len(encode(tokenizer, rows, limit=second)) == 4
 
 
 @pytest.mark.parametrize(

@@ -117,5 +117,5 @@ def test_a_field_of_100k_characters_is_kept_whole_or_its_row_is_named(
             and cut.truncated_N[0] == 0 < cut.truncated_N[1]
         )
     else:
-        with pytest.raises(ValueError, match=r"1 rows do not fit .*source rows 1\)"):
+        with pytest.raises(ValueError, match=r"1 rows do not fit .*: row 1 \("):
             encode(tmp_path / "rows.jsonl", [("?", "1", ""), row], tokenizer, LIMIT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -54,6 +55,13 @@ def test_ids_kinds_and_questions_are_those_of_the_rows(
 def test_ids_that_repeat_do_not_prevent_training(encoder: SplitEncoder, tmp_path: Path) -> None:
     source = load_source(write_rows(tmp_path / "rows.jsonl", list("aabcde")))
     assert encoder.encode("train", source, ROWS_N).ids is None
+
+
+def test_rows_that_do_not_fit_are_named_by_their_ids(encoder: SplitEncoder, tmp_path: Path) -> None:
+    short = dataclasses.replace(encoder, max_length=20)
+    source = load_source(write_rows(tmp_path / "rows.jsonl", list("abcdef")))
+    with pytest.raises(ValueError, match=r"3 rows .*: ID f \(\d+ tokens\), ID a \(.*, ID d \("):
+        short.encode("predict", source, ROWS_N)
 
 
 def test_tokens_are_stored_once(
