@@ -234,8 +234,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print(_members_table(summary).markdown())
     if summary["missing_rows"]:
         print(
-            f"\n{summary['missing_rows']:,} rows have no probability of some member, and so none of "
-            f"the ensemble; their verdict is {MISSING_VERDICT}"
+            f"\n{summary['missing_rows']:,} rows have no probability of some member, and so none "
+            f"of the ensemble; their verdict is {MISSING_VERDICT}"
         )
     if "gain" in summary:
         print(f"\n{_gain(summary)}")

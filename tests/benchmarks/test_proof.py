@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,10 @@ from benchmarks.proof import definitions, rows, scoring, tables, training, trl
 from benchmarks.proof.baselines import score_baseline
 from benchmarks.proof.definitions import HELD_OUT_SHARE, ROW_SETS, RUNS, RowSet, Run
 from benchmarks.proof.training import ProofFolder
+from mv_lightning.artifacts.layout import RunFolder
+from mv_lightning.artifacts.predictions import write_predictions
 from mv_lightning.artifacts.solutions import Solutions
+from mv_lightning.cli import main
 from mv_lightning.metrics.consensus import Consensus
 from mv_lightning.model.bundled import BUNDLED
 from mv_lightning.training.cli import parse
@@ -231,6 +235,32 @@ def test_a_pair_loss_reaches_the_command(sets: Path, tmp_path: Path) -> None:
     assert parse(args)["model"]["pair_weight"] == 0.5
     with pytest.raises(ValueError, match=r"run\.pair_weight=0\.5"):
         trl.train_trl(run, folder, trl.TrlFolder(tmp_path, "trl"))
+
+
+def test_the_stack_is_that_of_the_command(proof: TinyProof, tmp_path: Path) -> None:
+    """`best-of-n` reads the source of the validation rows from the phase's settings."""
+    folder = ProofFolder(proof.runs, "tiny")
+    prediction = folder.prediction(Run("tiny", {"gsm8k": 200}), "gsm8k")
+    source, validated = folder.scored_rows("gsm8k"), folder.phase.evaluated_rows("val")
+    command = ["best-of-n", str(prediction.probabilities), "--source", str(source)]
+    options = ["--max-n", "4", "--fit-stack", str(validated), "--out", str(tmp_path / "out.json")]
+    main([*command, *options])
+    stored = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    rates = proof.results["proof/tiny"]["scores"]["gsm8k"]["solve_rate"]
+    assert stored["stack"]["weights"] == rates["stack_weights"]
+    assert stored["gain_over_majority"] == rates["gain_over_majority"]
+    for policy, rate in stored["solve_rate"]["4"].items():
+        assert rate == rates[policy]
+
+
+def test_a_row_without_a_probability_is_not_scored(proof: TinyProof, tmp_path: Path) -> None:
+    folder = ProofFolder(proof.runs, "tiny")
+    prediction = RunFolder(tmp_path)
+    write_predictions(prediction, ["0", "1"], {0: 1.0, 1: math.nan})
+    with pytest.raises(ValueError, match="expected a probability for every row, got none for 1 "):
+        scoring.score_prediction(
+            prediction, folder.scored_rows("gsm8k"), folder.phase, folder.training_rows
+        )
 
 
 def test_the_untrained_base_is_a_run(proof: TinyProof) -> None:

@@ -14,6 +14,7 @@ from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.artifacts.predictions import read_predictions, write_predictions
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
+from mv_lightning.metrics.best_of_n import POLICIES
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.metrics.evaluation import EvalReport
 from mv_lightning.metrics.scores import score
@@ -138,7 +139,10 @@ def test_the_validation_rows_of_phases_need_no_labels_beside_them(
     for place, temperature in enumerate((0.5, 4.0, 1.0)):
         phases.append(leave_phase(tmp_path / f"val{place}", labels_N, Calibration(temperature)))
         leave_calibration(tmp_path / f"rows{place}", Calibration(temperature))
-    main(["ensemble", *files["rows"], "--out", str(tmp_path / "a"), "--fit-weights", *phases])
+    fitted = ["--labels", SOURCE, "--fit-weights", *phases]
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "a"), *fitted])
+    # Only the stack needs the source of the phases, which is not here.
+    assert "is not the folder of a finished phase" in summary(tmp_path / "a")["no_stack"]
     calibrated = ["--fit-weights", *files["val"], "--val-labels", SOURCE]
     main(["ensemble", *files["rows"], "--out", str(tmp_path / "b"), *calibrated])
     one, other = (
@@ -276,6 +280,63 @@ def test_members_are_joined_by_id_not_by_position(
     main(["ensemble", *files["rows"], "--out", str(tmp_path / "b"), "--labels", SOURCE])
     for file in ("submission.csv", "probabilities.csv", "ensemble.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_row_that_a_member_has_no_score_of_is_missing_in_the_ensemble(
+    files: dict[str, list[str]],
+    labels_N: np.ndarray,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In validation it is left out. The others are averaged and scored as without it."""
+    for name, place, row in (("rows", 1, 3), ("rows", 0, 5), ("val", 0, 8)):
+        odds_N = read_log_odds(Path(files[name][place]))
+        odds_N[row] = np.nan
+        leave_prediction(tmp_path / f"{name}{place}", odds_N)
+    fitted = ["--fit-weights", *files["val"], "--val-labels", SOURCE]
+    out = tmp_path / "out"
+    main(["ensemble", *files["rows"], "--out", str(out), "--labels", SOURCE, *fitted])
+    mixed_N = read_log_odds(out / "probabilities.csv")
+    assert np.flatnonzero(np.isnan(mixed_N)).tolist() == [3, 5]
+    assert "3,False\n4," in (out / "submission.csv").read_text()
+    kept_N = ~np.isnan(mixed_N)
+    scores = summary(out)["ensemble"]
+    accuracy = np.mean((mixed_N > 0)[kept_N] == labels_N[kept_N])
+    assert scores["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
+    assert (scores["rows"], summary(out)["missing_rows"]) == (ROWS - 2, 2)
+    assert "2 rows have no probability of some member" in capsys.readouterr().out
+    leave_prediction(tmp_path / "rows0", np.full(ROWS, np.nan))
+    with pytest.raises(SystemExit):
+        main(["ensemble", *files["rows"], "--out", str(tmp_path / "none")])
+    assert "expected rows that have a probability of every member" in capsys.readouterr().err
+
+
+def test_the_stack_of_the_ensemble_is_measured_where_questions_repeat(
+    files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
+) -> None:
+    """Four neighbours are solutions of one question; the right ones among them agree."""
+    lines = []
+    for row, label in enumerate(labels_N.tolist()):
+        texts = {"question": f"q{row // 4}", "answer": "$1" if label else str(row + 2)}
+        lines.append(json.dumps({**texts, "solution": "", "is_correct": label}) + "\n")
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    rows = str(tmp_path / "rows.jsonl")
+    fitted = ["--fit-weights", *files["val"], "--val-labels", rows]
+    main(["ensemble", *files["rows"], "--out", str(tmp_path / "a"), "--labels", rows, *fitted])
+    stored = summary(tmp_path / "a")
+    accuracies = {}
+    for name, metrics in stored["solutions"]["stack"]["predictors"].items():
+        accuracies[name] = metrics["accuracy"]["value"]
+    assert accuracies["verdict"] == stored["ensemble"]["metrics"]["accuracy"]["value"]
+    assert accuracies["stack"] > accuracies["verdict"] + 0.02
+    assert list(stored["solutions"]["solve_rate"]["4"]) == list(POLICIES)
+    # The submission holds verdicts on single solutions all the same.
+    written = (tmp_path / "a" / "submission.csv").read_text().splitlines()[1:]
+    right_N = np.array([line.endswith("True") for line in written]) == labels_N
+    assert right_N.mean() == pytest.approx(accuracies["verdict"])
+    plain = [*files["rows"], "--out", str(tmp_path / "b"), "--labels", rows]
+    main(["ensemble", *plain, *fitted[:-1], SOURCE])
+    assert summary(tmp_path / "b")["no_stack"] == "no validation question has several solutions"
 
 
 def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> None:

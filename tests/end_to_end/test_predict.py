@@ -322,6 +322,42 @@ def test_ids_that_repeat_stop_before_the_model_is_loaded(
     assert "expected IDs that differ" in capsys.readouterr().err
 
 
+def test_rows_that_do_not_fit_do_not_fail_the_others(
+    args, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"r{i}", f"What is {i} + {i}?", str(2 * i), "s", i % 2) for i in range(6)]
+    long = [("long1", "1 + 1? " * 2_000, "2", "", 1), ("long2", "1 + 1?", "2 " * 9_000, "", 0)]
+    for name, written in (("short", rows), ("mixed", [long[0], *rows, long[1]])):
+        with (tmp_path / f"{name}.csv").open("w") as file:
+            table = csv.writer(file)
+            table.writerow(["id", "question", "answer", "solution", "is_correct"])
+            table.writerows(written)
+    main(args(tmp_path / "short", "--predict.source", str(tmp_path / "short.csv")))
+    mixed = args(tmp_path / "mixed", "--predict.source", str(tmp_path / "mixed.csv"))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr("mv_lightning.model.base.load_base", None)
+        main(mixed)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and "2 rows do not fit into max_length=2048 tokens" in error
+    assert "ID long1 (" in error and "ID long2 (" in error and "rows_too_long=missing" in error
+    main([*mixed, "--predict.rows_too_long", "missing"])
+    printed = capsys.readouterr().out
+    assert "8 rows predicted, 2 of them too long for a score and taken as False" in printed
+    lines = {}
+    for name in ("short", "mixed"):
+        lines[name] = (tmp_path / name / "probabilities.csv").read_text().splitlines()
+    header, first, *others, last = lines["mixed"]
+    assert [header, *others] == lines["short"] and (first, last) == ("long1,,", "long2,,")
+    submission = (tmp_path / "mixed" / "submission.csv").read_text().splitlines()
+    assert (submission[1], submission[-1]) == ("long1,False", "long2,False")
+    stored = json.loads((tmp_path / "mixed" / "prediction.json").read_text())
+    assert stored["missing"] == {"rows": 2, "verdict": False, "examples": ["long1", "long2"]}
+    alone = json.loads((tmp_path / "short" / "prediction.json").read_text())
+    assert "missing" not in alone and (stored["rows"], alone["rows"]) == (8, 6)
+    # long2 is labelled False, long1 True.
+    assert stored["accuracy"] == pytest.approx((6 * alone["accuracy"] + 1) / 8)
+
+
 def test_a_sample_submission_of_the_same_rows_changes_nothing(
     args, straight: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mv_lightning.metrics import best_of_n
-from mv_lightning.metrics.best_of_n import POLICIES, solve_rates
+from mv_lightning.metrics.best_of_n import POLICIES, gains_over_majority, solve_rates
 from mv_lightning.metrics.consensus import Consensus
 
 
@@ -91,6 +91,18 @@ def test_a_question_by_hand() -> None:
     )  # of two different answers, either wins
     assert found["weighted"] == pytest.approx([1 / 3, 2 / 3, 1])  # 0.88 against 2 x 0.27
     assert found["best"] == found["oracle"] == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_gains_are_paired_differences_from_the_majority() -> None:
+    """Both solve half of the questions; `best` always one more than the majority, in pairs."""
+    half_Q = np.array([0.0, 1.0] * 20)
+    majority_Q = 0.5 * half_Q
+    solved = {"random": half_Q, "majority": majority_Q, "best": majority_Q + 0.25}
+    gains = gains_over_majority({**solved, "stack": half_Q, "oracle": np.ones(40)})
+    assert gains["best"] == {"value": 0.25, "interval": [0.25, 0.25]}
+    assert gains["stack"]["value"] == 0.25
+    assert gains["stack"]["interval"][0] < 0.25 < gains["stack"]["interval"][1]
+    assert list(gains_over_majority(solved)) == ["best"]
 
 
 def test_answers_are_compared_by_value() -> None:

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from mv_lightning.metrics import bootstrap
-from mv_lightning.metrics.bootstrap import mean_interval, resample_weights, resampling_units
+from mv_lightning.metrics.bootstrap import (
+    mean_interval,
+    mean_with_interval,
+    resample_weights,
+    resampling_units,
+)
 
 
 def test_questions_of_different_sizes_weigh_by_their_rows() -> None:
@@ -22,6 +27,14 @@ def test_paired_differences_have_a_narrower_interval_than_their_parts() -> None:
     assert (high - low)[2] < 1e-9 < (high - low)[0]
     none = mean_interval(np.empty((0, 3)))
     assert none.shape == (3, 2) and np.isnan(none).all()
+
+
+def test_a_mean_has_the_interval_of_its_column() -> None:
+    values_N, questions_N = np.random.default_rng(1).random(60), np.arange(60) // 3
+    measured = mean_with_interval(values_N, questions_N)
+    interval = mean_interval(values_N[:, None], questions_N)[0].tolist()
+    assert measured == {"value": values_N.mean(), "interval": interval}
+    assert mean_with_interval(values_N)["interval"] != interval
 
 
 def test_units_are_numbered_by_first_appearance() -> None:

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mv_lightning.metrics.consensus import Consensus, agreement, compare, fit_consensus
+from mv_lightning.metrics.consensus import (
+    Consensus,
+    NoConsensusError,
+    agreement,
+    compare,
+    fit_consensus,
+)
 
 
 def solutions(questions: int, seed: int, noise: float = 2.0) -> tuple[np.ndarray, ...]:
@@ -100,13 +106,38 @@ def test_separable_rows_have_finite_weights() -> None:
 
 def test_the_stack_is_better_than_its_parts_on_other_questions() -> None:
     fitted = fit_consensus(*solutions(300, 1)[:3])
-    scores = compare(fitted, *solutions(300, 2))
-    assert list(scores) == ["verdict", "majority", "stack"]
-    values = {name: one.values["auroc"] for name, one in scores.items()}
-    assert values["stack"] > max(values["verdict"], values["majority"]) + 0.02
-    assert scores["stack"].values["accuracy"] > scores["verdict"].values["accuracy"]
+    compared = compare(fitted, *solutions(300, 2))
+    assert list(compared["predictors"]) == ["verdict", "majority", "stack"]
+    aurocs = {name: one["auroc"]["value"] for name, one in compared["predictors"].items()}
+    assert aurocs["stack"] > max(aurocs["verdict"], aurocs["majority"]) + 0.02
+    low, high = compared["stack_gain"]["interval"]
+    assert 0 < low < compared["stack_gain"]["value"] < high
 
 
-def test_a_consensus_can_not_be_fitted_on_one_class() -> None:
-    with pytest.raises(ValueError, match="expected rows of both classes"):
-        fit_consensus(np.array([True, True, False]), np.ones(3), np.array([0.5, 0.5, np.nan]))
+def test_predictors_by_hand() -> None:
+    """Three of four agree: the vote is right about all, the verdict depends on its threshold."""
+    labels_N, questions_N = np.array([True, True, True, False]), np.zeros(4, dtype=int)
+    log_odds_N = np.array([2.0, 0.3, 1.0, 0.1])
+    agreement_N = agreement(questions_N, ["1", "1.0", "1", "2"])
+    stack = Consensus(log_odds_weight=1.0, agreement_weight=4.0, offset=-1.0)
+    for threshold, verdict in ((0.0, 3 / 4), (0.2, 1.0), (1.5, 2 / 4)):
+        compared = compare(stack, labels_N, log_odds_N, agreement_N, questions_N, threshold)
+        accuracies = {}
+        for name, metrics in compared["predictors"].items():
+            accuracies[name] = metrics["accuracy"]["value"]
+        assert accuracies == pytest.approx({"verdict": verdict, "majority": 1, "stack": 1})
+        assert compared["stack_gain"]["value"] == pytest.approx(1 - verdict)
+
+
+@pytest.mark.parametrize(
+    ("agreement_N", "message"),
+    [
+        ([0.5, 0.5, math.nan], "all 2 validation rows of questions with several .* are True"),
+        ([math.nan] * 3, "no validation question has several solutions"),
+    ],
+)
+def test_without_siblings_of_both_classes_there_is_no_consensus(
+    agreement_N: list[float], message: str
+) -> None:
+    with pytest.raises(NoConsensusError, match=message):
+        fit_consensus(np.array([True, True, False]), np.ones(3), np.array(agreement_N))

@@ -80,6 +80,9 @@ def test_the_prediction_has_an_accuracy_where_there_are_labels(
     }
     write_versioned_json(tmp_path / "prediction.json", {**cost, **accuracy})
     assert f"test split: {told} 10,000 rows, 1.5 min, peak 6.0 GB" in results_table(tmp_path)
+    missing = {"missing": {"rows": 3, "verdict": False, "examples": ["7"]}}
+    write_versioned_json(tmp_path / "prediction.json", {**cost, **accuracy, **missing})
+    assert f"{told} 10,000 rows (3 too long for a probability), 1.5" in results_table(tmp_path)
 
 
 def test_nothing_is_finished(tmp_path: Path) -> None:

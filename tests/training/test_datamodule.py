@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mv_lightning.data.batching import epoch_order
+from mv_lightning.data.encoding import RowsTooLong
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan
 from mv_lightning.training.datamodule import VerdictDataModule
@@ -56,6 +57,8 @@ def data_module(
     stage: str = "fit",
     batch_size: int = 2,
     pair_weight: float = 0,
+    rows_too_long: RowsTooLong = "error",
+    max_length: int = 2048,
     **values: object,
 ) -> VerdictDataModule:
     data = VerdictDataModule(
@@ -63,10 +66,12 @@ def data_module(
         phase=2,
         splits=plan,
         prompt="answer_only",
+        max_length=max_length,
         batch_size=batch_size,
         base=str(base),
         run_dir=str(rows.parent / "run"),
         pair_weight=pair_weight,
+        rows_too_long=rows_too_long,
     )
     data.trainer = trainer(**values)  # type: ignore[assignment]
     data.setup(stage)
@@ -102,6 +107,24 @@ def test_a_checkpoint_of_other_data_is_refused_by_name(rows: Path, tiny_folder: 
     other = {**data.state_dict(), "the micro-batches": "4 rows x 1"}
     with pytest.raises(ValueError, match="the micro-batches was '4 rows x 1', is '2 rows x 3'"):
         data.load_state_dict(other)
+
+
+def test_rows_that_do_not_fit_are_left_out_of_a_prediction_on_request(
+    rows: Path, tiny_folder: Path
+) -> None:
+    lines = rows.read_text().splitlines()
+    long = {"question": "long " * 300, "answer": "1", "solution": "", "is_correct": True}
+    rows.write_text("\n".join([*lines[:2], json.dumps(long), *lines[2:5]]) + "\n")
+    data = data_module(rows, tiny_folder, stage="predict", rows_too_long="missing", max_length=300)
+    split = data.splits["predict"]
+    assert split.encoded.rows_N.tolist() == [0, 1, 3, 4, 5]
+    assert data.predict_rows is not None
+    expected = data.predict_rows.question_ids_N[split.encoded.rows_N]
+    assert split.question_ids_N.tolist() == expected.tolist()
+    with pytest.raises(ValueError, match=r"1 rows do not fit .*: row 2 \("):
+        data_module(rows, tiny_folder, stage="predict", max_length=300)
+    with pytest.raises(ValueError, match="6 rows do not fit"):  # there is nothing to predict
+        data_module(rows, tiny_folder, stage="predict", rows_too_long="missing", max_length=9)
 
 
 def test_rows_that_are_predicted_already_are_left_out(rows: Path, tiny_folder: Path) -> None:
