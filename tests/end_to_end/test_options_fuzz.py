@@ -89,6 +89,7 @@ PREDICT = {
     "predict.calibrate": ["false", "x"],
     "predict.true_share": ["0", "0.4", "1", "2", "nan"],
     "predict.id_column": ["", "nope", "question"],
+    "predict.rows_too_long": ["missing", "x"],
     "predict.sample_submission": ["", "no.csv", "/dev/null", "empty.csv"],
 }
 EXPORT = {
@@ -113,7 +114,13 @@ ENSEMBLE = {
     "fit-weights": ["", "no.csv", "empty.csv"],
     "val-labels": ["synthetic:4", ""],
 }
-BEST_OF_N = {"source": ["synthetic:4", "", "no.csv"], "max-n": ["-1", "0", "1", "9"], "out": [""]}
+BEST_OF_N = {
+    "source": ["synthetic:4", "", "no.csv"],
+    "max-n": ["-1", "0", "1", "9"],
+    "fit-stack": ["", "no.csv", "run/phase1/val.csv"],
+    "val-labels": ["synthetic:4", ""],
+    "out": [""],
+}
 ESTIMATE = {"tokens": ["0", "-1", "7", "x"]}
 VERIFY = {"steps": ["0", "x"], "kills": ["0", "12", "-1"]}
 EVALUATION = {**DATA, **RUN, **PREDICT, "trainer.limit_val_batches": ["0", "1", "0.0001"]}
