@@ -11,7 +11,8 @@ def sigmoid(log_odds: np.ndarray) -> np.ndarray:
     `exp` alone overflows below -709; `logaddexp` does not.
 
     Args:
-        log_odds: Any shape, in nats.
+        log_odds: Any shape, in nats; nan stays nan.
     """
-    probabilities: np.ndarray = np.exp(-np.logaddexp(0, -log_odds))
+    with np.errstate(invalid="ignore"):  # logaddexp warns of nan
+        probabilities: np.ndarray = np.exp(-np.logaddexp(0, -log_odds))
     return probabilities
