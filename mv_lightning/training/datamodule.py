@@ -89,8 +89,7 @@ class VerdictDataModule(pl.LightningDataModule):
                 or a YAML file with instruction, body and cue. null: that of the adapter, the
                 default outside `fit`.
             max_length: Maximum tokens; a longer solution loses its middle. null: as for prompt.
-            batch_size: Rows of a micro-batch. An optimizer step takes this times
-                trainer.accumulate_grad_batches.
+            batch_size: Rows of a micro-batch; trainer.accumulate_grad_batches of these are a step.
             eval_tokens: Maximum tokens of a batch in validation, test and prediction.
             adversarial_rows: Rows of each check of `test` whether the verifier can be fooled: wrong
                 rows with a meaningless solution, with an instruction to say True, and so on. 0:
@@ -98,10 +97,8 @@ class VerdictDataModule(pl.LightningDataModule):
             num_workers: Processes that pack batches ahead.
             base: The base model, whose tokenizer is used; see `BaseSettings.name`.
             run_dir: Folder of the run, for tokenised rows and the manifest of the splits.
-            predict_source: See `PredictSettings.source`.
-            id_column: See `PredictSettings.id_column`.
+            predict_source, id_column, rows_too_long: See `PredictSettings`.
             pair_weight: See `VerdictModule`. Above 0, the rows of a question are kept together.
-            rows_too_long: See `PredictSettings.rows_too_long`.
         """
         super().__init__()
         if prompt is None or max_length is None:
