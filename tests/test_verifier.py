@@ -97,19 +97,19 @@ def test_another_calibration(verifier: Verifier, rows: list[dict[str, str]]) -> 
     assert np.array_equal(raw.log_odds(rows) / 1.7, verifier.log_odds(rows))
 
 
-LONG = {"question": "long " * 2_000, "answer": "4", "solution": "2 + 2 = 4."}
+LONG = {"question": "long " * 600, "answer": "4", "solution": "2 + 2 = 4."}
 
 
 def test_rows_that_do_not_fit_are_named_or_missing(
     verifier: Verifier, rows: list[dict[str, str]]
 ) -> None:
     mixed = [rows[0], LONG, *rows[1:], LONG]
-    with pytest.raises(ValueError, match=r"2 rows do not fit .*: row 1 \(.*\), row 40 \(.*\)\. R"):
+    with pytest.raises(ValueError, match=r"2 rows do not fit .*: row 1 \(.*\), row 41 \(.*\)\. R"):
         verifier.log_odds(mixed)
     for score in (verifier.log_odds, verifier.predict_proba):
         scored_N = score(mixed, rows_too_long="missing")
-        assert np.flatnonzero(np.isnan(scored_N)).tolist() == [1, 40]
-        assert np.array_equal(np.delete(scored_N, [1, 40]), score(rows))
+        assert np.flatnonzero(np.isnan(scored_N)).tolist() == [1, 41]
+        assert np.array_equal(np.delete(scored_N, [1, 41]), score(rows))
     assert verifier.encode(iter(mixed[:4]), rows_too_long="missing").rows_N.tolist() == [0, 2, 3]
     assert np.isnan(verifier.predict_proba([LONG], rows_too_long="missing")).all()
     with pytest.raises(ValueError, match=r"expected rows_too_long to be one of .*, got 'skip'"):
@@ -119,8 +119,8 @@ def test_rows_that_do_not_fit_are_named_or_missing(
 def test_a_larger_maximum_length_than_in_training(
     run: Path, verifier: Verifier, rows: list[dict[str, str]]
 ) -> None:
-    longer = Verifier.load(run / "phase1", device="cpu", eval_tokens=EVAL_TOKENS, max_length=10_000)
-    assert longer.max_length == 10_000 > verifier.max_length
+    longer = Verifier.load(run / "phase1", device="cpu", eval_tokens=EVAL_TOKENS, max_length=4_000)
+    assert longer.max_length == 4_000 > verifier.max_length
     assert np.isfinite(longer.log_odds([LONG])).all()
     assert np.array_equal(longer.log_odds(rows), verifier.log_odds(rows))
     with pytest.raises(ValueError, match="expected max_length to be positive, got 0"):
