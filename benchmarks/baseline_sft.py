@@ -25,7 +25,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.measure import Clock
+from benchmarks.measure import Clock, peak_memory
 from mv_lightning.model.base import BaseSettings, load_base
 from mv_lightning.model.families import TARGETS
 from mv_lightning.model.quantization import quantization_config
@@ -60,15 +60,8 @@ class OnDemand(TrainerCallback):
     def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Send the cost of the step."""
         if "loss" in logs:
-            peak = torch.cuda.max_memory_allocated() / 1e9 if GPU else None
-            send(
-                {
-                    **self._cost,
-                    "loss": float(logs["loss"]),
-                    "tokens_so_far": logs.get("num_tokens"),
-                    "peak_gb": peak,
-                }
-            )
+            loss, tokens = float(logs["loss"]), logs.get("num_tokens")
+            send({**self._cost, **peak_memory(), "loss": loss, "tokens_so_far": tokens})
 
 
 def load(settings: dict[str, Any]) -> dict[str, Any]:

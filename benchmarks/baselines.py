@@ -5,8 +5,8 @@
 TRL shares the versions of PyTorch, transformers, PEFT and bitsandbytes with the environment that
 this runs in, so that both sides of a comparison use the same kernels and differ only in how they
 call them. Unsloth brings its own versions and needs a GPU. The environments are created in
-`benchmarks/work`; the commands that need TRL install it themselves. Where the package index cannot
-be reached, the current environment is used if it has the library.
+`benchmarks/work`; the commands that need TRL install it themselves, except `benchmarks.gpu`. If the
+current environment has the library, it is used.
 """
 
 from __future__ import annotations
@@ -35,12 +35,31 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "trl": ("trl==1.16.0",),
     "unsloth": ("unsloth==2026.10.9",),
 }
+READY = "ready.json"
+"""File in an environment's folder that says what was installed, once all of it was."""
 REPORT = {
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 4,
     "gradient_checkpointing": True,
 }
 """Arguments of SFTConfig: the report's settings, with the loss on every token."""
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""Environment variables of processes that are measured: everything they read is on the disk."""
+
+
+def installed_python(library: str) -> Path | None:
+    """Return the interpreter that can import a library, or None if it must be installed first.
+
+    Args:
+        library: A key of `LIBRARIES`.
+    """
+    if importlib.util.find_spec(library) is not None:
+        return Path(sys.executable)
+    folder = _environment_folder(library)
+    ready = folder / READY
+    if ready.is_file() and json.loads(ready.read_text(encoding="utf-8")) == _requirements(library):
+        return folder / "bin" / "python"
+    return None
 
 
 def library_python(library: str) -> Path:
@@ -52,24 +71,30 @@ def library_python(library: str) -> Path:
     Raises:
         RuntimeError: The library cannot be installed; the message ends with pip's.
     """
-    if importlib.util.find_spec(library) is not None:
-        return Path(sys.executable)
-    folder = WORK / "baselines" / library
-    python, ready = folder / "bin" / "python", folder / "ready.json"
-    requirements = [*LIBRARIES[library]]
-    if library == "trl":
-        # Of a local version such as 2.13.0+cpu, the index has the part before the plus sign.
-        requirements += [f"{name}=={version(name).split('+')[0]}" for name in SHARED]
-    if ready.is_file() and json.loads(ready.read_text(encoding="utf-8")) == requirements:
-        return python
+    if installed := installed_python(library):
+        return installed
+    folder, requirements = _environment_folder(library), _requirements(library)
+    python = folder / "bin" / "python"
     print(f"Installing {library} into {folder}, once ...", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     command = [str(python), "-m", "pip", "install", "--quiet", *requirements]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"{library} cannot be installed here: {done.stderr.strip()[-300:]}")
-    ready.write_text(json.dumps(requirements) + "\n", encoding="utf-8")
+    (folder / READY).write_text(json.dumps(requirements) + "\n", encoding="utf-8")
     return python
+
+
+def _environment_folder(library: str) -> Path:
+    return WORK / "baselines" / library
+
+
+def _requirements(library: str) -> list[str]:
+    requirements = [*LIBRARIES[library]]
+    if library == "trl":
+        # Of a local version such as 2.13.0+cpu, the index has the part before the plus sign.
+        requirements += [f"{name}=={version(name).split('+')[0]}" for name in SHARED]
+    return requirements
 
 
 def write_texts(
@@ -120,7 +145,7 @@ class BaselineTrainer:
                 stderr=log,
                 text=True,
                 cwd=Path(__file__).parents[1],
-                env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+                env={**os.environ, **OFFLINE},
             )
         self.versions = self._answer()
 

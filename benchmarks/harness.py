@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.baselines import write_texts
 from benchmarks.measure import WORK, Clock, Cost
-from mv_lightning.data.batching import pack
+from mv_lightning.data.batching import epoch_order, pack
 from mv_lightning.data.sources import load_source
-from mv_lightning.data.splits import SplitPlan
+from mv_lightning.data.splits import SplitPlan, plan_splits
 from mv_lightning.model import adapters, base
 from mv_lightning.model.bundled import BUNDLED as BUNDLED_NAME
 from mv_lightning.model.optim import OptimSettings
@@ -73,8 +73,12 @@ class Training:
         )
 
     def run(
-        self, steps: int, after_step: Callable[[int, Cost], None], accelerator: str = "cpu"
-    ) -> pl.Trainer:
+        self,
+        steps: int,
+        after_step: Callable[[int, Cost], None],
+        accelerator: str = "cpu",
+        at_end: Callable[[pl.Trainer], None] | None = None,
+    ) -> None:
         """Train.
 
         Args:
@@ -82,6 +86,8 @@ class Training:
             after_step: Called after each step with its number and its cost, which includes
                 reading and packing its rows.
             accelerator: Name of a Lightning accelerator.
+            at_end: Called with the trainer after the last step. Afterwards Lightning moves the
+                model and the optimizer to the CPU.
         """
         pl.seed_everything(DEFAULT_SEED, verbose=False)
         trainer = pl.Trainer(
@@ -99,15 +105,14 @@ class Training:
             enable_progress_bar=False,
             enable_model_summary=False,
             plugins=[AtomicCheckpointIO()],
-            callbacks=[_StepTimer(after_step)],
+            callbacks=[_StepTimer(after_step, at_end)],
         )
         trainer.fit(self.module, self.data)
-        return trainer
 
     @cached_property
     def order(self) -> np.ndarray:
-        """Positions of the shard's rows in training order; available once `run` has begun."""
-        return self.data.training_order(epoch=0)
+        """Positions of the shard's rows in training order."""
+        return epoch_order(self.data.plan.rows, self.data.plan.seed, self.data.phase, epoch=0)
 
     def batch(self, step: int) -> Batch:
         """Return the packed rows of a step; available once `run` has begun."""
@@ -118,21 +123,22 @@ class Training:
         )
 
     def write_texts(self, path: Path) -> None:
-        """Write the rows in the order of training, as prompt and completion.
-
-        Available once `run` has begun.
-        """
-        source, encoded = load_source(self.source), self.data.splits["train"].encoded
+        """Write the rows in the order of training, as prompt and completion."""
+        source = load_source(self.source)
         assert source.labels_N is not None
-        rows_N = encoded.rows_N[self.order]
-        write_texts(path, self.data.prompt, source.table, source.labels_N, rows_N)
+        shard_N = plan_splits(source.labels_N, None, self.data.plan).train[self.data.phase - 1]
+        write_texts(path, self.data.prompt, source.table, source.labels_N, shard_N[self.order])
 
 
 class _StepTimer(pl.Callback):
     """Times each step from the end of the one before, so that the loop's own work is included."""
 
-    def __init__(self, after_step: Callable[[int, Cost], None]) -> None:
-        self._after_step = after_step
+    def __init__(
+        self,
+        after_step: Callable[[int, Cost], None],
+        at_end: Callable[[pl.Trainer], None] | None,
+    ) -> None:
+        self._after_step, self._at_end = after_step, at_end
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the first step."""
@@ -145,6 +151,11 @@ class _StepTimer(pl.Callback):
         loss = float(trainer.callback_metrics["train/loss"])
         self._after_step(trainer.global_step - 1, {**self._clock.read(), "loss": loss})
         self._clock = Clock()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Call back while everything is where it was trained."""
+        if self._at_end:
+            self._at_end(trainer)
 
 
 def short_run_adapter(

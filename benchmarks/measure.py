@@ -54,6 +54,19 @@ class Clock:
         }
 
 
+def peak_memory() -> Cost:
+    """Return the peak memory of the GPU so far in GB (10^9 bytes): `peak_gb` in tensors, and
+    `reserved_gb`, which PyTorch holds for them. Both are None without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"peak_gb": None, "reserved_gb": None}
+    return {
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
+        "reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
+    }
+
+
 def timed(work: Callable[[], Any]) -> tuple[Cost, Any]:
     """Call a function; return its cost in this process and its result."""
     clock = Clock()
@@ -134,11 +147,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def record(name: str, **content: Any) -> None:
+def record(name: str, folder: Path = RESULTS, **content: Any) -> None:
     """Write a result with the machine and the versions, and print its figures.
 
     Args:
-        name: Name of the file under `benchmarks/results`, without its suffix.
+        name: Name of the file, without its suffix.
+        folder: Where to.
         content: The measurements.
     """
     import torch
@@ -152,7 +166,7 @@ def record(name: str, **content: Any) -> None:
         "seed": DEFAULT_SEED,
         **content,
     }
-    path = RESULTS / f"{name}.json"
+    path = folder / f"{name}.json"
     write_json(path, result)
     for key, value in content.items():
         if isinstance(value, dict) and _all_numbers(value):

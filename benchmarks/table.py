@@ -44,6 +44,10 @@ class Row:
     target: float | None = None
     at_least: bool = True
     """Whether more is better."""
+    divided_by: str | None = None
+    """Name of another file, by whose figure this one is divided."""
+    in_summary: bool = False
+    """Whether the README shows it, once it was measured."""
 
     def value(self, results: Path) -> Any:
         """Return the stored figure: a number, a distribution, or None where there is none.
@@ -51,10 +55,10 @@ class Row:
         Args:
             results: Folder of the results.
         """
-        value = read_result(results, self.result)
-        for key in self.figure.split():
-            value = (value or {}).get(key)
-        return value
+        values = [self._stored(result) for result in self._read(results)]
+        if None in values:
+            return None
+        return values[0] if len(values) == 1 else values[0] / values[1]
 
     def text(self, results: Path) -> str:
         """Return the figure with its range, or why there is none.
@@ -64,7 +68,8 @@ class Row:
         """
         value, show = self.value(results), self.number_format.format
         if value is None:
-            return "failed" if read_result(results, self.result) else "not run"
+            files = self._read(results)
+            return "failed" if all(file and "skipped" not in file for file in files) else "not run"
         if isinstance(value, dict):
             return f"{show(value['median'])} ({show(value['min'])} to {show(value['max'])})"
         return show(value)
@@ -81,6 +86,15 @@ class Row:
         limit = "" if self.at_least else "at most "
         target = limit + self.number_format.format(self.target)
         return [self.what, self.text(results), target, self._reached(results), command]
+
+    def _read(self, results: Path) -> list[Any]:
+        names = [self.result] if self.divided_by is None else [self.result, self.divided_by]
+        return [read_result(results, name) for name in names]
+
+    def _stored(self, result: Any) -> Any:
+        for key in self.figure.split():
+            result = (result or {}).get(key)
+        return result
 
     def _reached(self, results: Path) -> str:
         value = self.value(results)
@@ -104,6 +118,7 @@ SPEED = (
         "ratio",
         TIMES,
         3,
+        in_summary=True,
     ),
     Row(
         "training, CPU, against TRL at its best",
@@ -112,6 +127,7 @@ SPEED = (
         "ratio",
         TIMES,
         1.8,
+        in_summary=True,
     ),
     Row(
         "prediction, CPU, against generation",
@@ -120,6 +136,7 @@ SPEED = (
         "ratio",
         TIMES,
         10,
+        in_summary=True,
     ),
     Row(
         "prediction, CPU, against padded batches",
@@ -128,6 +145,7 @@ SPEED = (
         "ratio",
         TIMES,
         1.4,
+        in_summary=True,
     ),
     Row(
         "four answers a question, against generation",
@@ -173,48 +191,89 @@ SPEED = (
     Row(
         "memory of phase 1, GPU",
         "gpu",
-        "gpu",
-        "stages phase1 peak_gb",
+        "gpu/phase1",
+        "peak_gb",
         "{:.1f} GB",
         14,
         at_least=False,
+        in_summary=True,
     ),
-    Row("rows per second in phase 1, GPU", "gpu", "gpu", "stages phase1 rows_per_s", "{:.2f}"),
+    Row(
+        "memory of phase 1 that PyTorch reserved, GPU",
+        "gpu",
+        "gpu/phase1",
+        "reserved_gb",
+        "{:.1f} GB",
+    ),
+    Row("rows per second in phase 1, GPU", "gpu", "gpu/phase1", "rows_per_s", "{:.2f}"),
     Row(
         "training, GPU, tokens per second",
         "gpu",
-        "gpu",
-        "stages package tokens_per_s",
+        "gpu/package",
+        "tokens_per_s",
         "{:,.0f}",
         14_000,
+        in_summary=True,
+    ),
+    Row(
+        "training, every layer recomputed, GPU, tokens per second",
+        "gpu",
+        "gpu/package",
+        "recomputed tokens_per_s",
+        "{:,.0f}",
     ),
     Row(
         "an epoch of 19,800 rows, GPU",
         "gpu",
-        "gpu",
-        "stages package epoch_minutes",
+        "gpu/package",
+        "epoch_minutes",
         "{:.1f} min",
         9,
         at_least=False,
+        in_summary=True,
     ),
-    Row("training, GPU, against TRL as in the report", "gpu", "gpu", "times trl", TIMES, 3),
-    Row("training, GPU, against Unsloth as in the report", "gpu", "gpu", "times unsloth", TIMES, 1),
+    Row("kernels in a training step, GPU", "gpu", "gpu/profile", "kernels_a_step", "{:,.0f}"),
+    Row("share of a step without a kernel, GPU", "gpu", "gpu/profile", "idle_share", "{:.0%}"),
+    Row(
+        "training, GPU, against TRL as in the report",
+        "gpu",
+        "gpu/trl",
+        "epoch_minutes",
+        TIMES,
+        3,
+        divided_by="gpu/package",
+        in_summary=True,
+    ),
+    Row(
+        "training, GPU, against Unsloth as in the report",
+        "gpu",
+        "gpu/unsloth",
+        "epoch_minutes",
+        TIMES,
+        1,
+        divided_by="gpu/package",
+    ),
     Row(
         "prediction of 10,000 rows, GPU",
         "gpu",
-        "gpu",
-        "stages package predict_s",
+        "gpu/package",
+        "predict_s",
         "{:.0f} s",
         90,
         at_least=False,
+        in_summary=True,
     ),
-    Row("prediction, GPU, against generation", "gpu", "gpu", "times generate", TIMES, 20),
-    Row("writing a checkpoint, GPU", "gpu", "gpu", "stages package checkpoint_s", "{:.1f} s"),
+    Row(
+        "prediction, GPU, against generation",
+        "gpu",
+        "gpu/generate",
+        "predict_s",
+        TIMES,
+        20,
+        divided_by="gpu/package",
+    ),
+    Row("writing a checkpoint, GPU", "gpu", "gpu/package", "checkpoint_s", "{:.1f} s"),
 )
-
-
-SUMMARY_ROWS = 4
-"""The first rows of `SPEED` are also shown in the README."""
 
 
 def read_result(results: Path, name: str) -> Any:
@@ -258,8 +317,8 @@ def summary(results: Path) -> str:
         results: Folder of the results.
     """
     rows = []
-    for row in SPEED[:SUMMARY_ROWS]:
-        if row.value(results) is not None:
+    for row in SPEED:
+        if row.in_summary and row.value(results) is not None:
             command = f"`python -m benchmarks.{row.command}`"
             rows.append([row.what, row.text(results), command])
     rows += best_verifier(results / "proof")

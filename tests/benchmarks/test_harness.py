@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from benchmarks import gpu, measure, train
+from benchmarks import measure, train
 from benchmarks.harness import STEP_ROWS, Training, short_run_adapter
 from benchmarks.hf_reference import ReferenceModel, prompts
-from benchmarks.llama import write_base
 from benchmarks.measure import PACKAGE, Cost
 from benchmarks.predict import Sides
 from mv_lightning.model.base import BaseSettings
@@ -35,10 +33,10 @@ def test_each_step_is_timed_and_its_rows_can_be_written(training: Training, tmp_
     training.write_texts(tmp_path / "texts.jsonl")
     lines = (tmp_path / "texts.jsonl").read_text("utf-8").splitlines()
     assert len(lines) == STEP_ROWS * STEPS
-    tokenizer = training.module.tokenizer
-    first = json.loads(lines[0])["prompt"]
-    expected = training.data.splits["train"].encoded.row(int(training.order[0])).tolist()
-    assert tokenizer(first)["input_ids"][-len(expected) :] == expected
+    tokenizer, encoded = training.module.tokenizer, training.data.splits["train"].encoded
+    for line, row in zip(lines, training.order.tolist(), strict=True):
+        expected = encoded.row(row).tolist()
+        assert tokenizer(json.loads(line)["prompt"])["input_ids"][-len(expected) :] == expected
 
 
 def test_the_matrix_products_of_a_step_are_a_side(training: Training) -> None:
@@ -94,18 +92,3 @@ def test_the_adapter_of_a_short_run_predicts_on_both_sides(
     assert compared["rows"] == 6 and compared["largest_difference"] < 0.1
     assert sides.generate(0)["new_tokens_of_batches"] <= 2
     assert len(prompts(encoded[0])) == 3
-
-
-@pytest.mark.parametrize("stage", ["package", "phase1", "generate"])
-def test_a_stage_of_the_gpu_benchmark_runs_on_a_cpu(
-    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    size = gpu.SMALL
-    write_base(tmp_path / "base", size.shape)
-    gpu.write_rows(tmp_path / "rows.jsonl", max(size.predicted, 2 * STEP_ROWS * size.steps))
-    if stage == "generate":
-        (tmp_path / "prompts.json").write_text(json.dumps([[5, 6, 7]] * 3), encoding="utf-8")
-    run: Callable[[Path, gpu.Size], dict[str, Any]] = gpu.STAGES[stage]
-    result = run(tmp_path, size)
-    assert all(value is None or value for value in result.values())

@@ -39,13 +39,25 @@ def test_less_is_better_where_the_target_is_a_limit(tmp_path: Path) -> None:
 
 
 def test_what_was_not_run_or_failed_is_shown_as_such(tmp_path: Path) -> None:
-    write_json(
-        tmp_path / "gpu.json",
-        {"stages": {"phase1": {"failed": "no time"}}, "times": {"generate": 21.2}},
-    )
+    gpu = tmp_path / "gpu"
+    write_json(gpu / "phase1.json", {"failed": "return code -9", "returncode": -9})
+    write_json(gpu / "unsloth.json", {"skipped": "not installed"})
+    write_json(gpu / "package.json", {"predict_s": 80.0})
     assert cells(tmp_path, "memory of phase 1, GPU") == ["failed", "at most 14.0 GB", ""]
-    assert cells(tmp_path, "prediction, GPU, against generation") == ["21.2x", "20.0x", "yes"]
+    assert cells(tmp_path, "training, GPU, against Unsloth as in the report")[0] == "not run"
+    assert cells(tmp_path, "prediction, GPU, against generation")[0] == "not run"
     assert cells(tmp_path, "prediction, CPU, against generation") == ["not run", "10.0x", ""]
+
+
+def test_the_figures_of_two_stages_are_compared(tmp_path: Path) -> None:
+    gpu = tmp_path / "gpu"
+    write_json(gpu / "generate.json", {"predict_s": 1_696.0})
+    assert cells(tmp_path, "prediction, GPU, against generation")[0] == "not run"
+    write_json(gpu / "package.json", {"failed": "took more than 200 s"})
+    assert cells(tmp_path, "prediction, GPU, against generation")[0] == "failed"
+    write_json(gpu / "package.json", {"predict_s": 80.0})
+    assert cells(tmp_path, "prediction, GPU, against generation") == ["21.2x", "20.0x", "yes"]
+    assert "| prediction of 10,000 rows, GPU | 80 s |" in table.summary(tmp_path)
 
 
 def test_the_summary_has_only_what_was_measured(tmp_path: Path) -> None:
