@@ -51,6 +51,8 @@ class Size:
     """Optimizer steps of each training."""
     warm_up: int
     """First steps, which are not counted."""
+    long_row: int
+    """Tokens of a row of phase 1; a row of more than `MAX_LENGTH` is cut to this."""
     predicted: int
     """Rows that the package predicts; the time of the report's 10,000 is computed from them."""
     generated: int
@@ -67,8 +69,30 @@ class Size:
         return max(self.predicted, trained)
 
 
-REAL = Size(LLAMA_3_8B, 128, 30, 20, 4, 2_000, 4 * BATCH_SIZE, MAX_NEW_TOKENS, 8_192)
-SMALL = Size(TINY, 32, 3, 3, 1, 48, BATCH_SIZE, 4, 512)
+REAL = Size(
+    shape=LLAMA_3_8B,
+    rank=128,
+    profiled=30,
+    steps=20,
+    warm_up=4,
+    long_row=MAX_LENGTH + 50,
+    predicted=2_000,
+    generated=4 * BATCH_SIZE,
+    new_tokens=MAX_NEW_TOKENS,
+    matrix=8_192,
+)
+SMALL = Size(
+    shape=TINY,
+    rank=32,
+    profiled=2,
+    steps=2,
+    warm_up=1,
+    long_row=200,
+    predicted=2 * STEP_ROWS,
+    generated=2,
+    new_tokens=4,
+    matrix=64,
+)
 
 
 def stage_profile(folder: Path, size: Size) -> dict[str, Any]:
@@ -118,7 +142,7 @@ def stage_phase(folder: Path, size: Size) -> dict[str, Any]:
     from mv_lightning.cli import main as command
 
     rows, run = folder / "long.jsonl", folder / "run"
-    write_rows(rows, long_rows(_rows(folder), 2 * STEP_ROWS * size.steps, MAX_LENGTH + 50))
+    write_rows(rows, long_rows(_rows(folder), 2 * STEP_ROWS * size.steps, size.long_row))
     settings: dict[str, Any] = {
         "model.base.name": folder / "base",
         "model.base.weights": "random",
