@@ -34,6 +34,7 @@ def test_each_step_is_timed_and_its_rows_can_be_written(training: Training, tmp_
     lines = (tmp_path / "texts.jsonl").read_text("utf-8").splitlines()
     assert len(lines) == STEP_ROWS * STEPS
     tokenizer, encoded = training.module.tokenizer, training.data.splits["train"].encoded
+    assert (training.order == training.data.training_order(epoch=0)).all()
     for line, row in zip(lines, training.order.tolist(), strict=True):
         expected = encoded.row(row).tolist()
         assert tokenizer(json.loads(line)["prompt"])["input_ids"][-len(expected) :] == expected
