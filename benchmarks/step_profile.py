@@ -56,7 +56,8 @@ def summarise(trace: Path, steps: int) -> dict[str, Any]:
     Returns:
         `step_ms`, from the first kernel to the last; `idle_share`, the share of this time in which
         no kernel ran; kernels, launches and synchronisations a step, the latter two None on a CPU;
-        and the kernels that took most time.
+        and the kernels that took most time. Two of the synchronisations are the harness's: its
+        clock, and the loss that it reads.
     """
     events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     complete = [event for event in events if event.get("ph") == "X"]
