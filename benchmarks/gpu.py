@@ -87,10 +87,13 @@ def run_stages(
         problem = _missing(stage) or run_process(command, WORK / f"gpu_{stage}.log", limit)
         outcome = "done"
         if problem:
-            write_json(path, problem)
-            kind = next(iter(problem))
-            outcome = f"{kind}: {problem[kind]}"
-            failed += [stage] * (kind == "failed")
+            kind, reason = next(iter(problem.items()))
+            if path.is_file():
+                outcome = f"done, then {reason}"  # its result was complete before
+            else:
+                write_json(path, problem)
+                outcome = f"{kind}: {reason}"
+                failed += [stage] * (kind == "failed")
         print(f"{stage}: {outcome}, {time.perf_counter() - start:.0f} s", flush=True)
         print("".join(f"    {line}\n" for line in problem.get("log", [])), end="", flush=True)
     return failed
