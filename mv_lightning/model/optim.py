@@ -12,6 +12,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mv_lightning.model.quantization import require_bitsandbytes
 
+STATE_BLOCK = 256
+"""Elements of an 8-bit state of bitsandbytes that share a scale."""
+MIN_8BIT_ELEMENTS = 4_096
+"""bitsandbytes keeps the states of smaller tensors in fp32."""
+
 
 @dataclass(frozen=True)
 class OptimSettings:
@@ -41,15 +46,15 @@ class OptimSettings:
 def state_bytes(settings: OptimSettings, elements: int) -> int:
     """Return the bytes of the optimizer's state for a tensor.
 
-    bitsandbytes has two states of a byte for each element, and for each block of 256 a scale in
-    fp32; tensors of fewer than 4,096 elements, and the other optimizers, have two states in fp32.
+    bitsandbytes has two states of a byte for each element, and for each block a scale in fp32;
+    small tensors, and the other optimizers, have two states in fp32.
 
     Args:
         settings: Which optimizer.
         elements: Of the tensor.
     """
-    in_bytes = settings.name == "adamw_8bit" and elements >= 4_096
-    return 2 * elements + 8 * elements // 256 if in_bytes else 8 * elements
+    in_bytes = settings.name == "adamw_8bit" and elements >= MIN_8BIT_ELEMENTS
+    return 2 * elements + 8 * elements // STATE_BLOCK if in_bytes else 8 * elements
 
 
 def future_state_bytes(optimizer: Optimizer, settings: OptimSettings) -> int:
@@ -62,9 +67,10 @@ def future_state_bytes(optimizer: Optimizer, settings: OptimSettings) -> int:
     Returns:
         Bytes; 0 if the state exists already.
     """
+    if optimizer.state_dict()["state"]:
+        return 0
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    without_state = [parameter for parameter in parameters if parameter not in optimizer.state]
-    return sum(state_bytes(settings, parameter.numel()) for parameter in without_state)
+    return sum(state_bytes(settings, parameter.numel()) for parameter in parameters)
 
 
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimSettings) -> Optimizer:
@@ -80,15 +86,12 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], settings: OptimSet
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.name == "adamw_torch":
         return torch.optim.AdamW(parameters, **common)
-    bitsandbytes = require_bitsandbytes(
-        f"model.optim.name={settings.name}", "model.optim.name=adamw_torch"
-    )
-    by_name = {
-        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
-        "paged_adamw_32bit": bitsandbytes.optim.PagedAdamW32bit,
-    }
-    optimizer: Optimizer = by_name[settings.name](parameters, **common)
-    return optimizer
+    require_bitsandbytes(f"model.optim.name={settings.name}", "model.optim.name=adamw_torch")
+    from mv_lightning.model.flat_optimizer import FlatAdamW
+
+    if settings.name == "adamw_8bit":
+        return FlatAdamW(parameters, optim_bits=8, **common)
+    return FlatAdamW(parameters, optim_bits=32, is_paged=True, **common)
 
 
 def build_schedule(optimizer: Optimizer, settings: OptimSettings, total_steps: int) -> LambdaLR:

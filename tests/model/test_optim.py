@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
 
 from mv_lightning.model.optim import (
     OptimSettings,
@@ -36,7 +37,10 @@ def test_the_state_is_really_8_bit() -> None:
     optimizer = build_optimizer([weight], OptimSettings())
     weight.sum().backward()
     optimizer.step()
-    assert optimizer.state[weight]["state1"].dtype == torch.uint8
+    (state,) = optimizer.state_dict()["state"].values()
+    assert [x.dtype for x in tree_leaves(state) if isinstance(x, torch.Tensor)].count(
+        torch.uint8
+    ) == 2
 
 
 @pytest.mark.parametrize(("kind", "middle"), [("linear", 0.5), ("cosine", 0.5)])
@@ -69,11 +73,11 @@ def test_the_first_step_allocates_the_state_that_was_announced(name: str) -> Non
     for weight in weights:
         weight.grad = torch.randn_like(weight)
     optimizer.step()
+    leaves, _ = tree_flatten_with_path(optimizer.state_dict()["state"])
     tensors = [
-        tensor
-        for state in optimizer.state.values()
-        for key, tensor in state.items()
-        if isinstance(tensor, torch.Tensor) and tensor.dim() and "qmap" not in key
+        leaf
+        for path, leaf in leaves
+        if isinstance(leaf, torch.Tensor) and leaf.dim() and "qmap" not in keystr(path)
     ]
     assert announced == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert future_state_bytes(optimizer, settings) == 0
