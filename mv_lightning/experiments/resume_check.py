@@ -11,8 +11,16 @@ from mv_lightning.artifacts.curves import tensorboard_curve
 from mv_lightning.artifacts.layout import PhaseFolder, checkpoint_step
 from mv_lightning.experiments.child_run import KILLED, check_status, run_child
 
-COMPARED = ("state_dict", "optimizer_states", "lr_schedulers", "random", "global_step")
-"""Parts of a checkpoint: weights, optimizer, schedule, random generators, position."""
+COMPARED = (
+    "state_dict",
+    "optimizer_states",
+    "lr_schedulers",
+    "MixedPrecision",
+    "random",
+    "global_step",
+)
+"""Parts of a checkpoint: weights, optimizer, schedule, the GradScaler of 16-mixed, random
+generators, position."""
 
 
 def train(args: Sequence[str], folder: PhaseFolder) -> None:
@@ -58,13 +66,16 @@ def compare_phases(one: PhaseFolder, other: PhaseFolder) -> dict[str, list[str]]
         other: Another one.
 
     Returns:
-        For each part of the last checkpoint, for the training losses and for the validation losses:
-        the names of the values that differ in any bit.
+        For each part of the last checkpoint that one of them has, for the training losses and for
+        the validation losses: the names of the values that differ in any bit.
     """
     from mv_lightning.training.checkpoint_files import checkpoints, read_checkpoint
 
     left, right = (read_checkpoint(checkpoints(folder.checkpoints)[0]) for folder in (one, other))
-    differences = {name: list(_differences(left[name], right[name], name)) for name in COMPARED}
+    present = [name for name in COMPARED if name in left or name in right]
+    differences = {
+        name: list(_differences(left.get(name), right.get(name), name)) for name in present
+    }
     for tag in ("train/loss", "val/loss"):
         values = (logged_values(one, tag), logged_values(other, tag))
         differences[tag] = list(_differences(*values, "step"))

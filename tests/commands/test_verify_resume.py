@@ -9,9 +9,12 @@ import torch
 
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
+from mv_lightning.commands import verify_resume
+from mv_lightning.commands.verify_resume import NOT_REPRODUCIBLE, RESUME_DIFFERS
 from mv_lightning.experiments.resume_check import compare_phases
 from mv_lightning.testing import run_command, tiny_options
 from mv_lightning.training.checkpoint_files import checkpoints
+from mv_lightning.training.cli import parse
 from tests.conftest import ROOT
 
 
@@ -32,6 +35,7 @@ def test_a_sound_run(tiny_folder: Path, tmp_path: Path) -> None:
     name, weight = next(iter(state["state_dict"].items()))
     weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
     state["optimizer_states"][0]["state"][0]["step"] += 1
+    state["MixedPrecision"] = {"scale": 65_536.0}
     torch.save(state, path)
     found = {
         part: differing for part, differing in compare_phases(straight, killed).items() if differing
@@ -39,6 +43,7 @@ def test_a_sound_run(tiny_folder: Path, tmp_path: Path) -> None:
     assert found == {
         "state_dict": [f"state_dict {name}"],
         "optimizer_states": ["optimizer_states 0 state 0 step"],
+        "MixedPrecision": ["MixedPrecision"],
     }
 
 
@@ -71,3 +76,43 @@ def test_a_run_that_fails_says_why(
         )
     error = capsys.readouterr().err
     assert end.value.code == 2 and "ended with status 2" in error and "no.csv" in error
+
+
+@pytest.mark.parametrize(
+    ("repeated", "verdict"),
+    [({"state_dict": []}, RESUME_DIFFERS), ({"state_dict": ["x"]}, NOT_REPRODUCIBLE)],
+)
+def test_a_machine_that_differs_by_itself_is_not_blamed_on_the_resume(
+    repeated: dict[str, list[str]],
+    verdict: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trained: list[str] = []
+    found = {"killed": {"state_dict": ["x"]}, "repeated": repeated}
+    monkeypatch.setattr(verify_resume, "train", lambda args, phase: trained.append(phase.run.name))
+    monkeypatch.setattr(verify_resume, "train_with_kills", lambda args, phase, *rest: None)
+    monkeypatch.setattr(verify_resume, "compare_phases", lambda one, other: found[other.run.name])
+    with pytest.raises(SystemExit) as end:
+        main(["verify-resume", "--folder", str(tmp_path), "--trainer.accelerator", "cpu"])
+    assert end.value.code == 1 and trained == ["straight", "repeated"]
+    assert verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--trainer.accelerator", "gpu"], True),
+        (["--trainer.accelerator", "gpu", "--trainer.deterministic", "warn"], False),
+        (["--trainer.accelerator", "cpu"], False),
+    ],
+)
+def test_deterministic_kernels_are_asked_for_on_a_gpu(
+    options: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = parse(["fit", *options])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    given = verify_resume._fit_options(settings, 5)
+    assert ("--trainer.deterministic" in given) == expected
+    assert given[:2] == ["--trainer.max_steps", "5"]
