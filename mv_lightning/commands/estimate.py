@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mv_lightning.commands.options import (
     add_options,
@@ -66,7 +68,8 @@ def run(args: list[str]) -> None:
             "expected data.batch_size and data.max_length to be at least 1, got "
             f"{rows} and {settings['data']['max_length']}"
         )
-    estimate = estimate_phase(load_config(base), base, lora, optim, tokens, rows)
+    distributed = _is_distributed(settings["trainer"])
+    estimate = estimate_phase(load_config(base), base, lora, optim, tokens, rows, distributed)
     print(
         f"{base.name}, quantization {base.quantization}, LoRA r {lora.r}: "
         f"{estimate.trained:,} trained parameters"
@@ -84,6 +87,13 @@ def run(args: list[str]) -> None:
         f"{settings['run']['keep']} are kept. Each of the two adapter folders takes "
         f"{estimate.adapter_bytes / 1e9:.2f} GB."
     )
+
+
+def _is_distributed(trainer: Mapping[str, Any]) -> bool:
+    """Whether several processes train; Lightning counts `auto` and -1 on the machine itself."""
+    devices, strategy = trainer["devices"], str(trainer["strategy"]).lower()
+    several = len(devices) > 1 if isinstance(devices, list) else str(devices) not in ("1", "auto")
+    return several or trainer["num_nodes"] > 1 or "ddp" in strategy
 
 
 def _memory_table(estimate: Estimate) -> Table:

@@ -110,6 +110,9 @@ def prepare_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
     kernel without gradients, so that training after the first validation would silently lose two
     thirds of its gradients.
 
+    On a GPU the scales are expanded: otherwise three small kernels of each layer would do it
+    forward, backward and in every recomputation.
+
     Args:
         model: The quantized base model; changed in place.
         dtype: Of the matmuls. Files that are quantized already state one of their own.
@@ -129,6 +132,25 @@ def prepare_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
             module.support_avx512bf16_for_cpu = False
             module.compute_dtype = dtype
             module.compute_type_is_set = True
+            if module.weight.is_cuda:
+                expand_scales(module.weight)
+
+
+@torch.no_grad()
+def expand_scales(packed: Any) -> None:
+    """Replace the 8-bit scales of double quantization by their values in fp32.
+
+    The weights stay the same to the last bit; the scales take four times the memory.
+
+    Args:
+        packed: A `Params4bit` of bitsandbytes; changed in place.
+    """
+    from bitsandbytes.functional import dequantize_blockwise
+
+    state = packed.quant_state
+    if state.nested:
+        state.absmax = dequantize_blockwise(state.absmax, state.state2) + state.offset
+        state.nested, state.state2, state.offset = False, None, None
 
 
 def dequantize(packed: Any, dtype: torch.dtype) -> torch.Tensor:

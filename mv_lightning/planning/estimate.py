@@ -62,6 +62,7 @@ def estimate_phase(
     optim: OptimSettings,
     tokens: int,
     rows: int,
+    distributed: bool = False,
 ) -> Estimate:
     """Compute what a phase needs.
 
@@ -72,16 +73,18 @@ def estimate_phase(
         optim: The optimizer.
         tokens: Of the largest packed micro-batch.
         rows: Of the micro-batch.
+        distributed: Whether several processes train.
     """
     dims = ModelDims.of(config)
     trained = dims.trained(lora.r)
-    items = training_memory(dims, base, lora, optim, tokens, rows)
+    items = training_memory(dims, base, lora, optim, tokens, rows, distributed)
     gpus = []
     for gpu in MEMORY:
         budget = gpu.gb * (1 - MARGIN) * 1e9
         on_gpu = replace(dims, repeats_keys=not gpu.has_varlen)
-        peak = sum(i.bytes for i in training_memory(on_gpu, base, lora, optim, tokens, rows))
-        least = least_checkpointing(on_gpu, base, lora, optim, tokens, rows, budget)
+        needed = training_memory(on_gpu, base, lora, optim, tokens, rows, distributed)
+        peak = sum(item.bytes for item in needed)
+        least = least_checkpointing(on_gpu, base, lora, optim, tokens, rows, budget, distributed)
         gpus.append(GPUFit(gpu.gpu, gpu.gb, peak <= budget, least))
     adapter_bytes = 4 * trained
     checkpoint_bytes = adapter_bytes + state_bytes(optim, trained)

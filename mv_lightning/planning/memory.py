@@ -19,8 +19,8 @@ from mv_lightning.model.optim import OptimSettings, state_bytes
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-BLOCK, DOUBLE_BLOCK = 64, 256
-"""bitsandbytes: weights that share a scale, and scales that share one (double quantization)."""
+BLOCK = 64
+"""bitsandbytes: weights that share a scale."""
 CONTEXT_GB = 0.5
 """The CUDA context and the libraries' workspaces: assumed."""
 
@@ -150,6 +150,7 @@ def training_memory(
     optim: OptimSettings,
     tokens: int,
     rows: int,
+    distributed: bool = False,
 ) -> list[MemoryItem]:
     """Return the parts of the peak of training.
 
@@ -160,10 +161,12 @@ def training_memory(
         optim: The optimizer; a paged one is counted as if nothing were paged out.
         tokens: Of the largest packed micro-batch.
         rows: Of the micro-batch.
+        distributed: Whether several processes train (DDP). In the first step the gradients of
+            micro-batches are added up beside the buckets in which they are then averaged.
     """
     return [
         *_base_items(dims, base),
-        *_adapter_items(dims.trained(lora.r), optim),
+        *_adapter_items(dims.trained(lora.r), optim, distributed),
         *_activation_items(dims, base, lora, tokens, rows),
         MemoryItem(
             "logits at the verdicts, in fp32 and 16 bits, and their gradients",
@@ -182,6 +185,7 @@ def least_checkpointing(
     tokens: int,
     rows: int,
     budget: float,
+    distributed: bool = False,
 ) -> bool | int | None:
     """Return the `gradient_checkpointing` that recomputes least and fits; None if nothing does.
 
@@ -193,11 +197,12 @@ def least_checkpointing(
         tokens: Of the largest packed micro-batch.
         rows: Of the micro-batch.
         budget: Memory, in bytes.
+        distributed: See `training_memory`.
     """
 
     def peak(gradient_checkpointing: bool | int) -> float:
         settings = replace(base, gradient_checkpointing=gradient_checkpointing)
-        items = training_memory(dims, settings, lora, optim, tokens, rows)
+        items = training_memory(dims, settings, lora, optim, tokens, rows, distributed)
         return sum(item.bytes for item in items)
 
     if peak(False) <= budget:
@@ -214,13 +219,12 @@ def _base_items(dims: ModelDims, base: BaseSettings) -> list[MemoryItem]:
     weights = f"{dims.projections:,} weights"
     if base.quantization == "none":
         return [MemoryItem("base, 16 bits", 2 * dims.projections, f"{weights} x 2"), others]
-    scales = dims.projections / BLOCK
     return [
         MemoryItem("base, 4 bits", dims.projections / 2, f"{weights} / 2"),
         MemoryItem(
             "base, scales",
-            scales + 4 * scales / DOUBLE_BLOCK,
-            f"weights / {BLOCK} x (1 + 4 / {DOUBLE_BLOCK}), double quantization",
+            4 * dims.projections / BLOCK,
+            f"weights / {BLOCK} x 4, expanded from double quantization",
         ),
         MemoryItem(
             "a projection in 16 bits, for its matmuls", 2 * dims.largest, f"{dims.largest:,} x 2"
@@ -229,11 +233,13 @@ def _base_items(dims: ModelDims, base: BaseSettings) -> list[MemoryItem]:
     ]
 
 
-def _adapter_items(trained: int, optim: OptimSettings) -> list[MemoryItem]:
+def _adapter_items(trained: int, optim: OptimSettings, distributed: bool) -> list[MemoryItem]:
     state = state_bytes(optim, trained)
+    buckets = [MemoryItem("buckets of DDP for them", 4 * trained, f"{trained:,} x 4")]
     return [
         MemoryItem("adapters in fp32", 4 * trained, f"{trained:,} x 4"),
         MemoryItem("their gradients in fp32", 4 * trained, f"{trained:,} x 4"),
+        *(buckets if distributed else []),
         MemoryItem(f"state of {optim.name}", state, f"{trained:,} x {state / trained:.3f}"),
     ]
 

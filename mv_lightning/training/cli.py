@@ -14,6 +14,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from mv_lightning.artifacts.calibrations import load_calibration, read_calibration
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
@@ -265,6 +266,7 @@ class VerdictCLI(LightningCLI):
             )
         except (TypeError, ImportError) as error:  # a wrong number of devices, a missing library
             raise ValueError(f"trainer.*: Lightning's Trainer cannot be built: {error}") from error
+        average_gradients_in_place(trainer.strategy)
         return trainer
 
     def fit(self, **kwargs: Any) -> None:
@@ -347,6 +349,16 @@ class SettingsParser(VerdictCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run nothing."""
+
+
+def average_gradients_in_place(strategy: Strategy) -> None:
+    """Make the gradients views of DDP's buckets, instead of copies of them, unless it is set.
+
+    Args:
+        strategy: Of the trainer; changed in place, before it wraps the model.
+    """
+    if isinstance(strategy, DDPStrategy):
+        strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)
 
 
 def _absolute(path: str) -> Path:

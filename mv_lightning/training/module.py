@@ -95,6 +95,7 @@ class VerdictModule(pl.LightningModule):
         self.strict_loading = False
         self._base_fingerprint = ""
         self._step_sums: torch.Tensor | None = None
+        self._step_losses: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -167,19 +168,10 @@ class VerdictModule(pl.LightningModule):
         Lightning divides by the number of micro-batches and averages over processes. Both are
         undone here, so that the gradient of a step is the mean over its rows however they were
         sharded.
-
-        Raises:
-            ValueError: The loss is not finite; the rows are named.
         """
         losses = self.losses(batch)
         loss_B = losses.total_B
-        if not torch.isfinite(loss_B).all():
-            rows = batch.rows_B[~torch.isfinite(loss_B)].tolist()
-            raise ValueError(
-                f"the loss is not finite at step {self.trainer.global_step}, source rows {rows}. "
-                "Lower model.optim.lr, or check these rows. The last checkpoint was saved before "
-                "this step."
-            )
+        self._step_losses.append((batch.rows_B, loss_B.detach()))
         with torch.no_grad():
             right_B = (losses.odds_B > 0) == (batch.labels_B == 1)
             right = (right_B & (batch.labels_B != UNLABELLED)).sum()
@@ -214,10 +206,15 @@ class VerdictModule(pl.LightningModule):
         return RowLosses(loss_B + self.pair_weight * pair_B, odds_B, pair_B)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the whole step: the mean over its rows, not over the last micro-batch."""
+        """Log the whole step: the mean over its rows, not over the last micro-batch.
+
+        Raises:
+            ValueError: The loss is not finite; the rows are named.
+        """
         assert self._step_sums is not None
         loss, accuracy, *pair_loss = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
         self._step_sums = None
+        self._check_finite(loss)
         parameters = adapters.trained_parameters(self._adapted()).values()
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.log("train/loss", loss, prog_bar=True)
@@ -226,6 +223,13 @@ class VerdictModule(pl.LightningModule):
             self.log("train/pair_loss", pair_loss[0])
         self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
         self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def optimizer_zero_grad(
+        self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Forget the gradients. Under several processes they are views of the buckets in which they
+        are averaged, and are set to zero there: new ones would take as much memory again."""
+        optimizer.zero_grad(set_to_none=self.trainer.world_size == 1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return row numbers, labels, log-odds and losses of the labelled rows: float64 [4, N]."""
@@ -294,6 +298,18 @@ class VerdictModule(pl.LightningModule):
         """
         adapter_files.save(
             self._adapted(), self.tokenizer, {**self.metadata(), "steps": steps}, folder
+        )
+
+    def _check_finite(self, loss: torch.Tensor) -> None:
+        """Once a step, before its update: the host waits for the device's answer."""
+        losses, self._step_losses = self._step_losses, []
+        if torch.isfinite(loss):
+            return
+        rows = torch.cat([rows_B[~torch.isfinite(loss_B)] for rows_B, loss_B in losses])
+        raise ValueError(
+            f"the loss is not finite at step {self.trainer.global_step}, source rows "
+            f"{rows.tolist()}. Lower model.optim.lr, or check these rows. The last checkpoint was "
+            "saved before this step."
         )
 
     def _adapted(self) -> PeftModel:

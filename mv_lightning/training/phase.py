@@ -119,7 +119,8 @@ class Phase:
             return []
         callbacks: list[pl.Callback] = [self.evaluator]
         if command == "fit":
-            callbacks += [self.throughput, MemoryProbe()]
+            # The probe is also what warms a GPU up; neither is a part of the speed.
+            callbacks += [MemoryProbe(), self.throughput]
         if command == "fit" and not self._dev_run:
             self._best = BestAdapter(self.folder.best, self.evaluator, self.steps_before)
             callbacks += [

@@ -36,10 +36,12 @@ class ThroughputMonitor(pl.Callback):
         self._peak_tflops: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._since = time.perf_counter()
+        """Start the clock, once the device has nothing left to do."""
         self._flops_per_token = flops_per_token(pl_module.adapted)
         self._peak_tflops = peak_tflops(pl_module.device)
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        self._since = time.perf_counter()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int

@@ -43,6 +43,28 @@ def test_the_optimizer_that_is_asked_for_is_counted(
         assert re.search(rf"\| state of {name} +\| +0.00 \| +[\d,]+ x {bytes_each} \|", printed)
 
 
+@pytest.mark.parametrize(
+    ("options", "counted"),
+    [
+        (["--trainer.devices", "1"], False),
+        (["--trainer.devices", "[3]"], False),
+        (["--trainer.devices", "2"], True),
+        (["--trainer.devices", "[0, 1]"], True),
+        (["--trainer.strategy", "ddp"], True),
+        (["--trainer.num_nodes", "2"], True),
+    ],
+)
+def test_the_buckets_of_several_processes_are_counted(
+    options: list[str],
+    counted: bool,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printed = estimate(capsys, *tiny_options(tiny_folder, tmp_path), *options)
+    assert ("buckets of DDP" in printed) == counted
+
+
 @pytest.mark.parametrize("tokens", ["0", "-5"])
 def test_tokens_that_cannot_be_are_refused(
     tokens: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from mv_lightning.data.batching import pack
 from mv_lightning.model import adapters, base, verdict
 from mv_lightning.model.merging import merged_config, merged_weights
+from mv_lightning.model.quantization import dequantize, expand_scales
 from mv_lightning.schema import EncodedRows
 
 
@@ -24,6 +25,22 @@ def test_projections_are_nf4_with_double_quantization(tiny: torch.nn.Module) -> 
         assert layer.weight.quant_state.quant_type == "nf4" and layer.weight.quant_state.nested
         assert not layer.weight.requires_grad
     assert all(module.training for module in tiny.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_expanded_scales_leave_the_weights_as_they_are(
+    tiny: torch.nn.Module, dtype: torch.dtype
+) -> None:
+    for layer in tiny.modules():
+        if isinstance(layer, Linear4bit):
+            before = dequantize(layer.weight, dtype)
+            expand_scales(layer.weight)
+            state = layer.weight.quant_state
+            assert not state.nested and state.absmax.dtype == torch.float32
+            assert state.absmax.numel() == before.numel() // 64
+            assert torch.equal(dequantize(layer.weight, dtype), before)
+            expand_scales(layer.weight)
+            assert torch.equal(dequantize(layer.weight, dtype), before)
 
 
 def test_training_after_an_evaluation_pass_keeps_all_gradients(

@@ -67,18 +67,13 @@ def meta_model(layers: int) -> PeftModel:
 
 def packed_weight(module: Linear4bit) -> Params4bit:
     size = module.in_features * module.out_features
-    scales = QuantState(
-        torch.empty(size // 64 // 256), code=torch.empty(256), blocksize=256, dtype=torch.float32
-    )
-    state = QuantState(
-        torch.empty(size // 64, dtype=torch.uint8),
+    state = QuantState(  # with expanded scales, as on a GPU
+        torch.empty(size // 64),
         shape=torch.Size((module.out_features, module.in_features)),
         code=torch.empty(16),
         blocksize=64,
         quant_type="nf4",
         dtype=torch.bfloat16,
-        offset=torch.empty(()),
-        state2=scales,
     )
     data = torch.empty(size // 2, 1, dtype=torch.uint8)
     return Params4bit(data, requires_grad=False, quant_state=state, bnb_quantized=True)

@@ -140,6 +140,14 @@ def test_weights_and_states_are_counted(folder: Path, dims: ModelDims) -> None:
     assert amount(terms, "adapters in fp32") == sum(p.numel() * p.element_size() for p in trained)
 
 
+def test_several_processes_hold_the_gradients_twice(dims: ModelDims) -> None:
+    one, several = (
+        amount(training_memory(dims, BaseSettings(), LORA, OPTIM, TOKENS, 1, distributed), "")
+        for distributed in (False, True)
+    )
+    assert several - one == 4 * dims.trained(LORA.r)
+
+
 @given(tokens=st.integers(1, 20_000), gigabytes=st.floats(0.001, 2))
 def test_the_least_checkpointing_fits_and_a_token_more_does_not(
     tokens: int, gigabytes: float

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.strategies import DDPStrategy
 
 from mv_lightning.cli import main
 from mv_lightning.testing import tiny_options
-from mv_lightning.training.cli import parse
+from mv_lightning.training.cli import average_gradients_in_place, parse
 from mv_lightning.training.settings import LINKS
 from tests.conftest import ROOT
 
@@ -79,3 +80,11 @@ def test_the_base_without_an_adapter_is_evaluated_beside_the_run(
     assert (tmp_path / "untrained/phase1/metrics.json").is_file()
     assert (tmp_path / "untrained/submission.csv").is_file()
     assert not (tmp_path / "submission.csv").exists() and not (tmp_path / "phase1").exists()
+
+
+@pytest.mark.parametrize("given", [None, True, False])
+def test_gradients_are_views_of_the_buckets_unless_it_is_set(given: bool | None) -> None:
+    options = {} if given is None else {"gradient_as_bucket_view": given}
+    strategy = DDPStrategy(**options)
+    average_gradients_in_place(strategy)
+    assert strategy._ddp_kwargs == {"gradient_as_bucket_view": given is not False}

@@ -9,7 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+<<<<<<< HEAD
 from torch.nn.functional import softplus
+=======
+from torch.nn.parallel import DistributedDataParallel
+>>>>>>> f0de12c (DDP's buckets in the estimate and as the place of gradients; losses are checked once a step; the clock starts after the probe; expanded scales on a GPU)
 
 from mv_lightning.data.batching import MicroBatch, PackedRows, pack
 from mv_lightning.model.adapter_files import read_metadata
@@ -119,3 +123,24 @@ def test_the_saved_adapter_states_how_it_must_be_prompted(
     assert metadata["steps"] == 7 and metadata["max_length"] == 2048
     assert metadata["prompt"]["fingerprint"] == module.prompt.fingerprint
     assert metadata["lora"]["r"] == 32
+
+
+def test_gradients_stay_in_the_buckets_in_which_they_are_averaged(
+    module: VerdictModule, tmp_path: Path
+) -> None:
+    """After the first step, micro-batches that are not averaged need no memory of their own."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
+    wrapped = DistributedDataParallel(layers, gradient_as_bucket_view=True)
+    optimizer = torch.optim.SGD(layers.parameters())
+    places = []
+    for _ in range(3):
+        module.optimizer_zero_grad(0, 0, optimizer)
+        with wrapped.no_sync():
+            wrapped(torch.ones(2, 8)).sum().backward()
+        places.append({p.grad.untyped_storage().data_ptr() for p in layers.parameters()})
+        wrapped(torch.ones(2, 8)).sum().backward()
+        optimizer.step()
+    torch.distributed.destroy_process_group()
+    assert [len(place) for place in places] == [4, 1, 1]

@@ -15,7 +15,11 @@ from mv_lightning.experiments.resume_check import compare_phases
 from mv_lightning.model.adapter_files import WEIGHTS
 from mv_lightning.testing import tiny_options
 from mv_lightning.training.checkpoint_files import checkpoints, read_checkpoint
+from mv_lightning.training.memory import MemoryProbe
 from mv_lightning.training.module import VerdictModule
+from mv_lightning.training.phase import Phase
+from mv_lightning.training.settings import RunSettings
+from mv_lightning.training.throughput import ThroughputMonitor
 from tests.conftest import ROOT
 
 STEP = VerdictModule.training_step
@@ -49,6 +53,12 @@ def summary(folder: PhaseFolder) -> dict[str, object]:
 def straight(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> PhaseFolder:
     """A finished phase of 6 steps."""
     return fit(tiny_folder, tmp_path_factory.mktemp("straight"))
+
+
+def test_the_probe_of_the_memory_is_not_a_part_of_the_time(tmp_path: Path) -> None:
+    callbacks = Phase(PhaseFolder(tmp_path, 1), RunSettings(), {}).callbacks("fit")
+    kinds = [type(callback) for callback in callbacks]
+    assert kinds.index(MemoryProbe) < kinds.index(ThroughputMonitor)
 
 
 def test_the_summary_states_the_plan_and_the_reason(straight: PhaseFolder) -> None:

@@ -371,7 +371,7 @@ def test_a_loss_that_is_no_number_names_its_rows(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def poisoned(module: VerdictModule, batch: object, batch_idx: int) -> torch.Tensor:
-        if batch_idx == 6:
+        if batch_idx == 7:  # the second micro-batch of the step
             with torch.no_grad():
                 next(p for p in module.parameters() if p.requires_grad).fill_(float("nan"))
             poisoned.rows = batch.rows_B.tolist()  # type: ignore[attr-defined]
