@@ -9,11 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-<<<<<<< HEAD
 from torch.nn.functional import softplus
-=======
 from torch.nn.parallel import DistributedDataParallel
->>>>>>> f0de12c (DDP's buckets in the estimate and as the place of gradients; losses are checked once a step; the clock starts after the probe; expanded scales on a GPU)
 
 from mv_lightning.data.batching import MicroBatch, PackedRows, pack
 from mv_lightning.model.adapter_files import read_metadata
