@@ -10,6 +10,7 @@ import torch
 from mv_lightning.model import attention
 from mv_lightning.model.activation_checkpointing import enable_checkpointing
 from mv_lightning.model.bundled import BUNDLED
+from mv_lightning.model.compilation import compile_layers
 from mv_lightning.model.families import check_dtype, check_family
 from mv_lightning.model.location import absolute_name, locate
 from mv_lightning.model.quantization import (
@@ -39,6 +40,9 @@ class BaseSettings:
     """Recompute layers in the backward pass: about a third more time, a fraction of the memory.
     true: all layers; false: none; a number of packed tokens: of a micro-batch with more tokens than
     this, as many layers as needed (`estimate` computes the number)."""
+    compile: bool = False
+    """Compile the norms and the gated activations (torch.compile), which takes about a minute at
+    the start and a C compiler. For GPUs; not measured on one yet."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """`random` fills the model from its config, layer by layer: to measure speed and memory."""
 
@@ -127,6 +131,8 @@ def load_base(settings: BaseSettings, dtype: torch.dtype, device: torch.device) 
         parameter.requires_grad_(False)
     if quantized:
         prepare_quantized(model, dtype)
+    if settings.compile:
+        compile_layers(model)
     if settings.gradient_checkpointing is not False:
         enable_checkpointing(model)
     # from_pretrained returns evaluation mode, in which gradient checkpointing does nothing.

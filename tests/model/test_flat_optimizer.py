@@ -75,6 +75,18 @@ def test_weights_and_checkpoints_are_those_of_bitsandbytes(name: str) -> None:
     assert [len(buffer.parameters) for buffer in optimizer._buffers] == [2, 1, 2, 1, 1]
 
 
+def test_a_step_waits_once_or_not_at_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bitsandbytes' own optimizer waits for the device after each of the weights."""
+    waits: list[object] = []
+    monkeypatch.setattr("bitsandbytes.optim.optimizer.sync_gpu", waits.append)
+    monkeypatch.setattr(flat_optimizer, "sync_gpu", waits.append)
+    train(OWN[name](groups(parameters())), range(1))
+    assert len(waits) == len(SHAPES) + (name == "paged_adamw_32bit")
+    waits.clear()
+    train(flat(groups(parameters()), name), range(1))
+    assert len(waits) == (name == "paged_adamw_32bit")
+
+
 @pytest.mark.parametrize("saved_by_bitsandbytes", [True, False])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(name: str, saved_by_bitsandbytes: bool) -> None:
     straight, first = parameters(), parameters()

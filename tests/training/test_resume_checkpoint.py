@@ -13,13 +13,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
 from safetensors.torch import load_file
 
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.cli import main
 from mv_lightning.experiments.resume_check import compare_phases, logged_values
 from mv_lightning.testing import tiny_options
-from mv_lightning.training.checkpoint_files import checkpoints, find_corruption, latest_valid
+from mv_lightning.training.checkpoint_files import (
+    checkpoints,
+    find_corruption,
+    latest_valid,
+    read_checkpoint,
+)
 from mv_lightning.training.module import VerdictModule
 from mv_lightning.training.resume_checkpoint import (
     checkpoint_bytes,
@@ -358,6 +365,28 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(
     )
     assert checkpoints(folder.checkpoints) == before and find_corruption(before[0]) is None
     assert not list(interrupted.rglob("*.tmp"))
+
+
+def test_fp16_with_a_gradient_scaler(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning has 16-mixed on GPUs only and takes bf16-mixed on a CPU; PyTorch has both."""
+    monkeypatch.setattr(
+        _AcceleratorConnector,
+        "_check_and_init_precision",
+        lambda connector: MixedPrecision("16-mixed", "cpu"),
+    )
+    options = ("--trainer.precision", "16-mixed", "--run.save_every", "1")
+    uninterrupted = fit(tiny_folder, tmp_path / "straight", *options)
+    monkeypatch.setattr(VerdictModule, "training_step", at(0, 5, die))
+    with pytest.raises(Killed):
+        fit(tiny_folder, tmp_path / "killed", *options)
+    monkeypatch.setattr(VerdictModule, "training_step", STEP)
+    resumed = fit(tiny_folder, tmp_path / "killed", *options)
+    assert_same(uninterrupted, resumed)
+    scaler = read_checkpoint(checkpoints(resumed.checkpoints)[0])["MixedPrecision"]
+    assert scaler["scale"] > 0 and 0 < scaler["_growth_tracker"] <= 6
+    assert "MixedPrecision" in compare_phases(uninterrupted, resumed)
 
 
 def test_no_checkpoints_is_a_fresh_start(tmp_path: Path) -> None:
