@@ -75,9 +75,13 @@ class _Buffer:
         gradients = [parameter.grad for parameter in self.parameters]
         if any(gradient is None for gradient in gradients):
             raise ValueError("expected a gradient of every parameter, got some without. Train all")
-        flat = torch.zeros_like(self.flat)
-        torch._foreach_copy_(self.views(flat), gradients)
-        return flat
+        parts, stop = [], 0
+        for start, gradient in zip(self.starts, gradients, strict=True):
+            if start > stop:
+                parts.append(gradient.new_zeros(start - stop))
+            parts.append(gradient.reshape(-1))
+            stop = start + gradient.numel()
+        return torch.cat(parts)
 
     def split_state(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the state of each parameter, as views of the buffer's."""
