@@ -72,10 +72,11 @@ class _Buffer:
 
     def gathered_gradients(self) -> torch.Tensor:
         """Return the gradients as a tensor with the buffer's elements."""
-        gradients = [parameter.grad for parameter in self.parameters]
-        if any(gradient is None for gradient in gradients):
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if len(gradients) < len(self.parameters):
             raise ValueError("expected a gradient of every parameter, got some without. Train all")
-        parts, stop = [], 0
+        parts: list[torch.Tensor] = []
+        stop = 0
         for start, gradient in zip(self.starts, gradients, strict=True):
             if start > stop:
                 parts.append(gradient.new_zeros(start - stop))
@@ -114,7 +115,7 @@ class FlatAdamW(Optimizer2State):
         super().__init__("adam", parameters, **options)
         self._options = options
         self._buffers: list[_Buffer] = []
-        self._updater: Optimizer2State | None = None
+        self._updater: Any = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as bitsandbytes' optimizer has it, for each parameter."""

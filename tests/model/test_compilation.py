@@ -61,5 +61,7 @@ def test_every_family(name: str) -> None:
     assert 1 + has_gate <= counters["stats"]["unique_graphs"] <= 6
 
 
+@pytest.mark.slow
 def test_the_compiler_that_is_used() -> None:
+    """It calls a C++ compiler for each graph."""
     check({"model_type": "gemma2", "hidden_size": 64, "head_dim": 16}, "inductor")
