@@ -21,6 +21,8 @@ from mv_lightning.training.cli import run
 from mv_lightning.training.sharing import SharedResources
 from tests.conftest import ROOT
 
+TEST_OPTIONS = ("--model.init_from=null", "--data.adversarial_rows=0")
+
 
 @pytest.fixture
 def one_thread():
@@ -57,13 +59,13 @@ def test_nothing_leaks_from_one_run_into_the_next(
     alone, shared = PhaseFolder(tmp_path / "alone", 1), PhaseFolder(tmp_path / "shared", 1)
     args = fit_args(tiny_folder, alone.run, *compared)
     run_forked(args, tmp_path / "log.txt")
-    run_forked(["test", *args[1:], "--model.init_from=null"], tmp_path / "log.txt")
+    run_forked(["test", *args[1:], *TEST_OPTIONS], tmp_path / "log.txt")
 
     resources = SharedResources(tmp_path / "tokens")
     run(fit_args(tiny_folder, tmp_path / "before", *other), resources)
     args = fit_args(tiny_folder, shared.run, *compared)
     run(args, resources)
-    run(["test", *args[1:], "--model.init_from=null"], resources)
+    run(["test", *args[1:], *TEST_OPTIONS], resources)
     assert [settings.name for settings in loaded] == [str(tiny_folder)]
     for file in ("adapter", "best"):
         weights = [(folder.path / file / WEIGHTS).read_bytes() for folder in (alone, shared)]
