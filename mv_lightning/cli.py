@@ -55,6 +55,14 @@ COMMANDS = {
         "memory that a phase needs, term by term, and the GPUs that have it",
         "mv_lightning.commands.estimate",
     ),
+    "ablate": Command(
+        "a grid of settings, every cell a run, compared in a table",
+        "mv_lightning.commands.ablate",
+    ),
+    "learning-curve": Command(
+        "accuracy against distinct training rows, and the rows that a goal needs",
+        "mv_lightning.commands.learning_curve",
+    ),
     "verify-resume": Command(
         "train a few steps twice, once killed and resumed, and compare bit for bit",
         "mv_lightning.commands.verify_resume",

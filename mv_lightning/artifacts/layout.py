@@ -185,6 +185,42 @@ class PhaseFolder:
                 print(f"{folder} was renamed to {rename_existing(folder)}")
 
 
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """The files of an experiment, beside the folders of its runs."""
+
+    path: Path
+    """Its folder."""
+
+    @property
+    def tokens(self) -> Path:
+        """The tokenised rows of all runs."""
+        return self.path / "tokens"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the process that runs the experiment."""
+        return self.path / ".lock"
+
+    @property
+    def results(self) -> Path:
+        """All results."""
+        return self.path / "results.json"
+
+    @property
+    def table(self) -> Path:
+        """A line for each cell."""
+        return self.path / "results.csv"
+
+    def plot(self, name: str) -> Path:
+        """Return the file of a figure.
+
+        Args:
+            name: What it shows.
+        """
+        return self.path / f"{name}.png"
+
+
 def checkpoint_step(path: Path) -> int:
     """Return the optimizer step of a checkpoint's file name."""
     return int(path.stem.removeprefix("step-"))

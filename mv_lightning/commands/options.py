@@ -180,6 +180,8 @@ def split_args(parser: ArgumentParser, args: Sequence[str]) -> tuple[list[str], 
         optional = actions[name].nargs == "?"
         if takes_value and remaining and not (optional and remaining[0].startswith("-")):
             own.append(remaining.pop(0))
+        while actions[name].nargs == "+" and remaining and not remaining[0].startswith("-"):
+            own.append(remaining.pop(0))
     return own, others
 
 

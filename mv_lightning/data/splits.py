@@ -80,6 +80,12 @@ class SplitPlan:
                 f"{train} for training. Change val_fraction (0 for no validation) or raise rows."
             )
 
+    @property
+    def train_rows(self) -> int:
+        """Training rows of a phase."""
+        _, _, train = _sizes(self, self.rows)
+        return train * (1 + self.balance)
+
 
 @dataclass(frozen=True)
 class Splits:

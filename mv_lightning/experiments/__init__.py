@@ -1,1 +1,1 @@
-"""Runs of this program that another run starts and watches."""
+"""Several runs of this program as one experiment, and runs that another run starts and watches."""

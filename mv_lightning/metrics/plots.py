@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mv_lightning.atomic import atomic_file
+from mv_lightning.metrics.comparison import Interval
 from mv_lightning.metrics.scores import Scores, checked, metric_values, roc
 from mv_lightning.numerics import sigmoid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 TRUE, FALSE, NEUTRAL, ACCENT = "#0072B2", "#E69F00", "#6E6E6E", "#009E73"
 STYLE: dict[Any, Any] = {
@@ -41,6 +43,8 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "lines.linewidth": 2.0,
 }
+SERIES = (TRUE, FALSE, ACCENT, "#CC79A7", "#56B4E9", "#D55E00", NEUTRAL, "#000000")
+"""Colours of lines that are neither True nor False."""
 RELIABILITY_BINS = 10
 
 
@@ -56,6 +60,18 @@ class PhaseLoss:
     val_steps: Sequence[int]
     val: Sequence[float]
     """Validation loss at each of `val_steps`."""
+
+
+@dataclass(frozen=True)
+class SettingPoint:
+    """The results of one combination of settings."""
+
+    setting: str
+    """Its value on the axis of the figure."""
+    series: str
+    """Its other values; points with the same are connected."""
+    intervals: Sequence[Interval]
+    """One for each metric of the figure."""
 
 
 def loss_curve(phases: Sequence[PhaseLoss]) -> Figure:
@@ -190,6 +206,87 @@ def accuracy_by(slices: Mapping[str, Scores], what: str) -> Figure:
     return figure
 
 
+def metric_by_setting(
+    points: Sequence[SettingPoint], settings: Sequence[str], what: str, metrics: Sequence[str]
+) -> Figure:
+    """Draw metrics against the values of a setting, side by side, with their intervals.
+
+    Args:
+        points: The results.
+        settings: Values of the setting, in the order of the axis.
+        what: Name of the setting.
+        metrics: Names of the metrics, in the order of `SettingPoint.intervals`.
+    """
+    series = list(dict.fromkeys(point.series for point in points))
+    colours = {name: SERIES[place % len(SERIES)] for place, name in enumerate(series)}
+    with _style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.4 * len(metrics), 4.4))
+        for place, axes in enumerate(np.atleast_1d(figure.subplots(1, len(metrics)))):
+            axes.set_title(metrics[place])
+            axes.set_xlabel(what)
+            for number, name in enumerate(series):
+                shift = 0.24 * (number / max(1, len(series) - 1) - 0.5) * (len(series) > 1)
+                own = [point for point in points if point.series == name]
+                places = [settings.index(point.setting) + shift for point in own]
+                intervals = [point.intervals[place] for point in own]
+                _error_bars(axes, places, intervals, colours[name])
+            names = [text.replace(", ", "\n") for text in settings]
+            axes.set_xticks(range(len(names)), names, fontsize=9)
+            axes.set_xlim(-0.5, len(names) - 0.5)
+            axes.grid(False, axis="x")
+        if len(series) > 1:
+            figure.legend(
+                handles=_patches(colours),
+                loc="outside lower center",
+                ncols=4,
+                fontsize=9,
+                edgecolor="none",
+            )
+    return figure
+
+
+def learning_curve(
+    rows_P: np.ndarray,
+    points: Sequence[Interval],
+    drawn_P: np.ndarray,
+    curve: Sequence[Interval],
+    metric: str,
+    marks: Sequence[float] = (),
+) -> Figure:
+    """Draw a metric against training rows, and the curve through it, dashed where extrapolated.
+
+    Args:
+        rows_P: Training rows of the points.
+        points: The metric at each of them.
+        drawn_P: Training rows at which the curve is drawn, ascending.
+        curve: The curve at each of them, with its interval.
+        metric: Name of the metric.
+        marks: Values of the metric to mark, such as goals.
+    """
+    figure, axes = _figure(f"{metric} by training rows", "distinct training rows", metric)
+    values, lows, highs = (
+        np.array([getattr(interval, part) for interval in curve])
+        for part in ("value", "low", "high")
+    )
+    measured = drawn_P <= rows_P.max()
+    axes.fill_between(drawn_P, lows, highs, color=TRUE, alpha=0.15, linewidth=0)
+    axes.plot(drawn_P[measured], values[measured], color=TRUE)
+    axes.plot(drawn_P[~measured], values[~measured], color=TRUE, linestyle="--")
+    for rows, point in zip(rows_P.tolist(), points, strict=True):
+        _error_bars(axes, [rows], [point], FALSE)
+    for mark in marks:
+        axes.axhline(mark, color=NEUTRAL, linestyle=":", linewidth=1.2)
+    axes.set_xscale("log")
+    ticks = [*rows_P.tolist(), round(drawn_P[-1])]
+    axes.set_xticks(ticks, [f"{rows:,}" for rows in ticks])
+    axes.minorticks_off()
+    names = {"mean over seeds": FALSE, "power law; dashed: extrapolated": TRUE}
+    _legend(axes, names)
+    return figure
+
+
 def log_odds_histogram(
     labels_N: np.ndarray, log_odds_N: np.ndarray, threshold: float = 0.0
 ) -> Figure:
@@ -286,6 +383,17 @@ def _figure(
     return figure, axes
 
 
+def _error_bars(
+    axes: Axes, places: Sequence[float], intervals: Sequence[Interval], colour: str
+) -> None:
+    """Connected values with their intervals, as far as these are defined."""
+    values = [interval.value for interval in intervals]
+    axes.plot(places, values, color=colour, marker="o", markersize=6, linewidth=1.2)
+    for x, interval in zip(places, intervals, strict=True):
+        error = [[interval.value - interval.low], [interval.high - interval.value]]
+        axes.errorbar(x, interval.value, error, color=colour, capsize=4, linewidth=1.2)
+
+
 def _histogram(
     axes: Axes,
     values_N: np.ndarray,
@@ -326,7 +434,10 @@ def _diagonal(axes: Axes, text: str) -> None:
 
 
 def _legend(axes: Axes, colours: Mapping[str, str]) -> None:
+    axes.legend(handles=_patches(colours), fontsize=9, edgecolor="none")
+
+
+def _patches(colours: Mapping[str, str]) -> list[Patch]:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
-    axes.legend(handles=handles, fontsize=9, edgecolor="none")
+    return [Patch(color=colour, label=name) for name, colour in colours.items()]

@@ -23,6 +23,7 @@ def enable_checkpointing(model: PreTrainedModel, dropout: bool = False) -> None:
     """
     dropout = dropout or any(isinstance(m, Dropout) and m.p > 0 for m in model.modules())
     options = {"use_reentrant": False, "preserve_rng_state": dropout}
+    model.disable_input_require_grads()  # they are enabled by what follows, once more each time
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 

@@ -72,6 +72,7 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
 
         # PEFT's way to set the adapter class of a layer type; it is not saved with the adapter.
         config._register_custom_module({Linear4bit: FusedLinear4bit})
+    base.disable_input_require_grads()  # PEFT enables them where activations are recomputed
     model: PeftModel = get_peft_model(base, config)
     recomputes = any(getattr(m, "gradient_checkpointing", False) for m in base.modules())
     if settings.dropout and recomputes:
@@ -81,6 +82,23 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
 
         initialize_loftq(model)
     return model
+
+
+def detach(model: PeftModel) -> PreTrainedModel:
+    """Remove the adapters, so that the base is as it was before `attach`.
+
+    Args:
+        model: The adapted model; it is of no use afterwards.
+
+    Returns:
+        The frozen base model, in training mode.
+    """
+    base: PreTrainedModel = model.unload()
+    base.disable_input_require_grads()
+    if base.is_gradient_checkpointing:
+        enable_checkpointing(base)
+    base.train()
+    return base
 
 
 def trained_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from mv_lightning.training.settings import (
     RunSettings,
     resume_locked_settings,
 )
+from mv_lightning.training.sharing import SharedResources
 from mv_lightning.training.tensorboard_logger import PhaseLogger
 
 ADAPTER_DEFAULTS = ("data.prompt", "data.max_length")
@@ -61,17 +62,20 @@ PREVIOUS, NONE = "previous", "none"
 """`model.init_from`: the adapter of the phase before, or no adapter."""
 
 
-def run(args: list[str]) -> None:
+def run(args: list[str], shared: SharedResources | None = None) -> None:
     """Run a command of one phase.
 
     Args:
         args: The command (`fit`, `validate`, `test` or `predict`) and its options.
+        shared: What it shares with the commands that ran before it in this process.
 
     Raises:
         ValueError: An option, a file or the data cannot be used.
     """
     silence_libraries()
-    VerdictCLI(args)
+    cli = VerdictCLI(args, shared)
+    if shared is not None:
+        shared.take_back(cli.model)
 
 
 def parse(args: list[str]) -> dict[str, Any]:
@@ -86,12 +90,30 @@ def parse(args: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: An option cannot be used.
     """
+    return parse_all([args])[0]
+
+
+def parse_all(command_lines: Sequence[list[str]]) -> list[dict[str, Any]]:
+    """Return the checked settings of several uses of one command.
+
+    The parser is built once, which takes three times as long as it takes to parse.
+
+    Args:
+        command_lines: At least one; each as for `run`, all with the same command.
+
+    Returns:
+        The settings of each, see `parse`.
+
+    Raises:
+        ValueError: An option cannot be used.
+    """
     silence_libraries()
-    cli = SettingsParser(args)
-    config = cli.config[cli.subcommand].clone()
-    for name in ("config", *LINKS.values()):
-        config.pop(name, None)
-    settings: dict[str, Any] = config.as_dict()
+    first, *others = command_lines
+    cli = SettingsParser(first)
+    settings = [cli.settings()]
+    for args in others:
+        cli.parse_arguments(cli.parser, configs_first(args))
+        settings.append(cli.settings())
     return settings
 
 
@@ -134,14 +156,16 @@ class SaveRunConfig(SaveConfigCallback):
 class VerdictCLI(LightningCLI):
     """The command line of one phase."""
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], shared: SharedResources | None = None) -> None:
         """Parse the options, build model, data and trainer, and run the command.
 
         Args:
             args: The command and its options.
+            shared: See `run`.
         """
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
         self._command = args[0]
+        self._shared = shared
         super().__init__(
             VerdictModule,
             VerdictDataModule,
@@ -223,6 +247,12 @@ class VerdictCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Keep explicit settings: Lightning would take the whole model section from the
         checkpoint."""
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer, and lend them what is shared."""
+        super().instantiate_classes()
+        if self._shared is not None:
+            self._shared.lend(self.model, self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the phase."""
@@ -337,6 +367,14 @@ class VerdictCLI(LightningCLI):
 
 class SettingsParser(VerdictCLI):
     """Parses and checks the options, and stops there."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return all options, nested as in a configuration file."""
+        config = self.config[self.subcommand].clone()
+        for name in ("config", *LINKS.values()):
+            config.pop(name, None)
+        settings: dict[str, Any] = config.as_dict()
+        return settings
 
     def _add_adapter_defaults(self, config: Namespace, changes: Namespace) -> None:
         """Leave them open: the adapter may not be trained yet."""

@@ -125,6 +125,8 @@ class VerdictDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.base = BaseSettings(name=base)
         self.folder = PhaseFolder(Path(run_dir), phase)
+        self.tokens = self.folder.tokens
+        """Folder of the tokenised rows; runs on the same rows may share one."""
         self.predict_source = predict_source or source
         self.id_column = id_column
         self.pair_weight = pair_weight
@@ -343,7 +345,7 @@ class VerdictDataModule(pl.LightningDataModule):
         first = self.trainer.is_global_zero
         write = first and not self.trainer.fast_dev_run
         return SplitEncoder(
-            self.prompt, tokenizer, self.max_length, self.folder.tokens, write, verbose=first
+            self.prompt, tokenizer, self.max_length, self.tokens, write, verbose=first
         )
 
     def _print_summary(self, source: Source) -> None:

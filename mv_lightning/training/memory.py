@@ -4,6 +4,8 @@ the first step."""
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -18,6 +20,21 @@ def peak_memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Make `peak_memory_gb` count from now on.
+
+    The peak of a process can only be reset on Linux; elsewhere it stays that since its start.
+
+    Args:
+        device: A GPU, or the CPU for the memory of the process.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
 
 
 class MemoryProbe(pl.Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +42,9 @@ class RowLosses:
 class VerdictModule(pl.LightningModule):
     """Fine-tunes adapters on a 4-bit base model so that the token after the prompt is the
     verdict."""
+
+    load_base: Callable[..., PreTrainedModel] = staticmethod(base.load_base)
+    """How the base is loaded; a process that runs several phases may keep it, see `sharing.py`."""
 
     def __init__(
         self,
@@ -136,16 +140,16 @@ class VerdictModule(pl.LightningModule):
         device = self.trainer.strategy.root_device
         init_from = Path(self.init_from) if self.init_from else None
         metadata = adapter_files.read_metadata(init_from) if init_from else None
-        model = base.load_base(
-            self.base_settings, compute_dtype(self.trainer.precision, device), device
-        )
-        self._base_fingerprint = base_fingerprint(model)
         # Weights that are loaded below, or from a checkpoint, need no LoftQ initialisation.
         fresh = init_from is None and self.trainer.ckpt_path is None
         lora = dataclasses.replace(self.lora_settings, loftq=self.lora_settings.loftq and fresh)
         # The adapters are drawn from a generator state of their own, so that they do not depend on
-        # how the base was made.
+        # how the base was made; nor does what is drawn later.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            model = self.load_base(
+                self.base_settings, compute_dtype(self.trainer.precision, device), device
+            )
+            self._base_fingerprint = base_fingerprint(model)
             torch.manual_seed(torch.initial_seed() % 2**63)
             self.adapted = adapters.attach(model, lora)
         if init_from is not None and metadata is not None:

@@ -18,13 +18,15 @@ class RunLock:
     lock is never left behind; child processes do not inherit it. Readers need no lock.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, option: str = "--run.dir") -> None:
         """Do not lock yet.
 
         Args:
             path: The lock file. It is created, and left in place.
+            option: The option that names its folder, for the message.
         """
         self._path = path
+        self._option = option
         self._file: IO[str] | None = None
 
     def acquire(self) -> None:
@@ -43,7 +45,7 @@ class RunLock:
             file.close()
             raise ValueError(
                 f"{self._path.parent} is in use by {holder}. Wait until it has ended, stop it, or "
-                "choose another folder with --run.dir"
+                f"choose another folder with {self._option}"
             ) from error
         file.truncate(0)
         owner = {

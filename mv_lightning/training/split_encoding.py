@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,8 @@ from mv_lightning.schema import TEXT_COLUMNS, EncodedRows, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_HEX_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ class SplitEncoder:
             "tokenizer": self._tokenizer_fingerprint,
             "max_length": self.max_length,
         }
-        encoded = cached(self.folder / name, key, encode, write=self.write)
+        # Named by the key: runs with other rows or prompts may share the folder.
+        digest = sha256_bytes(json.dumps(key).encode())[:_HEX_DIGITS]
+        encoded = cached(self.folder / f"{name}-{digest}", key, encode, write=self.write)
         self._print_truncation(name, encoded)
         question_ids_N = source.question_ids_N[rows_N]
         kinds_N = seen_N = sources_N = None

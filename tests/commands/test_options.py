@@ -153,3 +153,7 @@ def test_options_of_another_command_are_handed_on() -> None:
         ["--merged", "true"],
         ["--run.keep", "1"],
     )
+    several = ["--fit-weights", "a", "b", "--x", "c", "--fit-weights=d", "e"]
+    own_args, others = split_args(parser(), several)
+    assert own_args == ["--fit-weights", "a", "b", "--fit-weights=d", "e"]
+    assert others == ["--x", "c"]

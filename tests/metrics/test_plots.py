@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mv_lightning.metrics import plots
+from mv_lightning.metrics.comparison import Interval
 from mv_lightning.metrics.scores import score, score_slices, upper_quantile
 
 pytest.importorskip("matplotlib")
@@ -19,6 +20,14 @@ LENGTHS_N = RNG.integers(1, 500, 300)
 PHASES = [
     plots.PhaseLoss("phase 1", [1, 2, 3], [1.2, 1.1, 1.0], [3], [1.05]),
     plots.PhaseLoss("phase 2", [4], [0.9], [], []),
+]
+INTERVALS = [Interval(0.6, 0.5, 0.7), Interval(0.8, float("nan"), float("nan"))]
+CURVE = [*INTERVALS, INTERVALS[0]]
+ROWS_P = np.array([10, 20, 40])
+POINTS = [
+    plots.SettingPoint("8", "alpha=4", [INTERVALS[0]]),
+    plots.SettingPoint("4", "alpha=4", [INTERVALS[1]]),
+    plots.SettingPoint("4", "alpha=8", [INTERVALS[0]]),
 ]
 
 
@@ -40,6 +49,8 @@ def texts(axes: object) -> set[str]:
         lambda: plots.length_histogram(
             {"question": LENGTHS_N, "solution": LENGTHS_N * 3}, "words", "Lengths", (512,)
         ),
+        lambda: plots.metric_by_setting(POINTS, ["4", "8"], "model.lora.r", ["accuracy"]),
+        lambda: plots.learning_curve(ROWS_P[:2], INTERVALS, ROWS_P, CURVE, "AUROC", [0.8]),
         lambda: plots.length_histogram(
             {"none": LENGTHS_N[:0], "zero": LENGTHS_N * 0}, "words", "Lengths"
         ),
@@ -103,3 +114,18 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"mv-lightning\[plots\]"):
         plots.log_odds_histogram(LABELS_N, ODDS_N)
+
+
+def test_settings_are_in_their_order_and_series_have_colours() -> None:
+    (axes,) = plots.metric_by_setting(POINTS, ["4", "8"], "model.lora.r", ["accuracy"]).axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["4", "8"]
+    connected = [line for line in axes.lines if len(line.get_xdata()) == 2]
+    assert connected[0].get_ydata().tolist() == [0.6, 0.8]
+    assert connected[0].get_xdata()[0] > connected[0].get_xdata()[1]
+
+
+def test_the_extrapolated_part_of_a_learning_curve_is_dashed() -> None:
+    (axes,) = plots.learning_curve(ROWS_P[:2], INTERVALS, ROWS_P, CURVE, "AUROC").axes
+    dashed = [line.get_xdata().tolist() for line in axes.lines if line.get_linestyle() == "--"]
+    assert dashed == [[40]]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["10", "20", "40"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from mv_lightning.model import adapters, base
+from mv_lightning.model.activation_checkpointing import choose_checkpointing
 
 
 def test_flops_of_a_token(tiny: torch.nn.Module) -> None:
@@ -28,3 +31,40 @@ def test_the_commit_of_a_base_on_the_hub_is_stored(tiny_settings: base.BaseSetti
     model.config._commit_hash = "0123abc"
     adapted = adapters.attach(model, adapters.LoraSettings())
     assert adapted.peft_config["default"].revision == "0123abc"
+
+
+def describe(model: torch.nn.Module) -> dict[str, object]:
+    """Everything about a base that could change the next run."""
+    modules = {}
+    for name, module in model.named_modules():
+        hooks = [list(table.values()) for table in (module._forward_hooks, module._backward_hooks)]
+        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+        modules[name] = (
+            type(module),
+            module.training,
+            [len(table) for table in hooks],
+            getattr(module, "gradient_checkpointing", None),
+            getattr(checkpoint, "keywords", None),
+            getattr(module, "compute_dtype", None),
+        )
+    parameters = {
+        name: (value.dtype, value.requires_grad, value.detach().clone().view(-1).tolist())
+        for name, value in model.named_parameters()
+    }
+    return {"modules": modules, "parameters": parameters, "config": model.config.to_dict()}
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_a_detached_base_is_as_it_was_before(
+    checkpointing: bool, tiny_settings: base.BaseSettings
+) -> None:
+    settings = dataclasses.replace(tiny_settings, gradient_checkpointing=checkpointing)
+    model = base.load_base(settings, torch.bfloat16, torch.device("cpu"))
+    before = describe(model)
+    for lora in (adapters.LoraSettings(r=32, dropout=0.5), adapters.LoraSettings(r=4)):
+        adapted = adapters.attach(model, lora)
+        choose_checkpointing(adapted.get_base_model(), checkpointing, 8)
+        adapted.eval()
+        assert describe(model) != before
+        assert adapters.detach(adapted) is model
+        assert describe(model) == before

@@ -35,6 +35,13 @@ def test_larger_gpus_recompute_less() -> None:
     assert type(large) is type(small) is int and large > small
 
 
+def test_trained_parameters_are_those_of_the_reports_table() -> None:
+    """Llama-3-8B, from its config alone."""
+    dims = ModelDims.of(CONFIG)
+    trained = {rank: dims.trained(rank) for rank in (16, 32, 64, 128)}
+    assert trained == {16: 41_943_040, 32: 83_886_080, 64: 167_772_160, 128: 335_544_320}
+
+
 def test_gpus_without_varlen_keep_repeated_keys() -> None:
     dims = ModelDims.of(CONFIG)
     repeated = replace(dims, repeats_keys=True)
