@@ -200,20 +200,24 @@ def _prompt_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss of each row's prompt tokens [B] and their number [B].
 
-    A row's tokens are those of the spans on its path. A shared span's loss is computed once and
-    counts for every row behind it; a span's first token is predicted from the last of its parent.
+    A shared span's loss is computed once and counts for every row behind it; a span's first token
+    is predicted from the last of its parent, and that of a root by nothing.
     """
     packing, device = batch.packing, hidden_TD.device
+    roots = [span for span, parent in enumerate(packing.parents) if parent < 0]
     lengths = torch.tensor(packing.lengths, device=device)
     lasts = lengths.cumsum(0) - 1
     source = torch.arange(len(batch.ids_T), device=device) - 1
-    # Nothing predicts the root's first token: its entry is left out.
-    source[lasts - lengths + 1] = lasts[list(packing.parents)]
+    firsts = lasts - lengths + 1
+    source[firsts] = lasts[list(packing.parents)]
     loss_T = F.pad(_token_losses(hidden_TD, head, source[1:], batch.ids_T[1:]), (1, 0))
+    loss_T[firsts[roots]] = 0
     spans_S = torch.stack([loss.sum() for loss in loss_T.split(packing.lengths)])
-    summed_B = torch.stack([spans_S[list(packing.paths[leaf])].sum() for leaf in packing.leaves])
-    tokens = [packing.ends[leaf] - 1 for leaf in packing.leaves]
-    return summed_B, torch.tensor(tokens, device=device)
+    summed_B = torch.stack([spans_S[list(row)].sum() for row in packing.rows])
+    predicted_B = []
+    for row, tokens in zip(packing.rows, packing.row_tokens, strict=True):
+        predicted_B.append(tokens - (row[0] in roots))
+    return summed_B, torch.tensor(predicted_B, device=device)
 
 
 def _token_losses(

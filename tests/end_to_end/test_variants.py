@@ -59,6 +59,7 @@ def summary(phase: PhaseFolder) -> dict[str, Any]:
         "--data.splits.balance false",
         "--data.splits.group_by_question true --data.splits.phases 1",
         "--data.prompt prompt.yaml",
+        "--data.packing contaminated --data.num_workers 1",
     ],
 )
 def test_it_trains(
@@ -76,6 +77,22 @@ def test_it_trains(
     weights = load_file(phase.adapter / adapter_files.WEIGHTS)
     # Fresh adapters have second matrices of zeros (LoftQ's, compared below, do not).
     assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
+
+
+def test_padding_costs_tokens_and_changes_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    phases = {
+        mode: fit(
+            tiny_folder, tmp_path / mode, f"--data.packing {mode} --trainer.precision 32-true"
+        )
+        for mode in ("clean", "none", "contaminated")
+    }
+    losses = {mode: list(logged_values(phases[mode], "train/loss").values()) for mode in phases}
+    odds = {mode: read_evaluated(phases[mode].evaluated_rows("val")).log_odds_N for mode in phases}
+    assert losses["none"] == pytest.approx(losses["clean"], rel=1e-4)
+    assert odds["none"] == pytest.approx(odds["clean"], rel=1e-3, abs=1e-3)
+    assert losses["contaminated"] != pytest.approx(losses["clean"], rel=1e-2)
+    main(["test", "--config", str(phases["none"].config)])
+    assert read_evaluated(phases["none"].evaluated_rows("test")).log_odds_N.any()
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
