@@ -106,7 +106,7 @@ class Verifier:
         adapter_files.check_compatible(metadata, current, f"the adapter in {folder}")
         # Weights that are loaded next need no LoftQ initialisation.
         lora = adapters.LoraSettings(**{**metadata["lora"], "loftq": False})
-        model = adapters.attach(loaded, lora)
+        model = adapters.attach(loaded, lora, metadata.get("head", "verdict"))
         adapter_files.load(model, folder)
         return cls(
             model=model.eval(),

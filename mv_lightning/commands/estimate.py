@@ -66,7 +66,8 @@ def run(args: list[str]) -> None:
             "expected data.batch_size and data.max_length to be at least 1, got "
             f"{rows} and {settings['data']['max_length']}"
         )
-    estimate = estimate_phase(load_config(base), base, lora, optim, tokens, rows)
+    head = settings["model"]["head"]
+    estimate = estimate_phase(load_config(base), base, lora, optim, tokens, rows, head)
     print(
         f"{base.name}, quantization {base.quantization}, LoRA r {lora.r}: "
         f"{estimate.trained:,} trained parameters"

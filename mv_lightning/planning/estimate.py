@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings
 from mv_lightning.model.gpus import MEMORY
+from mv_lightning.model.linear_head import HeadKind
 from mv_lightning.model.optim import OptimSettings, state_bytes
 from mv_lightning.planning.memory import (
     MemoryItem,
@@ -62,6 +63,7 @@ def estimate_phase(
     optim: OptimSettings,
     tokens: int,
     rows: int,
+    head: HeadKind = "verdict",
 ) -> Estimate:
     """Compute what a phase needs.
 
@@ -72,16 +74,17 @@ def estimate_phase(
         optim: The optimizer.
         tokens: Of the largest packed micro-batch.
         rows: Of the micro-batch.
+        head: What computes the log-odds.
     """
     dims = ModelDims.of(config)
-    trained = dims.trained(lora.r)
-    items = training_memory(dims, base, lora, optim, tokens, rows)
+    trained = dims.trained(lora.r, head)
+    items = training_memory(dims, base, lora, optim, tokens, rows, head)
     gpus = []
     for gpu in MEMORY:
         budget = gpu.gb * (1 - MARGIN) * 1e9
         on_gpu = replace(dims, repeats_keys=not gpu.has_varlen)
-        peak = sum(i.bytes for i in training_memory(on_gpu, base, lora, optim, tokens, rows))
-        least = least_checkpointing(on_gpu, base, lora, optim, tokens, rows, budget)
+        peak = sum(i.bytes for i in training_memory(on_gpu, base, lora, optim, tokens, rows, head))
+        least = least_checkpointing(on_gpu, base, lora, optim, tokens, rows, budget, head)
         gpus.append(GPUFit(gpu.gpu, gpu.gb, peak <= budget, least))
     adapter_bytes = 4 * trained
     checkpoint_bytes = adapter_bytes + state_bytes(optim, trained)

@@ -14,6 +14,7 @@ from mv_lightning.model.activation_checkpointing import stored_layers
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings
 from mv_lightning.model.families import Family, family_of
+from mv_lightning.model.linear_head import HeadKind
 from mv_lightning.model.optim import OptimSettings, state_bytes
 
 if TYPE_CHECKING:
@@ -96,13 +97,14 @@ class ModelDims:
             sides=sum(sum(shape) for shape in adapted),
         )
 
-    def trained(self, rank: int) -> int:
-        """Return the number of the adapters' weights.
+    def trained(self, rank: int, head: HeadKind = "verdict") -> int:
+        """Return the number of trained weights: those of the adapters, and of a head of its own.
 
         Args:
             rank: Of the adapters.
+            head: What computes the log-odds.
         """
-        return rank * self.sides
+        return rank * self.sides + (self.hidden if head == "linear" else 0)
 
     def layer_bytes(self, rank: int) -> int:
         """Return the bytes that a layer keeps of a token for the backward pass, matmuls in 16 bits.
@@ -150,6 +152,7 @@ def training_memory(
     optim: OptimSettings,
     tokens: int,
     rows: int,
+    head: HeadKind = "verdict",
 ) -> list[MemoryItem]:
     """Return the parts of the peak of training.
 
@@ -160,15 +163,17 @@ def training_memory(
         optim: The optimizer; a paged one is counted as if nothing were paged out.
         tokens: Of the largest packed micro-batch.
         rows: Of the micro-batch.
+        head: What computes the log-odds.
     """
+    classes = 1 if head == "linear" else dims.vocabulary
     return [
         *_base_items(dims, base),
-        *_adapter_items(dims.trained(lora.r), optim),
+        *_adapter_items(dims.trained(lora.r, head), optim),
         *_activation_items(dims, base, lora, tokens, rows),
         MemoryItem(
             "logits at the verdicts, in fp32 and 16 bits, and their gradients",
-            12 * rows * dims.vocabulary,
-            f"{rows} x {dims.vocabulary:,} x 12",
+            12 * rows * classes,
+            f"{rows} x {classes:,} x 12",
         ),
         MemoryItem("CUDA context and workspaces", CONTEXT_GB * 1e9, "assumed"),
     ]
@@ -182,6 +187,7 @@ def least_checkpointing(
     tokens: int,
     rows: int,
     budget: float,
+    head: HeadKind = "verdict",
 ) -> bool | int | None:
     """Return the `gradient_checkpointing` that recomputes least and fits; None if nothing does.
 
@@ -193,11 +199,12 @@ def least_checkpointing(
         tokens: Of the largest packed micro-batch.
         rows: Of the micro-batch.
         budget: Memory, in bytes.
+        head: What computes the log-odds.
     """
 
     def peak(gradient_checkpointing: bool | int) -> float:
         settings = replace(base, gradient_checkpointing=gradient_checkpointing)
-        items = training_memory(dims, settings, lora, optim, tokens, rows)
+        items = training_memory(dims, settings, lora, optim, tokens, rows, head)
         return sum(item.bytes for item in items)
 
     if peak(False) <= budget:

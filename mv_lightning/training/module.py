@@ -17,6 +17,7 @@ from mv_lightning.data.prompts import Prompt, load_prompt
 from mv_lightning.model import adapter_files, adapters, base, generate, optim, verdict
 from mv_lightning.model.activation_checkpointing import choose_checkpointing
 from mv_lightning.model.fingerprints import base_fingerprint, tokenizer_fingerprint
+from mv_lightning.model.linear_head import HeadKind
 from mv_lightning.model.precision import compute_dtype
 from mv_lightning.schema import UNLABELLED, Batch
 from mv_lightning.training.stopping import planned_steps
@@ -47,6 +48,7 @@ class VerdictModule(pl.LightningModule):
         base: base.BaseSettings = base.BaseSettings(),  # noqa: B008  frozen
         lora: adapters.LoraSettings = adapters.LoraSettings(),  # noqa: B008
         optim: optim.OptimSettings = optim.OptimSettings(),  # noqa: B008
+        head: HeadKind = "verdict",
         prompt_loss_weight: float = 0.0,
         pair_weight: float = 0.0,
         label_smoothing: float = 0.0,
@@ -62,6 +64,9 @@ class VerdictModule(pl.LightningModule):
             base: The base model.
             lora: The adapters.
             optim: Optimizer and schedule.
+            head: What computes the log-odds: `verdict`, the rows of the two verdict tokens in the
+                base's own head; `linear`, a new linear layer, trained from zero with the binary
+                cross-entropy and saved beside the adapter.
             prompt_loss_weight: Weight of each prompt token's loss relative to the verdict's. 0
                 trains on the verdict only, 1 is plain supervised fine-tuning on every token.
             pair_weight: Weight of a second loss of each row, which compares its log-odds with those
@@ -80,9 +85,15 @@ class VerdictModule(pl.LightningModule):
         super().__init__()
         assert prompt is not None and max_length is not None, "the data module refuses this"
         _check_losses(prompt_loss_weight, pair_weight, label_smoothing)
+        if head == "linear" and predict_mode == "generate":
+            raise ValueError(
+                "predict.mode=generate needs the verdict as a token, but model.head=linear was not "
+                "trained to write one. Set predict.mode=verdict"
+            )
         self.base_settings = base
         self.lora_settings = lora
         self.optim_settings = optim
+        self.head: HeadKind = head
         self.prompt_loss_weight = prompt_loss_weight
         self.pair_weight = pair_weight
         self.label_smoothing = label_smoothing
@@ -146,7 +157,7 @@ class VerdictModule(pl.LightningModule):
         # how the base was made.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(torch.initial_seed() % 2**63)
-            self.adapted = adapters.attach(model, lora)
+            self.adapted = adapters.attach(model, lora, self.head)
         if init_from is not None and metadata is not None:
             adapter_files.check_compatible(metadata, self.metadata(), f"the adapter in {init_from}")
             adapter_files.load(self.adapted, init_from)
@@ -278,6 +289,7 @@ class VerdictModule(pl.LightningModule):
             },
             "tokenizer": {"name": name, "fingerprint": self.tokenizer_fingerprint},
             "lora": dataclasses.asdict(self.lora_settings),
+            "head": self.head,
             "prompt": {
                 **dataclasses.asdict(self.prompt),
                 "fingerprint": self.prompt.fingerprint,

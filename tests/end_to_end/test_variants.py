@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from mv_lightning import Verifier
 from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.layout import CALIBRATION_FILE, PhaseFolder
+from mv_lightning.artifacts.predictions import read_predictions
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.experiments.resume_check import logged_values
 from mv_lightning.model import adapter_files
+from mv_lightning.model.linear_head import HEAD_FILE
 from mv_lightning.reporting.results_table import results_table
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 from mv_lightning.testing import tiny_options
@@ -161,3 +164,27 @@ def test_loftq_is_not_run_for_weights_that_a_checkpoint_replaces(
     monkeypatch.setattr("mv_lightning.model.loftq.initialize_loftq", None)
     fit(tiny_folder, tmp_path, options)
     assert (phase.adapter / adapter_files.WEIGHTS).read_bytes() == weights
+
+
+def test_a_linear_head_is_saved_resumed_and_read(tiny_folder: Path, tmp_path: Path) -> None:
+    """The interrupted run ends with the same bits; test, predict and the Verifier agree."""
+    options = "--model.head linear --run.save_every 1"
+    phase = fit(tiny_folder, tmp_path, options)
+    files = [phase.adapter / adapter_files.WEIGHTS, phase.adapter / HEAD_FILE]
+    before = [file.read_bytes() for file in files]
+    assert load_file(files[1])["weight"].any()
+    phase.summary.unlink()
+    checkpoints(phase.checkpoints)[0].unlink()
+    fit(tiny_folder, tmp_path, options)
+    assert [file.read_bytes() for file in files] == before
+    main(["predict", "--config", str(phase.config), "--predict.source", "synthetic:12"])
+    predicted = read_predictions(tmp_path / "probabilities.csv").log_odds_N
+    log_odds = Verifier.load(phase.path, device="cpu").log_odds(load_source("synthetic:12").table)
+    assert predicted == pytest.approx(log_odds, abs=1e-5) and len(set(log_odds.tolist())) > 6
+    with pytest.raises(SystemExit):
+        main(["test", "--config", str(phase.config), "--model.head", "verdict"])
+    with pytest.raises(SystemExit):
+        main(["export", str(phase.path), "--out", str(tmp_path / "exported")])
+    assert not (tmp_path / "exported").exists()
+    with pytest.raises(SystemExit):
+        main(["predict", "--config", str(phase.config), "--predict.mode", "generate"])
