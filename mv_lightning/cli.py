@@ -55,6 +55,10 @@ COMMANDS = {
         "memory that a phase needs, term by term, and the GPUs that have it",
         "mv_lightning.commands.estimate",
     ),
+    "tune": Command(
+        "search for settings with a lower validation loss than the report's",
+        "mv_lightning.commands.tune",
+    ),
     "verify-resume": Command(
         "train a few steps twice, once killed and resumed, and compare bit for bit",
         "mv_lightning.commands.verify_resume",

@@ -106,10 +106,26 @@ def run_command(*args: str) -> str:
         return log.read_text(encoding="utf-8")
 
 
-def run_forked(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | None = None) -> bool:
-    """Run a command in a process that is forked from a server with the libraries loaded.
+def fork_child(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | None = None) -> int:
+    """Run a command as `run_child` does, forked from a server with the libraries loaded.
 
     It starts in milliseconds instead of seconds, which many kills need.
+
+    Args:
+        args: The command and its options.
+        log: File that the output is appended to.
+        kill_when: Checked continually; the process is killed once it returns True.
+
+    Returns:
+        The exit status; `KILLED` for a process that was killed.
+    """
+    process = _FORK_SERVER.Process(target=_run_here, args=(list(args), str(log)))
+    process.start()
+    return wait_for(lambda: process.exitcode, process.kill, kill_when)
+
+
+def run_forked(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | None = None) -> bool:
+    """Run a command with `fork_child`.
 
     Args:
         args: The command and its options.
@@ -122,9 +138,7 @@ def run_forked(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | N
     Raises:
         ValueError: The command failed.
     """
-    process = _FORK_SERVER.Process(target=_run_here, args=(list(args), str(log)))
-    process.start()
-    status = wait_for(lambda: process.exitcode, process.kill, kill_when)
+    status = fork_child(args, log, kill_when)
     check_status(args, status, log)
     return status == KILLED
 

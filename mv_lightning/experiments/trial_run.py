@@ -1,0 +1,135 @@
+"""The training of one trial of a search, in a process of its own.
+
+A trial that takes too much memory or diverges ends its own process only. It is watched through the
+record of its validations, and killed where it is to be stopped early.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mv_lightning.artifacts.evaluations import read_metrics
+from mv_lightning.artifacts.layout import PhaseFolder
+from mv_lightning.experiments.child_run import KILLED, check_status, run_child
+from mv_lightning.experiments.search import FINISHED, PRUNED, wait_for_lock
+from mv_lightning.training.validation_record import ValidationRecord, read_validation_record
+
+FAILURES = {
+    "diverged": ("is not finite", "are not finite"),
+    "out of memory": ("does not fit into the memory", "out of memory", "allocate memory"),
+}
+"""Outcomes of failed trials, and what the output of such a trial contains, in lower case."""
+_TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
+_WATCH_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """How a trial is trained, and where it is stored."""
+
+    args: Sequence[str]
+    """The options of `fit`, without those that every trial gets."""
+    phase: PhaseFolder
+    record: Path
+    """File of its validations."""
+    log: Path
+    """File of its output."""
+
+    def fit_args(self) -> list[str]:
+        """Return the options of `fit`."""
+        callback = f"{ValidationRecord.__module__}.{ValidationRecord.__qualname__}"
+        return [
+            *self.args,
+            f"--run.dir={self.phase.run}",
+            f"--trainer.callbacks+={callback}",
+            f"--trainer.callbacks.path={self.record}",
+        ]
+
+    def log_loss(self) -> float:
+        """Return the log loss on the validation rows after the last step."""
+        value: float = read_metrics(self.phase)["val"]["metrics"]["log_loss"]["value"]
+        return value
+
+
+def train(run: TrialRun, should_stop: Callable[[Mapping[int, float]], bool]) -> str:
+    """Train a trial to its end, from its last checkpoint if it was interrupted.
+
+    Args:
+        run: The trial.
+        should_stop: Called with the log loss of all validations so far, by optimizer step, whenever
+            there is another one; the trial is stopped once it returns True.
+
+    Returns:
+        `FINISHED`, `PRUNED`, or one of `FAILURES`.
+
+    Raises:
+        ValueError: It failed for another reason, which would end other trials, too.
+        SystemExit: This process was told to end; the trial has saved its state.
+    """
+    with wait_for_lock(run.phase.lock):  # the child of a killed process may still be training
+        pass
+    watch = _Watch(run.record, should_stop)
+    before = run.log.stat().st_size if run.log.exists() else 0
+    command = ["fit", *run.fit_args()]
+    status = run_child(command, run.log, kill_when=watch.is_due)
+    if watch.stopped:
+        return PRUNED
+    watch.check()  # the validations since the last look
+    if status in _TERMINATED:
+        sys.exit(128 + signal.SIGTERM)
+    if status == 0 and not run.phase.summary.is_file():
+        raise ValueError(
+            f"{run.phase.path} stopped before its last step: see {run.log}. Leave trainer.max_time "
+            "and callbacks that stop a training out of a search"
+        )
+    if status == 0:
+        return FINISHED
+    outcome = _failure(status, run.log, before)
+    if outcome is None:
+        check_status(command, status, run.log)
+        raise AssertionError("a child that was killed has an outcome")
+    return outcome
+
+
+class _Watch:
+    """Looks at the record of a trial from time to time."""
+
+    def __init__(self, record: Path, should_stop: Callable[[Mapping[int, float]], bool]) -> None:
+        self.stopped = False
+        self._record = record
+        self._should_stop = should_stop
+        self._next = 0.0
+        self._seen: Mapping[int, float] = {}
+
+    def is_due(self) -> bool:
+        """Whether the trial is to be killed; called continually."""
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + _WATCH_SECONDS
+        return self.check()
+
+    def check(self) -> bool:
+        """Whether the validations so far say that the trial is to be stopped."""
+        losses = read_validation_record(self._record)
+        if losses != self._seen:
+            self._seen = losses
+            self.stopped = self._should_stop(losses)
+        return self.stopped
+
+
+def _failure(status: int, log: Path, before: int) -> str | None:
+    """Which of `FAILURES` a trial's output of this start shows; None for none of them."""
+    if status == KILLED:  # by the system
+        return "out of memory"
+    with log.open("rb") as file:
+        file.seek(before)
+        text = file.read().decode("utf-8", errors="replace").lower()
+    for outcome, signs in FAILURES.items():
+        if any(sign in text for sign in signs):
+            return outcome
+    return None
