@@ -80,6 +80,22 @@ class EncodedRows:
 
 
 @dataclass(frozen=True)
+class SummaryCounts:
+    """The solutions of a split that were replaced by summaries."""
+
+    rows: int
+    """Solutions that were replaced."""
+    tokens_before: int
+    """Their tokens in all."""
+    tokens_after: int
+    """Tokens of their summaries in all."""
+    with_answer: int
+    """Solutions among them that contain the proposed answer, compared by value."""
+    keep_answer: int
+    """Summaries of these that contain it, too."""
+
+
+@dataclass(frozen=True)
 class Split:
     """The rows of a split, and what is known about each of them."""
 
@@ -96,6 +112,8 @@ class Split:
     """str [N], the source of each row, where a run has several."""
     ids: Sequence[str] | None = None
     """N IDs as the source spells them; None for the row numbers."""
+    summaries: SummaryCounts | None = None
+    """None where solutions are not summarised."""
 
     def positions(self, rows_N: np.ndarray) -> np.ndarray:
         """Return the positions of source rows in this split.

@@ -74,6 +74,34 @@ def save_tiny_base(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def save_tiny_summarizer(base: Path, folder: Path) -> None:
+    """Save a T5 of one layer and random weights, with the tokenizer of a base.
+
+    Args:
+        base: The folder that `save_tiny_base` saved to.
+        folder: A new folder.
+    """
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(base, pad_token="<s>", model_max_length=64)
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=1,
+            num_heads=4,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def tiny_options(base: Path, run: Path) -> list[str]:
     """Return the options with which a command finishes in seconds.
 

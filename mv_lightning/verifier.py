@@ -21,6 +21,7 @@ from mv_lightning.data.encoding import (
 )
 from mv_lightning.data.prompts import Prompt, prompt_from_metadata
 from mv_lightning.data.rows import Rows, text_columns
+from mv_lightning.data.summaries import Summarizer
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model import adapter_files, adapters, verdict
 from mv_lightning.model.base import BaseSettings, load_base, load_tokenizer
@@ -55,6 +56,8 @@ class Verifier:
     """Of the matmuls."""
     eval_tokens: int
     """Maximum tokens of a batch."""
+    summarizer: Summarizer | None = None
+    """Replaces long solutions by summaries, as in training; None where none were."""
 
     @classmethod
     def load(
@@ -96,6 +99,7 @@ class Verifier:
             gradient_checkpointing=False,
         )
         prompt = prompt_from_metadata(metadata["prompt"])
+        summarizer = Summarizer.from_metadata(metadata.get("summaries"))
         tokenizer = load_tokenizer(settings)
         loaded = load_base(settings, dtype, device)
         current = {
@@ -103,6 +107,8 @@ class Verifier:
             "tokenizer": {"name": settings.name, "fingerprint": tokenizer_fingerprint(tokenizer)},
             "prompt": {"name": prompt.name, "fingerprint": prompt.fingerprint},
         }
+        if summarizer is not None:
+            current["summaries"] = summarizer.metadata
         adapter_files.check_compatible(metadata, current, f"the adapter in {folder}")
         # Weights that are loaded next need no LoftQ initialisation.
         lora = adapters.LoraSettings(**{**metadata["lora"], "loftq": False})
@@ -116,6 +122,7 @@ class Verifier:
             calibration=calibration,
             dtype=dtype,
             eval_tokens=eval_tokens,
+            summarizer=summarizer,
         )
 
     def predict_proba(self, rows: Rows, rows_too_long: RowsTooLong = "error") -> np.ndarray:
@@ -169,6 +176,9 @@ class Verifier:
                 f"expected rows_too_long to be one of {get_args(RowsTooLong)}, got "
                 f"{rows_too_long!r}. Choose one of them"
             )
+        if self.summarizer is not None:
+            shortened = self.summarizer.shorten(columns["solution"], self.tokenizer, None)
+            columns = {**columns, "solution": shortened.texts}
         rows_N = np.arange(len(columns["question"]))
         settings = (self.prompt, self.tokenizer, self.max_length)
         try:

@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / TENSORBOARD_FOLDER
 
     @property
+    def summaries(self) -> Path:
+        """The summaries of long solutions."""
+        return self.path / "summaries"
+
+    @property
     def submission(self) -> Path:
         """The contest's CSV."""
         return self.path / "submission.csv"

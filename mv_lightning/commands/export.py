@@ -23,7 +23,7 @@ from mv_lightning.commands.options import (
 from mv_lightning.exporting.comparison import compare, comparison_table, held_out_rows
 from mv_lightning.exporting.formats import plain_log_odds, write_adapter, write_merged
 from mv_lightning.exporting.model_card import model_card
-from mv_lightning.model.adapter_files import read_metadata
+from mv_lightning.model.adapter_files import NO_SUMMARIES, read_metadata
 from mv_lightning.training.settings import RunSettings
 from mv_lightning.versioning import write_versioned_json
 
@@ -123,7 +123,14 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
 
     silence_libraries()
     phase = read_phase(phase_folder)
-    if read_metadata(phase.folder.adapter).get("head") == "linear":
+    metadata = read_metadata(phase.folder.adapter)
+    if metadata.get("summaries", NO_SUMMARIES) != NO_SUMMARIES:
+        raise ValueError(
+            f"{phase.folder.adapter} was trained on summaries (data.summarize), which an export "
+            "cannot write. Export a phase that was trained on whole solutions, or use the Verifier "
+            "class"
+        )
+    if metadata.get("head") == "linear":
         raise ValueError(
             f"{phase.folder.adapter} was trained with model.head=linear, which the formats of this "
             "command do not have: they read the verdict from two tokens of the base's own head. "

@@ -13,7 +13,7 @@ import torch
 
 from mv_lightning.model.activation_checkpointing import enable_checkpointing
 from mv_lightning.model.families import family_of
-from mv_lightning.model.linear_head import HeadKind, attach_linear_head
+from mv_lightning.model.linear_head import HeadKind, set_head
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -82,8 +82,7 @@ def attach(base: PreTrainedModel, settings: LoraSettings, head: HeadKind = "verd
         from mv_lightning.model.loftq import initialize_loftq
 
         initialize_loftq(model)
-    if head == "linear":
-        attach_linear_head(base)
+    set_head(base, head)
     return model
 
 

@@ -23,12 +23,19 @@ HEAD_FILE = "verdict_head.safetensors"
 _NAME = "verdict_head"
 
 
-def attach_linear_head(base: PreTrainedModel) -> None:
-    """Add a head of zeros, in fp32: every log-odds starts at 0.
+def set_head(base: PreTrainedModel, kind: HeadKind) -> None:
+    """Give a base model the head that is asked for, and take off one that it has.
+
+    A linear head is of zeros, in fp32: every log-odds starts at 0.
 
     Args:
         base: The base model; changed in place.
+        kind: Which head.
     """
+    if linear_head(base) is not None:
+        delattr(base, _NAME)
+    if kind == "verdict":
+        return
     head = torch.nn.Linear(base.config.hidden_size, 1, bias=False, device=base.device)
     torch.nn.init.zeros_(head.weight)
     setattr(base, _NAME, head)

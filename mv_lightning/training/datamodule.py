@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from mv_lightning.artifacts.layout import PhaseFolder
+from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.data.adversarial import adversarial_source
 from mv_lightning.data.batching import (
     EVAL_TOKENS,
@@ -44,6 +44,7 @@ from mv_lightning.data.splits import (
     plan_splits,
     write_manifest,
 )
+from mv_lightning.data.summaries import Summarizer, SummarySettings
 from mv_lightning.formatting import setting_differences
 from mv_lightning.model.base import BaseSettings, load_tokenizer
 from mv_lightning.schema import LABEL_COLUMN, Batch, Split
@@ -73,6 +74,7 @@ class VerdictDataModule(pl.LightningDataModule):
         max_length: int | None = 2048,
         batch_size: int = 2,
         packing: PackingMode = "clean",
+        summarize: SummarySettings = SummarySettings(),  # noqa: B008
         eval_tokens: int = EVAL_TOKENS,
         adversarial_rows: int = 100,
         num_workers: int = 0,
@@ -101,6 +103,7 @@ class VerdictDataModule(pl.LightningDataModule):
                 another. `contaminated`: each sees the rows before it and their labels, as in the
                 plain packing of the contest report; for an ablation, in training only. `none`:
                 padded to the longest; the results of `clean` at a higher cost.
+            summarize: Long solutions replaced by summaries.
             eval_tokens: Maximum tokens of a batch in validation, test and prediction.
             adversarial_rows: Rows of each check of `test` whether the verifier can be fooled: wrong
                 rows with a meaningless solution, with an instruction to say True, and so on. 0:
@@ -137,11 +140,15 @@ class VerdictDataModule(pl.LightningDataModule):
         self.max_length = max_length
         self.batch_size = batch_size
         self.packing = packing
+        self.summarizer: Summarizer | None = None
+        """Replaces long solutions by summaries; None where none are."""
         self.eval_tokens = eval_tokens
         self.adversarial_rows = adversarial_rows
         self.num_workers = num_workers
         self.base = BaseSettings(name=base)
         self.folder = PhaseFolder(Path(run_dir), phase)
+        if summarize.model is not None:
+            self.summarizer = Summarizer(summarize, RunFolder(self.folder.run).summaries)
         self.predict_source = predict_source or source
         self.id_column = id_column
         self.pair_weight = pair_weight
@@ -368,7 +375,13 @@ class VerdictDataModule(pl.LightningDataModule):
         first = self.trainer.is_global_zero
         write = first and not self.trainer.fast_dev_run
         return SplitEncoder(
-            self.prompt, tokenizer, self.max_length, self.folder.tokens, write, verbose=first
+            self.prompt,
+            tokenizer,
+            self.max_length,
+            self.folder.tokens,
+            write,
+            verbose=first,
+            summarizer=self.summarizer,
         )
 
     def _print_summary(self, source: Source) -> None:

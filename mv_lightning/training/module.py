@@ -280,7 +280,7 @@ class VerdictModule(pl.LightningModule):
 
     def metadata(self) -> dict[str, Any]:
         """Return what the adapter is trained on, and how it must be prompted, as plain values."""
-        name = self.base_settings.name
+        name, summarizer = self.base_settings.name, self.trainer.datamodule.summarizer
         return {
             "base": {
                 "name": name,
@@ -295,6 +295,7 @@ class VerdictModule(pl.LightningModule):
                 "fingerprint": self.prompt.fingerprint,
             },
             "max_length": self.max_length,
+            "summaries": adapter_files.NO_SUMMARIES if summarizer is None else summarizer.metadata,
         }
 
     def save_adapter(self, folder: Path, steps: int) -> None:

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -91,9 +92,9 @@ def test_padding_costs_tokens_and_changes_nothing(tiny_folder: Path, tmp_path: P
     }
     losses = {mode: list(logged_values(phases[mode], "train/loss").values()) for mode in phases}
     odds = {mode: read_evaluated(phases[mode].evaluated_rows("val")).log_odds_N for mode in phases}
-    assert losses["none"] == pytest.approx(losses["clean"], rel=1e-4)
+    assert losses["none"] == pytest.approx(losses["clean"], rel=1e-5)
     assert odds["none"] == pytest.approx(odds["clean"], rel=1e-3, abs=1e-3)
-    assert losses["contaminated"] != pytest.approx(losses["clean"], rel=1e-2)
+    assert losses["contaminated"] != pytest.approx(losses["clean"], rel=2e-4)
     main(["test", "--config", str(phases["none"].config)])
     assert read_evaluated(phases["none"].evaluated_rows("test")).log_odds_N.any()
 
@@ -179,8 +180,9 @@ def test_a_linear_head_is_saved_resumed_and_read(tiny_folder: Path, tmp_path: Pa
     assert [file.read_bytes() for file in files] == before
     main(["predict", "--config", str(phase.config), "--predict.source", "synthetic:12"])
     predicted = read_predictions(tmp_path / "probabilities.csv").log_odds_N
-    log_odds = Verifier.load(phase.path, device="cpu").log_odds(load_source("synthetic:12").table)
-    assert predicted == pytest.approx(log_odds, abs=1e-5) and len(set(log_odds.tolist())) > 6
+    rows = load_source("synthetic:12", split="test").table
+    log_odds = Verifier.load(phase.path, device="cpu").log_odds(rows)
+    assert np.array_equal(predicted, log_odds) and len(set(log_odds.tolist())) > 6
     with pytest.raises(SystemExit):
         main(["test", "--config", str(phase.config), "--model.head", "verdict"])
     with pytest.raises(SystemExit):
@@ -188,3 +190,33 @@ def test_a_linear_head_is_saved_resumed_and_read(tiny_folder: Path, tmp_path: Pa
     assert not (tmp_path / "exported").exists()
     with pytest.raises(SystemExit):
         main(["predict", "--config", str(phase.config), "--predict.mode", "generate"])
+
+
+def test_an_adapter_of_summaries_is_read_with_them(
+    tiny_folder: Path, tiny_summarizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The interrupted run ends with the same bits; predict and the Verifier agree."""
+    options = (
+        f"--data.summarize.model {tiny_summarizer} --data.summarize.above_tokens 60 "
+        "--data.summarize.max_length 12 --run.save_every 1"
+    )
+    phase = fit(tiny_folder, tmp_path, options)
+    counts = summary(phase)["summaries"]
+    assert 0 < counts["rows"] <= 24 and counts["tokens_after"] < counts["tokens_before"]
+    weights = phase.adapter / adapter_files.WEIGHTS
+    before = weights.read_bytes()
+    phase.summary.unlink()
+    checkpoints(phase.checkpoints)[0].unlink()
+    fit(tiny_folder, tmp_path, options)
+    assert weights.read_bytes() == before and summary(phase)["summaries"] == counts
+    main(["predict", "--config", str(phase.config), "--predict.source", "synthetic:12"])
+    predicted = read_predictions(tmp_path / "probabilities.csv").log_odds_N
+    rows = load_source("synthetic:12", split="test").table
+    assert np.array_equal(predicted, Verifier.load(phase.path, device="cpu").log_odds(rows))
+    for command, message in (
+        (["test", "--config", str(phase.config), "--data.summarize.model", "null"], "summarize"),
+        (["export", str(phase.path), "--out", str(tmp_path / "exported")], "data.summarize"),
+    ):
+        with pytest.raises(SystemExit):
+            main(command)
+        assert message in capsys.readouterr().err

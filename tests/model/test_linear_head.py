@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mv_lightning.data.batching import pack
 from mv_lightning.model import adapter_files, adapters, base, verdict
-from mv_lightning.model.linear_head import HEAD_FILE, linear_head
+from mv_lightning.model.linear_head import HEAD_FILE, linear_head, set_head
 from mv_lightning.schema import UNLABELLED, EncodedRows
 
 
@@ -106,3 +106,15 @@ def test_another_head_is_refused(
     (tmp_path / "linear" / HEAD_FILE).write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="cannot be read"):
         adapter_files.load(headed, tmp_path / "linear")
+
+
+def test_a_base_that_is_used_again_keeps_no_head(tiny_settings: base.BaseSettings) -> None:
+    model = base.load_base(tiny_settings, torch.float32, torch.device("cpu"))
+    set_head(model, "linear")
+    with torch.no_grad():
+        linear_head(model).weight.fill_(1)
+    set_head(model, "linear")
+    assert not linear_head(model).weight.any()
+    set_head(model, "verdict")
+    assert linear_head(model) is None
+    assert not any("verdict_head" in name for name, _ in model.named_parameters())

@@ -26,7 +26,10 @@ def module(tiny: torch.nn.Module, tiny_settings: BaseSettings) -> VerdictModule:
     module = VerdictModule(tiny_settings, lora, prompt="explanation", max_length=2048)
     module.adapted = tiny  # type: ignore[assignment]
     module._trainer = SimpleNamespace(  # type: ignore[assignment]
-        accumulate_grad_batches=3, world_size=2, global_step=0
+        accumulate_grad_batches=3,
+        world_size=2,
+        global_step=0,
+        datamodule=SimpleNamespace(summarizer=None),
     )
     return module
 
