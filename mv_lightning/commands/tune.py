@@ -180,6 +180,9 @@ def _finish(search: Search, trials: _Trials, space: SearchSpace, has_test_set: b
     if best is None:
         print(f"\nno trial is finished; see {folder.table}")
         return
+    if any(record.state == "running" for record in records):
+        print("\nother processes still run trials; the last of them evaluates the best one")
+        return
     _write_overlay(folder.best, best, space)
     chosen = {"best": best}
     if records[FIRST].log_loss is not None:

@@ -6,7 +6,9 @@ stored under the hash of the text that it is of, so that no text is summarised t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mv_lightning.atomic import Journal
 from mv_lightning.hashing import sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Summarizer:
         self._settings = settings
         self._folder = folder
         self._known: dict[str, str] = {}
+        """Summaries by the hash of the text that they are of."""
 
     @cached_property
     def _model_folder(self) -> Path:
@@ -123,7 +125,11 @@ class Summarizer:
         )
 
     def shorten(
-        self, solutions: Sequence[str], tokenizer: PreTrainedTokenizerBase, progress: str | None
+        self,
+        solutions: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        progress: str | None,
+        store: bool = True,
     ) -> Shortened:
         """Replace the solutions that are too long.
 
@@ -131,6 +137,7 @@ class Summarizer:
             solutions: N texts.
             tokenizer: Of the base, which counts the tokens.
             progress: Title of a progress bar; None for none.
+            store: False for a process that stores nothing.
 
         Raises:
             ValueError: The model cannot be loaded.
@@ -139,48 +146,58 @@ class Summarizer:
         replaced_N = before_N > self._settings.above_tokens
         texts, after_N = list(solutions), before_N.copy()
         places = np.flatnonzero(replaced_N).tolist()
-        summaries = self._summaries([texts[place] for place in places], progress)
+        summaries = self._summaries([texts[place] for place in places], progress, store)
         for place, summary in zip(places, summaries, strict=True):
             texts[place] = summary
         after_N[replaced_N] = _count_tokens(tokenizer, summaries)
         return Shortened(texts, before_N, after_N, replaced_N)
 
-    def _summaries(self, texts: Sequence[str], progress: str | None) -> list[str]:
+    def _summaries(self, texts: Sequence[str], progress: str | None, store: bool) -> list[str]:
         """The stored summaries, and new ones of the other texts."""
         keys = [sha256_bytes(text.encode()) for text in texts]
-        self._read()
+        self._known |= self._stored()
         missing: dict[str, str] = {}
         for key, text in zip(keys, texts, strict=True):
             if key not in self._known:
                 missing[key] = text
         if missing:
-            self._write(missing, progress)
+            self._add(missing, progress, store)
         return [self._known[key] for key in keys]
 
     @property
     def _path(self) -> Path | None:
         return self._folder and self._folder / f"{self.metadata['fingerprint']}.jsonl"
 
-    def _read(self) -> None:
-        if not self._known and self._path is not None and self._path.exists():
-            self._known = {line["of"]: line["summary"] for line in Journal.read(self._path)}
+    def _stored(self) -> dict[str, str]:
+        """What is stored; a line that a kill or another process tore is left out."""
+        stored: dict[str, str] = {}
+        if self._path is None or not self._path.exists():
+            return stored
+        for line in self._path.read_bytes().splitlines():
+            with suppress(ValueError, LookupError, TypeError):
+                value = json.loads(line)
+                stored[value["of"]] = value["summary"]
+        return stored
 
-    def _write(self, missing: dict[str, str], progress: str | None) -> None:
+    def _add(self, missing: dict[str, str], progress: str | None, store: bool) -> None:
         """Summarise texts, the longest first, and store each batch at once: it may be killed."""
-        journal = None if self._path is None else Journal(self._path)
         keys = sorted(missing, key=lambda key: (-len(missing[key]), key))
         size = self._settings.batch_size
         batches = [keys[start : start + size] for start in range(0, len(keys), size)]
-        try:
-            summarize = _load(self._model_folder, self._settings)
-            for batch in _with_progress(batches, progress):
-                for key, summary in zip(batch, summarize([missing[k] for k in batch]), strict=True):
-                    self._known[key] = summary
-                    if journal is not None:
-                        journal.append({"of": key, "summary": summary})
-        finally:
-            if journal is not None:
-                journal.close()
+        summarize = _load(self._model_folder, self._settings)
+        for batch in _with_progress(batches, progress):
+            summaries = dict(zip(batch, summarize([missing[key] for key in batch]), strict=True))
+            self._known |= summaries
+            if store and self._path is not None:
+                _append(self._path, summaries)
+
+
+def _append(path: Path, summaries: Mapping[str, str]) -> None:
+    """Add lines in one write, behind what a kill may have left of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"of": key, "summary": text}) + "\n" for key, text in summaries.items()]
+    with path.open("ab", buffering=0) as file:
+        file.write(("\n" + "".join(lines)).encode())
 
 
 def _load(folder: Path, settings: SummarySettings) -> Any:

@@ -198,6 +198,7 @@ class Search:
             for frozen in trials:
                 lock = RunLock(self._folder.trial_lock(frozen.number))
                 if frozen.state == optuna.trial.TrialState.RUNNING and _acquired(lock):
+                    self._set_sampler(frozen.number)
                     trial = optuna.Trial(self._study, frozen._trial_id)
                     return OpenTrial(self._study, trial, self._space, self._steps, lock)
             records = self.records()
@@ -207,12 +208,7 @@ class Search:
             minutes = sum(record.minutes for record in records)
             if budget.minutes is not None and minutes >= budget.minutes:
                 return None
-            # A sampler of its own for each trial: what it draws depends on the trials before, and
-            # not on how often the search was interrupted.
-            with warnings.catch_warnings(action="ignore"):  # constant_liar is new
-                self._study.sampler = optuna.samplers.TPESampler(
-                    seed=self._seed + len(started), constant_liar=True
-                )
+            self._set_sampler(len(started))
             trial = self._study.ask()
             lock = RunLock(self._folder.trial_lock(trial.number))
             lock.acquire()
@@ -252,6 +248,16 @@ class Search:
             )
         except (ValueError, RuntimeError):  # its way to say that there is nothing to compare
             return {}
+
+    def _set_sampler(self, number: int) -> None:
+        """Give a trial a sampler of its own: what it draws depends on the trials before, and not on
+        how often the search was interrupted."""
+        import optuna
+
+        with warnings.catch_warnings(action="ignore"):  # constant_liar is new
+            self._study.sampler = optuna.samplers.TPESampler(
+                seed=self._seed + number, constant_liar=True
+            )
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -73,7 +73,9 @@ class SplitEncoder:
         shortened = None
         if self.summarizer is not None:
             progress = f"Summarising {name}" if self.verbose else None
-            shortened = self.summarizer.shorten(chosen["solution"][:], self.tokenizer, progress)
+            shortened = self.summarizer.shorten(
+                chosen["solution"][:], self.tokenizer, progress, store=self.write
+            )
 
         def encode() -> EncodedRows:
             texts = chosen.select_columns(list(TEXT_COLUMNS))[:]

@@ -66,7 +66,7 @@ def test_summaries_are_encoded_and_counted(
         def metadata(self) -> dict[str, Any]:  # type: ignore[override]
             return {"name": "halves", "fingerprint": "h"}
 
-        def _summaries(self, texts: Sequence[str], progress: str | None) -> list[str]:
+        def _summaries(self, texts: Sequence[str], progress: str | None, store: bool) -> list[str]:
             return [text[: len(text) // 2] for text in texts]
 
     rows = [
