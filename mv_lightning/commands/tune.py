@@ -103,9 +103,8 @@ def run(args: list[str]) -> None:
     options, space = build(TuneOptions, values.tune), read_space(local_path(values.space))
     base_args = _base_args(space, fit_args)
     first = space.first_trial(parse(["fit"]))
-    settings = parse(["fit", *base_args, *option_args(first)])
     for corner in space.corners():  # every value is checked before time is spent
-        parse(["fit", *base_args, *option_args(corner)])
+        settings = parse(["fit", *base_args, *option_args(corner)])
     if not settings["data"]["splits"]["val_fraction"]:
         raise ValueError("expected data.splits.val_fraction above 0: trials are compared by it")
     steps = settings["trainer"]["max_steps"]

@@ -24,6 +24,8 @@ FAILURES = {
     "out of memory": ("does not fit into the memory", "out of memory", "allocate memory"),
 }
 """Outcomes of failed trials, and what the output of such a trial contains, in lower case."""
+_IN_USE = "is in use by process"
+"""Printed by a child whose folder another process trains in."""
 _TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 _WATCH_SECONDS = 0.5
 
@@ -71,12 +73,11 @@ def train(run: TrialRun, should_stop: Callable[[Mapping[int, float]], bool]) -> 
         ValueError: It failed for another reason, which would end other trials, too.
         SystemExit: This process was told to end; the trial has saved its state.
     """
-    with wait_for_lock(run.phase.lock):  # the child of a killed process may still be training
-        pass
     watch = _Watch(run.record, should_stop)
-    before = run.log.stat().st_size if run.log.exists() else 0
     command = ["fit", *run.fit_args()]
-    status = run_child(command, run.log, kill_when=watch.is_due)
+    status, output = _run(command, run, watch)
+    while status and _IN_USE in output:
+        status, output = _run(command, run, watch)
     if watch.stopped:
         return PRUNED
     watch.check()  # the validations since the last look
@@ -89,11 +90,28 @@ def train(run: TrialRun, should_stop: Callable[[Mapping[int, float]], bool]) -> 
         )
     if status == 0:
         return FINISHED
-    outcome = _failure(status, run.log, before)
-    if outcome is None:
-        check_status(command, status, run.log)
-        raise AssertionError("a child that was killed has an outcome")
-    return outcome
+    if status == KILLED:  # by the system
+        return "out of memory"
+    for outcome, signs in FAILURES.items():
+        if any(sign in output for sign in signs):
+            return outcome
+    check_status(command, status, run.log)
+    raise AssertionError("check_status raises for every other status")
+
+
+def _run(command: Sequence[str], run: TrialRun, watch: _Watch) -> tuple[int, str]:
+    """Run a child once no other process trains the trial: that of a killed parent may still.
+
+    Returns:
+        Its status, and what it printed, in lower case.
+    """
+    with wait_for_lock(run.phase.lock):
+        pass
+    before = run.log.stat().st_size if run.log.exists() else 0
+    status = run_child(command, run.log, kill_when=watch.is_due)
+    with run.log.open("rb") as file:
+        file.seek(before)
+        return status, file.read().decode("utf-8", errors="replace").lower()
 
 
 class _Watch:
@@ -120,16 +138,3 @@ class _Watch:
             self._seen = losses
             self.stopped = self._should_stop(losses)
         return self.stopped
-
-
-def _failure(status: int, log: Path, before: int) -> str | None:
-    """Which of `FAILURES` a trial's output of this start shows; None for none of them."""
-    if status == KILLED:  # by the system
-        return "out of memory"
-    with log.open("rb") as file:
-        file.seek(before)
-        text = file.read().decode("utf-8", errors="replace").lower()
-    for outcome, signs in FAILURES.items():
-        if any(sign in text for sign in signs):
-            return outcome
-    return None

@@ -63,7 +63,6 @@ def summary(phase: PhaseFolder) -> dict[str, Any]:
         "--data.splits.balance false",
         "--data.splits.group_by_question true --data.splits.phases 1",
         "--data.prompt prompt.yaml",
-        "--data.packing contaminated --data.num_workers 1",
     ],
 )
 def test_it_trains(
@@ -95,8 +94,6 @@ def test_padding_costs_tokens_and_changes_nothing(tiny_folder: Path, tmp_path: P
     assert losses["none"] == pytest.approx(losses["clean"], rel=1e-5)
     assert odds["none"] == pytest.approx(odds["clean"], rel=1e-3, abs=1e-3)
     assert losses["contaminated"] != pytest.approx(losses["clean"], rel=2e-4)
-    main(["test", "--config", str(phases["none"].config)])
-    assert read_evaluated(phases["none"].evaluated_rows("test")).log_odds_N.any()
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

@@ -39,6 +39,8 @@ def child(
 
     def run_child(command: list[str], log: Path, kill_when: Callable[[], bool]) -> int:
         commands.append(command)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
         for losses in ({"2": 0.7}, {"2": 0.7, "4": 0.6}):
             write_json(trial.record, losses)
             if kill_when():
@@ -71,6 +73,23 @@ def test_a_trial_is_trained_to_its_end(trial: TrialRun, monkeypatch: pytest.Monk
     ((command, *options),) = commands
     assert command == "fit" and options[0] == "--model.lora.r=8"
     assert f"--run.dir={trial.phase.run}" in options
+
+
+def test_a_folder_that_is_in_use_is_waited_for(
+    trial: TrialRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child of a killed parent took the folder after it was looked at."""
+    statuses = [2, 0]
+
+    def run_child(command: list[str], log: Path, kill_when: Callable[[], bool]) -> int:
+        status = statuses.pop(0)
+        trial.phase.path.mkdir(parents=True, exist_ok=True)
+        log.write_text("error: /run is in use by process 7 on host" if status else "")
+        trial.phase.summary.write_text("{}")
+        return status
+
+    monkeypatch.setattr(trial_run, "run_child", run_child)
+    assert train(trial, go_on) == FINISHED and not statuses
 
 
 def test_a_trial_is_killed_when_it_is_to_stop(
