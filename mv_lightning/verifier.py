@@ -86,12 +86,9 @@ class Verifier:
         """
         if max_length is not None and max_length < 1:
             raise ValueError(f"expected max_length to be positive, got {max_length}. Raise it")
-        folder = Path(folder).expanduser().absolute()
-        if (folder / ADAPTER_FOLDER).is_dir():
-            folder = folder / ADAPTER_FOLDER
+        folder = _adapter_folder(Path(folder).expanduser().absolute())
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = compute_dtype(precision or default_precision(device), device)
-        calibration = load_calibration(folder)
         metadata = adapter_files.read_metadata(folder)
         settings = BaseSettings(
             name=base or metadata["base"]["name"],
@@ -119,7 +116,7 @@ class Verifier:
             tokenizer=tokenizer,
             prompt=prompt,
             max_length=max_length or metadata["max_length"],
-            calibration=calibration,
+            calibration=load_calibration(folder),
             dtype=dtype,
             eval_tokens=eval_tokens,
             summarizer=summarizer,
@@ -225,3 +222,9 @@ class Verifier:
                 "16-mixed may overflow: try bf16-mixed or 32-true"
             )
         return odds_N
+
+
+def _adapter_folder(folder: Path) -> Path:
+    """The folder of an adapter, or that of the final adapter of a phase."""
+    adapter = folder / ADAPTER_FOLDER
+    return adapter if adapter.is_dir() else folder

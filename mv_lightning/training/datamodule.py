@@ -118,21 +118,7 @@ class VerdictDataModule(pl.LightningDataModule):
         if prompt is None or max_length is None:
             raise ValueError(_NO_ADAPTER)
         _check_numbers(phase, splits.phases, batch_size, eval_tokens, max_length)
-        if pair_weight and batch_size == 1:
-            raise ValueError(
-                f"model.pair_weight={pair_weight} compares rows of a micro-batch, but "
-                "data.batch_size=1 leaves each by itself. Raise data.batch_size (and lower "
-                "trainer.accumulate_grad_batches by the same factor), or set model.pair_weight=0"
-            )
-        if adversarial_rows < 0:
-            raise ValueError(
-                f"expected data.adversarial_rows to be at least 0, got {adversarial_rows}"
-            )
-        if packing == "contaminated" and batch_size == 1:
-            raise ValueError(
-                "expected data.batch_size of at least 2 with data.packing=contaminated, got 1: a "
-                "row alone sees no other. Raise it, or set data.packing=clean"
-            )
+        _check_batches(batch_size, pair_weight, packing, adversarial_rows)
         self.source = source
         self.phase = phase
         self.plan = splits
@@ -504,4 +490,22 @@ def _check_numbers(
         raise ValueError(
             "expected data.batch_size, data.eval_tokens and data.max_length to be positive, got "
             f"{batch_size}, {eval_tokens} and {max_length}"
+        )
+
+
+def _check_batches(
+    batch_size: int, pair_weight: float, packing: PackingMode, adversarial_rows: int
+) -> None:
+    if pair_weight and batch_size == 1:
+        raise ValueError(
+            f"model.pair_weight={pair_weight} compares rows of a micro-batch, but "
+            "data.batch_size=1 leaves each by itself. Raise data.batch_size (and lower "
+            "trainer.accumulate_grad_batches by the same factor), or set model.pair_weight=0"
+        )
+    if adversarial_rows < 0:
+        raise ValueError(f"expected data.adversarial_rows to be at least 0, got {adversarial_rows}")
+    if packing == "contaminated" and batch_size == 1:
+        raise ValueError(
+            "expected data.batch_size of at least 2 with data.packing=contaminated, got 1: a "
+            "row alone sees no other. Raise it, or set data.packing=clean"
         )

@@ -85,11 +85,7 @@ class VerdictModule(pl.LightningModule):
         super().__init__()
         assert prompt is not None and max_length is not None, "the data module refuses this"
         _check_losses(prompt_loss_weight, pair_weight, label_smoothing)
-        if head == "linear" and predict_mode == "generate":
-            raise ValueError(
-                "predict.mode=generate needs the verdict as a token, but model.head=linear was not "
-                "trained to write one. Set predict.mode=verdict"
-            )
+        _check_head(head, predict_mode)
         self.base_settings = base
         self.lora_settings = lora
         self.optim_settings = optim
@@ -337,4 +333,12 @@ def _check_losses(prompt_loss_weight: float, pair_weight: float, label_smoothing
     if not 0 <= label_smoothing < 1:
         raise ValueError(
             f"expected model.label_smoothing to be at least 0 and below 1, got {label_smoothing}"
+        )
+
+
+def _check_head(head: HeadKind, predict_mode: str) -> None:
+    if head == "linear" and predict_mode == "generate":
+        raise ValueError(
+            "predict.mode=generate needs the verdict as a token, but model.head=linear was not "
+            "trained to write one. Set predict.mode=verdict"
         )
