@@ -96,7 +96,7 @@ class Verifier:
             gradient_checkpointing=False,
         )
         prompt = prompt_from_metadata(metadata["prompt"])
-        summarizer = Summarizer.from_metadata(metadata.get("summaries"))
+        summarizer = Summarizer.from_metadata(metadata.get("summarizer"))
         tokenizer = load_tokenizer(settings)
         loaded = load_base(settings, dtype, device)
         current = {
@@ -105,7 +105,7 @@ class Verifier:
             "prompt": {"name": prompt.name, "fingerprint": prompt.fingerprint},
         }
         if summarizer is not None:
-            current["summaries"] = summarizer.metadata
+            current["summarizer"] = summarizer.metadata
         adapter_files.check_compatible(metadata, current, f"the adapter in {folder}")
         # Weights that are loaded next need no LoftQ initialisation.
         lora = adapters.LoraSettings(**{**metadata["lora"], "loftq": False})

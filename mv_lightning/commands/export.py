@@ -23,7 +23,7 @@ from mv_lightning.commands.options import (
 from mv_lightning.exporting.comparison import compare, comparison_table, held_out_rows
 from mv_lightning.exporting.formats import plain_log_odds, write_adapter, write_merged
 from mv_lightning.exporting.model_card import model_card
-from mv_lightning.model.adapter_files import NO_SUMMARIES, read_metadata
+from mv_lightning.model.adapter_files import NO_SUMMARIZER, read_metadata
 from mv_lightning.training.settings import RunSettings
 from mv_lightning.versioning import write_versioned_json
 
@@ -124,7 +124,7 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
     silence_libraries()
     phase = read_phase(phase_folder)
     metadata = read_metadata(phase.folder.adapter)
-    if metadata.get("summaries", NO_SUMMARIES) != NO_SUMMARIES:
+    if metadata.get("summarizer", NO_SUMMARIZER) != NO_SUMMARIZER:
         raise ValueError(
             f"{phase.folder.adapter} was trained on summaries (data.summarize), which an export "
             "cannot write. Export a phase that was trained on whole solutions, or use the Verifier "

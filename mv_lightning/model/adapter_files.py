@@ -23,11 +23,11 @@ _COMPARED = {
     "base": "model.base.name (in Python: base)",
     "tokenizer": "model.base.name (in Python: base)",
     "prompt": "data.prompt",
-    "summaries": "data.summarize",
+    "summarizer": "data.summarize",
 }
 """What of the metadata must agree with what is loaded, and the setting of each."""
-NO_SUMMARIES = {"name": None, "fingerprint": None}
-"""The metadata's entry `summaries` of an adapter that reads whole solutions."""
+NO_SUMMARIZER = {"name": None, "fingerprint": None}
+"""The metadata's entry `summarizer` of an adapter that reads whole solutions."""
 _COMPARED_FIELDS = ("r", "lora_alpha", "use_rslora", "target_modules")
 
 
@@ -134,7 +134,7 @@ def check_compatible(metadata: dict[str, Any], current: dict[str, Any], context:
     for part, setting in _COMPARED.items():
         if part not in current:
             continue
-        expected, got = metadata.get(part, NO_SUMMARIES), current[part]
+        expected, got = metadata.get(part, NO_SUMMARIZER), current[part]
         if expected["fingerprint"] != got["fingerprint"]:
             raise ValueError(
                 f"{context} belongs to another {part}: expected {expected['name']!r} "

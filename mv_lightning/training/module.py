@@ -291,7 +291,9 @@ class VerdictModule(pl.LightningModule):
                 "fingerprint": self.prompt.fingerprint,
             },
             "max_length": self.max_length,
-            "summaries": adapter_files.NO_SUMMARIES if summarizer is None else summarizer.metadata,
+            "summarizer": adapter_files.NO_SUMMARIZER
+            if summarizer is None
+            else summarizer.metadata,
         }
 
     def save_adapter(self, folder: Path, steps: int) -> None:

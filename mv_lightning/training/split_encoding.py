@@ -92,7 +92,7 @@ class SplitEncoder:
             "max_length": self.max_length,
         }
         if self.summarizer is not None:
-            key["summaries"] = self.summarizer.metadata
+            key["summarizer"] = self.summarizer.metadata
         encoded = cached(self.folder / name, key, encode, write=self.write)
         self._print_truncation(name, encoded)
         question_ids_N = source.question_ids_N[rows_N]

@@ -122,3 +122,14 @@ def test_the_saved_adapter_states_how_it_must_be_prompted(
     assert metadata["steps"] == 7 and metadata["max_length"] == 2048
     assert metadata["prompt"]["fingerprint"] == module.prompt.fingerprint
     assert metadata["lora"]["r"] == 32
+
+
+def test_a_linear_head_writes_no_text(tiny_settings: BaseSettings) -> None:
+    with pytest.raises(ValueError, match=r"model\.head=linear was not trained to write"):
+        VerdictModule(
+            tiny_settings,
+            head="linear",
+            prompt="explanation",
+            max_length=2048,
+            predict_mode="generate",
+        )
