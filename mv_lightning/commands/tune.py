@@ -107,19 +107,12 @@ def run(args: list[str]) -> None:
         settings = parse(["fit", *base_args, *option_args(corner)])
     if not settings["data"]["splits"]["val_fraction"]:
         raise ValueError("expected data.splits.val_fraction above 0: trials are compared by it")
-    steps = settings["trainer"]["max_steps"]
-    if steps < 1:
-        raise ValueError(
-            f"expected trainer.max_steps of at least 1, got {steps}: trials are compared after the "
-            "same steps. Set it under options"
-        )
     folder = StudyFolder(options.folder)
     search = Search(
         folder,
         space,
         first,
         _common_settings(settings, space),
-        steps,
         space.first_rung or settings["run"]["eval_every"],
         settings["seed_everything"],
     )
@@ -161,8 +154,8 @@ def _search(search: Search, trials: _Trials, budget: Budget) -> None:
         print(f"\ntrial {trial.number} ({started} so far): {_text(trial.params)}", flush=True)
         run = trials.run(trial.number, trial.params)
         outcome = train(run, trial.report)
-        log_loss = run.log_loss() if outcome == FINISHED else None
-        trial.close(outcome, log_loss)
+        log_loss, steps = run.result() if outcome == FINISHED else (None, 0)
+        trial.close(outcome, log_loss, steps)
         shutil.rmtree(run.phase.checkpoints, ignore_errors=True)  # it is not resumed any more
         result = outcome if log_loss is None else f"validation log loss {log_loss:.4f}"
         best, minutes = search.best(), sum(record.minutes for record in search.records())

@@ -68,7 +68,6 @@ class OpenTrial:
         study: optuna.Study,
         trial: optuna.Trial,
         space: SearchSpace,
-        steps: int,
         lock: RunLock,
     ) -> None:
         """Draw the settings of a new trial, or take those of one that another process began.
@@ -77,14 +76,12 @@ class OpenTrial:
             study: The study.
             trial: One of its trials.
             space: What it may try.
-            steps: Optimizer steps of a trial.
             lock: Its lock, held.
         """
         self.number = trial.number
         self.params = space.suggest(trial)
         self._study = study
         self._trial = trial
-        self._steps = steps
         self._lock = lock
         self._seconds_before = float(trial.user_attrs.get(_SECONDS, 0))
         self._since = time.monotonic()
@@ -94,7 +91,7 @@ class OpenTrial:
         """Store the validations so far, and return whether the trial is to be stopped.
 
         Args:
-            losses: Log loss by optimizer step.
+            losses: Log loss by optimizer step, without that of the last step.
         """
         stop = False
         for step in sorted(losses.keys() - self._reported):
@@ -102,12 +99,12 @@ class OpenTrial:
             self._trial.report(losses[step], step)
             self._store_seconds()
             worse = self._trial.should_prune()  # asked of every trial: it enters the comparison
-            stop = worse and self.number != FIRST and step < self._steps
+            stop = worse and self.number != FIRST
             if stop:
                 break
         return stop
 
-    def close(self, outcome: str, log_loss: float | None = None) -> None:
+    def close(self, outcome: str, log_loss: float | None = None, steps: int = 0) -> None:
         """End the trial.
 
         One that failed is told to the sampler as the worst, so that it looks elsewhere.
@@ -115,9 +112,12 @@ class OpenTrial:
         Args:
             outcome: `FINISHED`, `PRUNED`, or why it failed.
             log_loss: On the validation rows after all steps, of a finished trial.
+            steps: How many steps these are.
         """
         from optuna.trial import TrialState
 
+        if log_loss is not None:
+            self._trial.report(log_loss, steps)
         self._store_seconds()
         self._trial.set_user_attr(_OUTCOME, outcome)
         state = TrialState.COMPLETE if outcome == FINISHED else TrialState.PRUNED
@@ -138,7 +138,6 @@ class Search:
         space: SearchSpace,
         first: Mapping[str, Any],
         settings: Mapping[str, Any],
-        steps: int,
         first_rung: int,
         seed: int,
     ) -> None:
@@ -149,7 +148,6 @@ class Search:
             space: What is searched.
             first: What the first trial tries.
             settings: What all trials have in common, as plain values.
-            steps: Optimizer steps of a trial.
             first_rung: Optimizer steps after which a trial may be stopped.
             seed: Of the sampler.
 
@@ -161,7 +159,7 @@ class Search:
         except ImportError as error:
             raise ValueError("tune needs Optuna: pip install 'mv-lightning[tune]'") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._folder, self._space, self._steps, self._seed = folder, space, steps, seed
+        self._folder, self._space, self._seed = folder, space, seed
         folder.path.mkdir(parents=True, exist_ok=True)
         with self._exclusive():
             self._study = optuna.create_study(
@@ -200,7 +198,7 @@ class Search:
                 if frozen.state == optuna.trial.TrialState.RUNNING and _acquired(lock):
                     self._set_sampler(frozen.number)
                     trial = optuna.Trial(self._study, frozen._trial_id)
-                    return OpenTrial(self._study, trial, self._space, self._steps, lock)
+                    return OpenTrial(self._study, trial, self._space, lock)
             records = self.records()
             started = [record for record in records if record.state != "waiting"]
             if budget.trials is not None and len(started) >= budget.trials:
@@ -212,7 +210,7 @@ class Search:
             trial = self._study.ask()
             lock = RunLock(self._folder.trial_lock(trial.number))
             lock.acquire()
-            return OpenTrial(self._study, trial, self._space, self._steps, lock)
+            return OpenTrial(self._study, trial, self._space, lock)
 
     def records(self) -> list[TrialRecord]:
         """Return all trials, in the order of their numbers."""

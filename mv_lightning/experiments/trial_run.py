@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mv_lightning.artifacts.evaluations import read_metrics
 from mv_lightning.artifacts.layout import PhaseFolder
+from mv_lightning.artifacts.phase_results import read_summary
 from mv_lightning.experiments.child_run import KILLED, check_status, run_child
 from mv_lightning.experiments.search import FINISHED, PRUNED, wait_for_lock
 from mv_lightning.training.validation_record import ValidationRecord, read_validation_record
@@ -52,10 +53,10 @@ class TrialRun:
             f"--trainer.callbacks.path={self.record}",
         ]
 
-    def log_loss(self) -> float:
-        """Return the log loss on the validation rows after the last step."""
-        value: float = read_metrics(self.phase)["val"]["metrics"]["log_loss"]["value"]
-        return value
+    def result(self) -> tuple[float, int]:
+        """Return the log loss on the validation rows after the last step, and its number."""
+        log_loss = read_metrics(self.phase)["val"]["metrics"]["log_loss"]["value"]
+        return log_loss, read_summary(self.phase)["steps"]
 
 
 def train(run: TrialRun, should_stop: Callable[[Mapping[int, float]], bool]) -> str:

@@ -1,4 +1,4 @@
-"""The log loss of every validation of a phase, for a process that watches it."""
+"""The log loss of the validations of a phase, for a process that may stop it early."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from mv_lightning.atomic import read_json, write_json
+from mv_lightning.training.stopping import planned_steps
 
 
 class ValidationRecord(pl.Callback):
     """Writes the log loss after each validation to a file that is whole at any moment.
 
-    A resumed phase continues the file; a step that is repeated after a kill gets the same value.
+    That after the last step is left out: there is nothing left to stop. A resumed phase continues
+    the file; a step that is repeated after a kill gets the same value.
     """
 
     def __init__(self, path: str) -> None:
@@ -24,8 +26,10 @@ class ValidationRecord(pl.Callback):
         self._path = Path(path)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add the step, unless this is a sanity check or not a validation of training."""
+        """Add the step, if training goes on after this validation."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        if trainer.global_step >= planned_steps(trainer):
             return
         losses = {
             **read_validation_record(self._path),

@@ -23,12 +23,13 @@ SPACE = SearchSpace(
     reduction=2,
 )
 REPORT = {"model.optim.lr": 1e-4, "model.lora.r": 16}
-STEPS = (1, 2, 4, 8)
+STEPS = (1, 2, 4)
+"""At which trials are validated before their last step, 8."""
 
 
 def search(folder: Path, space: SearchSpace = SPACE, **settings: object) -> Search:
     common = {"trainer.max_steps": 8, **settings}
-    return Search(StudyFolder(folder), space, REPORT, common, steps=8, first_rung=1, seed=5)
+    return Search(StudyFolder(folder), space, REPORT, common, first_rung=1, seed=5)
 
 
 def final_loss(trial: OpenTrial) -> float:
@@ -44,7 +45,7 @@ def finish(trial: OpenTrial) -> None:
         if trial.report(losses):
             trial.close(PRUNED)
             return
-    trial.close(FINISHED, final_loss(trial))
+    trial.close(FINISHED, final_loss(trial), steps=8)
 
 
 def finish_all(study: Search, trials: int) -> None:
@@ -78,7 +79,10 @@ def test_half_of_the_trials_at_a_rung_go_on(tmp_path: Path) -> None:
         trial = study.next_trial(Budget(trials=9))
         assert trial is not None
         stopped.append(trial.report({1: loss}))
-        trial.close(PRUNED if stopped[-1] else FINISHED, None if stopped[-1] else loss)
+        if stopped[-1]:
+            trial.close(PRUNED)
+        else:
+            trial.close(FINISHED, loss, steps=8)
     assert stopped == [False, False, True, True, False, False]
 
 
@@ -122,7 +126,7 @@ def test_a_trial_belongs_to_its_process_until_that_ends(tmp_path: Path) -> None:
     continued = study.next_trial(Budget(trials=2))
     assert continued is not None and continued.number == 0 and continued.params == REPORT
     assert not continued.report({1: 50.0}), "the report's trial is never stopped early"
-    continued.close(FINISHED, 50.0)
+    continued.close(FINISHED, 50.0, steps=8)
     assert study.next_trial(Budget(trials=2)) is None
 
 
@@ -151,12 +155,12 @@ def test_the_minutes_of_all_starts_count(tmp_path: Path, monkeypatch: pytest.Mon
     trial = study.next_trial(Budget(minutes=5))
     assert trial is not None and trial.number == 0
     now += 150
-    trial.close(FINISHED, 1.0)
+    trial.close(FINISHED, 1.0, steps=8)
     assert study.records()[0].minutes == pytest.approx(4.5)
     trial = study.next_trial(Budget(minutes=5))
     assert trial is not None and trial.number == 1
     now += 60
-    trial.close(FINISHED, 1.0)
+    trial.close(FINISHED, 1.0, steps=8)
     assert study.next_trial(Budget(minutes=5)) is None
     assert study.next_trial(Budget(minutes=6, trials=2)) is None
 

@@ -137,7 +137,8 @@ def test_a_trial_that_is_told_to_end_ends_the_search(
     assert end.value.code == 143
 
 
-def test_the_log_loss_is_that_of_the_last_validation(trial: TrialRun) -> None:
+def test_the_log_loss_is_that_after_the_last_step(trial: TrialRun) -> None:
     values: dict[str, Any] = {"metrics": {"log_loss": {"value": 0.25}}}
     write_json(trial.phase.metrics, {"format_version": 1, "val": values})
-    assert trial.log_loss() == 0.25
+    write_json(trial.phase.summary, {"format_version": 1, "steps": 6})
+    assert trial.result() == (0.25, 6)

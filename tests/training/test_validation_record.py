@@ -14,6 +14,8 @@ def trainer(step: int, log_loss: float, **values: object) -> SimpleNamespace:
         "sanity_checking": False,
         "is_global_zero": True,
         "global_step": step,
+        "max_steps": 14,
+        "max_epochs": -1,
         "callback_metrics": {"val/log_loss": log_loss},
     }
     return SimpleNamespace(**{**defaults, **values})
@@ -28,6 +30,7 @@ def test_a_resumed_phase_continues_the_record(tmp_path: Path) -> None:
     resumed = ValidationRecord(str(path))
     resumed.on_validation_end(trainer(12, 0.25), None)  # type: ignore[arg-type]
     for other in (
+        trainer(14, 0.1),
         trainer(99, 0.1, sanity_checking=True),
         trainer(99, 0.1, is_global_zero=False),
         trainer(99, 0.1, state=SimpleNamespace(fn="validate")),
