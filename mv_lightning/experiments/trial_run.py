@@ -6,10 +6,11 @@ record of its validations, and killed where it is to be stopped early.
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from mv_lightning.experiments.child_run import KILLED, check_status, run_child
 from mv_lightning.experiments.search import FINISHED, PRUNED, wait_for_lock
 from mv_lightning.training.validation_record import ValidationRecord, read_validation_record
 
+DIVERGED, OUT_OF_MEMORY = "diverged", "out of memory"
 FAILURES = {
-    "diverged": ("is not finite", "are not finite"),
-    "out of memory": ("does not fit into the memory", "out of memory", "allocate memory"),
+    DIVERGED: ("is not finite", "are not finite"),
+    OUT_OF_MEMORY: ("does not fit into the memory", "out of memory", "allocate memory"),
 }
 """Outcomes of failed trials, and what the output of such a trial contains, in lower case."""
 _IN_USE = "is in use by process"
@@ -79,8 +81,8 @@ def train(run: TrialRun, should_stop: Callable[[Mapping[int, float]], bool]) -> 
     status, output = _run(command, run, watch)
     while status and _IN_USE in output:
         status, output = _run(command, run, watch)
-    if watch.stopped:
-        return PRUNED
+    if watch.outcome is not None:
+        return watch.outcome
     watch.check()  # the validations since the last look
     if status in _TERMINATED:
         sys.exit(128 + signal.SIGTERM)
@@ -92,7 +94,7 @@ def train(run: TrialRun, should_stop: Callable[[Mapping[int, float]], bool]) -> 
     if status == 0:
         return FINISHED
     if status == KILLED:  # by the system
-        return "out of memory"
+        return OUT_OF_MEMORY
     for outcome, signs in FAILURES.items():
         if any(sign in output for sign in signs):
             return outcome
@@ -119,11 +121,12 @@ class _Watch:
     """Looks at the record of a trial from time to time."""
 
     def __init__(self, record: Path, should_stop: Callable[[Mapping[int, float]], bool]) -> None:
-        self.stopped = False
+        self.outcome: str | None = None
+        """Why the trial was stopped; None where it was not."""
         self._record = record
         self._should_stop = should_stop
         self._next = 0.0
-        self._seen: Mapping[int, float] = {}
+        self._seen: Set[int] = set()
 
     def is_due(self) -> bool:
         """Whether the trial is to be killed; called continually."""
@@ -135,7 +138,10 @@ class _Watch:
     def check(self) -> bool:
         """Whether the validations so far say that the trial is to be stopped."""
         losses = read_validation_record(self._record)
-        if losses != self._seen:
-            self._seen = losses
-            self.stopped = self._should_stop(losses)
-        return self.stopped
+        if losses.keys() != self._seen:
+            self._seen = losses.keys()
+            if not all(map(math.isfinite, losses.values())):
+                self.outcome = DIVERGED
+            elif self._should_stop(losses):
+                self.outcome = PRUNED
+        return self.outcome is not None

@@ -14,7 +14,7 @@ from mv_lightning.atomic import write_json
 from mv_lightning.experiments import trial_run
 from mv_lightning.experiments.child_run import KILLED
 from mv_lightning.experiments.search import FINISHED, PRUNED
-from mv_lightning.experiments.trial_run import TrialRun, train
+from mv_lightning.experiments.trial_run import DIVERGED, TrialRun, train
 
 
 @pytest.fixture
@@ -98,6 +98,14 @@ def test_a_trial_is_killed_when_it_is_to_stop(
     child(trial, monkeypatch, status=0)
     assert train(trial, lambda losses: 4 in losses) == PRUNED
     assert not trial.phase.summary.exists()
+
+
+def test_a_trial_whose_validation_is_not_finite_diverged(
+    trial: TrialRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child(trial, monkeypatch, status=0)
+    monkeypatch.setattr(trial_run, "read_validation_record", lambda path: {2: float("nan")})
+    assert train(trial, go_on) == DIVERGED and not trial.phase.summary.exists()
 
 
 @pytest.mark.parametrize(
