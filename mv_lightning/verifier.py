@@ -103,9 +103,8 @@ class Verifier:
             "base": {"name": settings.name, "fingerprint": base_fingerprint(loaded)},
             "tokenizer": {"name": settings.name, "fingerprint": tokenizer_fingerprint(tokenizer)},
             "prompt": {"name": prompt.name, "fingerprint": prompt.fingerprint},
+            "summarizer": summarizer.metadata if summarizer else adapter_files.NO_SUMMARIZER,
         }
-        if summarizer is not None:
-            current["summarizer"] = summarizer.metadata
         adapter_files.check_compatible(metadata, current, f"the adapter in {folder}")
         # Weights that are loaded next need no LoftQ initialisation.
         lora = adapters.LoraSettings(**{**metadata["lora"], "loftq": False})

@@ -22,6 +22,7 @@ from mv_lightning.model.fingerprints import tokenizer_fingerprint
 from mv_lightning.schema import TEXT_COLUMNS, EncodedRows, Split, SummaryCounts
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedTokenizerBase
 
 
@@ -70,12 +71,7 @@ class SplitEncoder:
         chosen = source.table.select(rows_N)
         labels_N = None if source.labels_N is None else source.labels_N[rows_N]
         title = f"Tokenising {name}" if self.verbose else None
-        shortened = None
-        if self.summarizer is not None:
-            progress = f"Summarising {name}" if self.verbose else None
-            shortened = self.summarizer.shorten(
-                chosen["solution"][:], self.tokenizer, progress, store=self.write
-            )
+        shortened = self._shorten(name, chosen)
 
         def encode() -> EncodedRows:
             texts = chosen.select_columns(list(TEXT_COLUMNS))[:]
@@ -103,11 +99,17 @@ class SplitEncoder:
             seen_N = np.isin(question_ids_N, source.question_ids_N[train_rows_N])
         if source.source_N is not None:
             sources_N = np.array(source.source_names)[source.source_N[rows_N]]
-        summaries = None
+        counts = None
         if shortened is not None:
-            summaries = _count_summaries(shortened, chosen["solution"][:], chosen["answer"][:])
-            self._print_summaries(name, summaries, len(rows_N))
-        return Split(encoded, question_ids_N, kinds_N, seen_N, sources_N, ids, summaries)
+            counts = _count_summaries(shortened, chosen["solution"][:], chosen["answer"][:])
+            self._print_summaries(name, counts, len(rows_N))
+        return Split(encoded, question_ids_N, kinds_N, seen_N, sources_N, ids, counts)
+
+    def _shorten(self, name: str, rows: datasets.Dataset) -> Shortened | None:
+        if self.summarizer is None:
+            return None
+        title = f"Summarising {name}" if self.verbose else None
+        return self.summarizer.shorten(rows["solution"][:], self.tokenizer, title, self.write)
 
     def _print_summaries(self, name: str, counts: SummaryCounts, rows: int) -> None:
         if not self.verbose:
