@@ -98,12 +98,15 @@ class Summarizer:
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """What decides the summary of a text: settings, and a hash of them and of the model."""
-        settings = self._settings
+        settings, name = self._settings, self._settings.model
+        assert name is not None
+        folder = Path(name).expanduser()
         files = sorted(path for pattern in _FILES for path in self._model_folder.glob(pattern))
         parts = [f"{path.name} {sha256_file(path)}" for path in files]
         parts += [str(settings.above_tokens), str(settings.max_length)]
         return {
-            "name": settings.model,
+            # A program that loads the adapter may run in another folder.
+            "name": str(folder.absolute()) if folder.is_dir() else name,
             "above_tokens": settings.above_tokens,
             "max_length": settings.max_length,
             "fingerprint": sha256_bytes("\n".join(parts).encode())[:16],
