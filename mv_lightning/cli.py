@@ -63,6 +63,10 @@ COMMANDS = {
         "accuracy against distinct training rows, and the rows that a goal needs",
         "mv_lightning.commands.learning_curve",
     ),
+    "tune": Command(
+        "search for settings with a lower validation loss than the report's",
+        "mv_lightning.commands.tune",
+    ),
     "verify-resume": Command(
         "train a few steps twice, once killed and resumed, and compare bit for bit",
         "mv_lightning.commands.verify_resume",

@@ -80,6 +80,22 @@ class EncodedRows:
 
 
 @dataclass(frozen=True)
+class SummaryCounts:
+    """The solutions of a split that were replaced by summaries."""
+
+    rows: int
+    """Solutions that were replaced."""
+    tokens_before: int
+    """Their tokens in all."""
+    tokens_after: int
+    """Tokens of their summaries in all."""
+    with_answer: int
+    """Solutions among them that contain the proposed answer, compared by value."""
+    keep_answer: int
+    """Summaries of these that contain it, too."""
+
+
+@dataclass(frozen=True)
 class Split:
     """The rows of a split, and what is known about each of them."""
 
@@ -96,6 +112,8 @@ class Split:
     """str [N], the source of each row, where a run has several."""
     ids: Sequence[str] | None = None
     """N IDs as the source spells them; None for the row numbers."""
+    summaries: SummaryCounts | None = None
+    """None where solutions are not summarised."""
 
     def positions(self, rows_N: np.ndarray) -> np.ndarray:
         """Return the positions of source rows in this split.
@@ -133,13 +151,15 @@ class Packing:
     The sequence consists of consecutive spans. A span continues its parent: its tokens attend to
     the spans on the path from the root and, causally, to their own. The root is the instruction,
     which all rows share; then come the questions, each of one row or several; the rest of every
-    row is a leaf.
+    row is a leaf. In the ablations of `batching` each row is one span (`row_spans`).
     """
 
     lengths: tuple[int, ...]
     """Tokens of each span, in the order of the sequence."""
     parents: tuple[int, ...]
-    """The span that each one continues, an earlier one; -1 for the root."""
+    """The span that each one continues, an earlier one; -1 for a root."""
+    row_spans: tuple[int, ...] | None = None
+    """The span of each row, where each row is one span; None where a row is the path to a leaf."""
 
     @cached_property
     def paths(self) -> tuple[tuple[int, ...], ...]:
@@ -165,10 +185,25 @@ class Packing:
         continued = set(self.parents)
         return tuple(span for span in range(len(self.lengths)) if span not in continued)
 
+    @cached_property
+    def rows(self) -> tuple[tuple[int, ...], ...]:
+        """The spans that each row consists of, in the order of the rows."""
+        if self.row_spans is not None:
+            return tuple((span,) for span in self.row_spans)
+        return tuple(self.paths[leaf] for leaf in self.leaves)
+
+    @cached_property
+    def row_tokens(self) -> tuple[int, ...]:
+        """Tokens of each row, counted as if nothing were shared."""
+        return tuple(sum(self.lengths[span] for span in row) for row in self.rows)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows: what they start with in common is stored once, and there is no padding."""
+    """Packed rows: what they start with in common is stored once, and there is no padding.
+
+    The ablations of `batching` have neither property.
+    """
 
     ids_T: torch.Tensor
     """int64 [T]."""
@@ -190,13 +225,13 @@ class Batch:
         import torch
 
         ends = list(itertools.accumulate(self.packing.lengths))
-        lasts = [ends[leaf] - 1 for leaf in self.packing.leaves]
+        lasts = [ends[row[-1]] - 1 for row in self.packing.rows]
         return torch.tensor(lasts, device=self.ids_T.device)
 
     @property
     def tokens(self) -> int:
         """Tokens of the rows, counted as if nothing were shared."""
-        return sum(self.packing.ends[leaf] for leaf in self.packing.leaves)
+        return sum(self.packing.row_tokens)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on `device`; Lightning calls this."""

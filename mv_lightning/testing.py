@@ -74,6 +74,34 @@ def save_tiny_base(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def save_tiny_summarizer(base: Path, folder: Path) -> None:
+    """Save a T5 of one layer and random weights, with the tokenizer of a base.
+
+    Args:
+        base: The folder that `save_tiny_base` saved to.
+        folder: A new folder.
+    """
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(base, pad_token="<s>", model_max_length=64)
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=1,
+            num_heads=4,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def tiny_options(base: Path, run: Path) -> list[str]:
     """Return the options with which a command finishes in seconds.
 
@@ -106,10 +134,26 @@ def run_command(*args: str) -> str:
         return log.read_text(encoding="utf-8")
 
 
-def run_forked(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | None = None) -> bool:
-    """Run a command in a process that is forked from a server with the libraries loaded.
+def fork_child(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | None = None) -> int:
+    """Run a command as `run_child` does, forked from a server with the libraries loaded.
 
     It starts in milliseconds instead of seconds, which many kills need.
+
+    Args:
+        args: The command and its options.
+        log: File that the output is appended to.
+        kill_when: Checked continually; the process is killed once it returns True.
+
+    Returns:
+        The exit status; `KILLED` for a process that was killed.
+    """
+    process = _FORK_SERVER.Process(target=_run_here, args=(list(args), str(log)))
+    process.start()
+    return wait_for(lambda: process.exitcode, process.kill, kill_when)
+
+
+def run_forked(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | None = None) -> bool:
+    """Run a command with `fork_child`.
 
     Args:
         args: The command and its options.
@@ -122,9 +166,7 @@ def run_forked(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | N
     Raises:
         ValueError: The command failed.
     """
-    process = _FORK_SERVER.Process(target=_run_here, args=(list(args), str(log)))
-    process.start()
-    status = wait_for(lambda: process.exitcode, process.kill, kill_when)
+    status = fork_child(args, log, kill_when)
     check_status(args, status, log)
     return status == KILLED
 

@@ -21,6 +21,7 @@ from mv_lightning.data.encoding import (
 )
 from mv_lightning.data.prompts import Prompt, prompt_from_metadata
 from mv_lightning.data.rows import Rows, text_columns
+from mv_lightning.data.summaries import Summarizer
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model import adapter_files, adapters, verdict
 from mv_lightning.model.base import BaseSettings, load_base, load_tokenizer
@@ -55,6 +56,8 @@ class Verifier:
     """Of the matmuls."""
     eval_tokens: int
     """Maximum tokens of a batch."""
+    summarizer: Summarizer | None = None
+    """Replaces long solutions by summaries, as in training; None where none were."""
 
     @classmethod
     def load(
@@ -83,12 +86,9 @@ class Verifier:
         """
         if max_length is not None and max_length < 1:
             raise ValueError(f"expected max_length to be positive, got {max_length}. Raise it")
-        folder = Path(folder).expanduser().absolute()
-        if (folder / ADAPTER_FOLDER).is_dir():
-            folder = folder / ADAPTER_FOLDER
+        folder = _adapter_folder(Path(folder).expanduser().absolute())
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = compute_dtype(precision or default_precision(device), device)
-        calibration = load_calibration(folder)
         metadata = adapter_files.read_metadata(folder)
         settings = BaseSettings(
             name=base or metadata["base"]["name"],
@@ -96,26 +96,29 @@ class Verifier:
             gradient_checkpointing=False,
         )
         prompt = prompt_from_metadata(metadata["prompt"])
+        summarizer = Summarizer.from_metadata(metadata.get("summarizer"))
         tokenizer = load_tokenizer(settings)
         loaded = load_base(settings, dtype, device)
         current = {
             "base": {"name": settings.name, "fingerprint": base_fingerprint(loaded)},
             "tokenizer": {"name": settings.name, "fingerprint": tokenizer_fingerprint(tokenizer)},
             "prompt": {"name": prompt.name, "fingerprint": prompt.fingerprint},
+            "summarizer": summarizer.metadata if summarizer else adapter_files.NO_SUMMARIZER,
         }
         adapter_files.check_compatible(metadata, current, f"the adapter in {folder}")
         # Weights that are loaded next need no LoftQ initialisation.
         lora = adapters.LoraSettings(**{**metadata["lora"], "loftq": False})
-        model = adapters.attach(loaded, lora)
+        model = adapters.attach(loaded, lora, metadata.get("head", "verdict"))
         adapter_files.load(model, folder)
         return cls(
             model=model.eval(),
             tokenizer=tokenizer,
             prompt=prompt,
             max_length=max_length or metadata["max_length"],
-            calibration=calibration,
+            calibration=load_calibration(folder),
             dtype=dtype,
             eval_tokens=eval_tokens,
+            summarizer=summarizer,
         )
 
     def predict_proba(self, rows: Rows, rows_too_long: RowsTooLong = "error") -> np.ndarray:
@@ -169,6 +172,9 @@ class Verifier:
                 f"expected rows_too_long to be one of {get_args(RowsTooLong)}, got "
                 f"{rows_too_long!r}. Choose one of them"
             )
+        if self.summarizer is not None:
+            shortened = self.summarizer.shorten(columns["solution"], self.tokenizer, None)
+            columns = {**columns, "solution": shortened.texts}
         rows_N = np.arange(len(columns["question"]))
         settings = (self.prompt, self.tokenizer, self.max_length)
         try:
@@ -215,3 +221,9 @@ class Verifier:
                 "16-mixed may overflow: try bf16-mixed or 32-true"
             )
         return odds_N
+
+
+def _adapter_folder(folder: Path) -> Path:
+    """The folder of an adapter, or that of the final adapter of a phase."""
+    adapter = folder / ADAPTER_FOLDER
+    return adapter if adapter.is_dir() else folder

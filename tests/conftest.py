@@ -19,7 +19,7 @@ from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
 from mv_lightning.model import adapters, base
 from mv_lightning.schema import LABEL_COLUMN, EncodedRows
-from mv_lightning.testing import save_tiny_base, tiny_options
+from mv_lightning.testing import save_tiny_base, save_tiny_summarizer, tiny_options
 
 # The first example of a test pays for its imports, and tests share the cores.
 settings.register_profile("no_deadline", deadline=None)
@@ -61,6 +61,14 @@ def question_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(json.dumps(row) + "\n")
     path.write_text("".join(lines))
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_summarizer(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sequence-to-sequence model in a folder."""
+    folder = tmp_path_factory.mktemp("tiny") / "summarizer"
+    save_tiny_summarizer(tiny_folder, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

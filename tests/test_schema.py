@@ -35,3 +35,10 @@ def test_a_packing_knows_the_path_and_the_end_of_each_span() -> None:
     assert packing.paths == ((0,), (0, 1), (0, 1, 2), (0, 1, 3), (0, 4))
     assert packing.ends == (4, 7, 12, 13, 6)
     assert packing.leaves == (2, 3, 4)
+    assert packing.rows == ((0, 1, 2), (0, 1, 3), (0, 4)) and packing.row_tokens == (12, 13, 6)
+
+
+def test_rows_of_one_span_each_need_not_be_leaves() -> None:
+    packing = Packing(lengths=(4, 2, 5), parents=(-1, 0, 1), row_spans=(0, 2))
+    assert packing.rows == ((0,), (2,)) and packing.row_tokens == (4, 5)
+    assert packing.ends == (4, 6, 11)

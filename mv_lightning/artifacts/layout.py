@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / TENSORBOARD_FOLDER
 
     @property
+    def summaries(self) -> Path:
+        """The summaries of long solutions."""
+        return self.path / "summaries"
+
+    @property
     def submission(self) -> Path:
         """The contest's CSV."""
         return self.path / "submission.csv"
@@ -219,6 +224,79 @@ class ExperimentFolder:
             name: What it shows.
         """
         return self.path / f"{name}.png"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The files of a search of settings, `tune`."""
+
+    path: Path
+    """Its folder."""
+
+    @property
+    def storage(self) -> Path:
+        """Optuna's SQLite file."""
+        return self.path / "study.db"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the process that opens or begins a trial."""
+        return self.path / ".study.lock"
+
+    @property
+    def best(self) -> Path:
+        """The best settings, as a configuration file of `fit`."""
+        return self.path / "best.yaml"
+
+    @property
+    def table(self) -> Path:
+        """All trials."""
+        return self.path / "trials.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The best trial and the first one, on the validation rows and the held-out test set."""
+        return self.path / "tune.json"
+
+    def plot(self, name: str) -> Path:
+        """Return the file of a figure.
+
+        Args:
+            name: What it shows.
+        """
+        return self.path / f"{name}.png"
+
+    def trial(self, number: int) -> RunFolder:
+        """Return the run of a trial.
+
+        Args:
+            number: Of the trial.
+        """
+        return RunFolder(self.path / "trials" / f"{number:04d}")
+
+    def trial_lock(self, number: int) -> Path:
+        """Return the lock of the process that has a trial.
+
+        Args:
+            number: Of the trial.
+        """
+        return self.trial(number).path / ".trial.lock"
+
+    def trial_record(self, number: int) -> Path:
+        """Return the file of a trial's validations.
+
+        Args:
+            number: Of the trial.
+        """
+        return self.trial(number).path / "validations.json"
+
+    def trial_log(self, number: int) -> Path:
+        """Return the file of a trial's output.
+
+        Args:
+            number: Of the trial.
+        """
+        return self.trial(number).path / "log.txt"
 
 
 def checkpoint_step(path: Path) -> int:

@@ -68,8 +68,16 @@ def run(args: list[str]) -> None:
             "expected data.batch_size and data.max_length to be at least 1, got "
             f"{rows} and {settings['data']['max_length']}"
         )
-    distributed = _is_distributed(settings["trainer"])
-    estimate = estimate_phase(load_config(base), base, lora, optim, tokens, rows, distributed)
+    estimate = estimate_phase(
+        load_config(base),
+        base,
+        lora,
+        optim,
+        tokens,
+        rows,
+        distributed=_is_distributed(settings["trainer"]),
+        head=settings["model"]["head"],
+    )
     print(
         f"{base.name}, quantization {base.quantization}, LoRA r {lora.r}: "
         f"{estimate.trained:,} trained parameters"

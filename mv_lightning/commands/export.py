@@ -23,6 +23,7 @@ from mv_lightning.commands.options import (
 from mv_lightning.exporting.comparison import compare, comparison_table, held_out_rows
 from mv_lightning.exporting.formats import plain_log_odds, write_adapter, write_merged
 from mv_lightning.exporting.model_card import model_card
+from mv_lightning.model.adapter_files import NO_SUMMARIZER, read_metadata
 from mv_lightning.training.settings import RunSettings
 from mv_lightning.versioning import write_versioned_json
 
@@ -122,6 +123,19 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
 
     silence_libraries()
     phase = read_phase(phase_folder)
+    metadata = read_metadata(phase.folder.adapter)
+    if metadata.get("summarizer", NO_SUMMARIZER) != NO_SUMMARIZER:
+        raise ValueError(
+            f"{phase.folder.adapter} was trained on summaries (data.summarize), which an export "
+            "cannot write. Export a phase that was trained on whole solutions, or use the Verifier "
+            "class"
+        )
+    if metadata.get("head") == "linear":
+        raise ValueError(
+            f"{phase.folder.adapter} was trained with model.head=linear, which the formats of this "
+            "command do not have: they read the verdict from two tokens of the base's own head. "
+            "Export a phase that was trained with model.head=verdict, or use the Verifier class"
+        )
     held_out = held_out_rows(phase, options.source, options.rows)
     verifier = Verifier.load(phase.folder.path, precision=phase.settings["trainer"]["precision"])
     encoded, calibration = verifier.encode(held_out.rows), verifier.calibration

@@ -2,6 +2,8 @@
 
 Every choice is a pure function of sizes, seed and epoch, so a resumed run finds its position by
 arithmetic instead of replaying the epoch. Shape suffixes: see `mv_lightning/schema.py`.
+
+Beside `pack` there are two ablations of it, `pack_contaminated` and `pad`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +21,10 @@ from mv_lightning.schema import UNLABELLED, Batch, EncodedRows, Packing
 
 EVAL_TOKENS = 8192
 """Default of the maximum tokens of a batch in a pass without gradients."""
+PackingMode = Literal["clean", "contaminated", "none"]
+"""How the rows of a batch are laid out: by `pack`, `pack_contaminated` or `pad`."""
+PackRows = Callable[[EncodedRows, np.ndarray, int], Batch]
+"""`pack`, or another function of its arguments."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ def evaluation_micro_batches(
     rank: int = 0,
     world: int = 1,
     done_N: np.ndarray | None = None,
+    padded: bool = False,
 ) -> list[MicroBatch]:
     """Group rows for a pass without gradients: longest first, as many per batch as fit in `tokens`.
 
@@ -80,6 +88,7 @@ def evaluation_micro_batches(
         world: Processes in all; each row goes to exactly one.
         done_N: bool [N], rows to leave out; they are taken out of their groups, and groups that end
             up empty are dropped.
+        padded: Count the tokens of `pad` instead of those of `pack`.
 
     Returns:
         At least one micro-batch, and as many as every other process gets: dummy batches fill up.
@@ -92,6 +101,22 @@ def evaluation_micro_batches(
             "Expected at least one row to evaluate, got none. Hold rows out for validation "
             "(data.splits.val_fraction) or for the test set (data.splits.test_rows)."
         )
+    groups = _padded_groups(encoded, tokens) if padded else _packed_groups(encoded, tokens)
+    dummy_index = groups[-1][-1]
+    if done_N is not None:
+        groups = _without(groups, done_N)
+    # At least one per process: Lightning skips the hooks of a loop without batches.
+    n_groups = max(1, -(-len(groups) // world)) * world
+    groups += [[]] * (n_groups - len(groups))
+    return [
+        _micro_batch(np.array(group), max(len(group), 1), dummy_index)
+        for group in groups[rank::world]
+    ]
+
+
+def _packed_groups(encoded: EncodedRows, tokens: int) -> list[list[int]]:
+    """Rows by the length of their question's longest, as many together as `pack` puts into
+    `tokens`."""
     lengths_N, questions_N = encoded.lengths_N, encoded.prefix_groups_N
     longest_Q = np.zeros(len(encoded), dtype=np.int64)
     np.maximum.at(longest_Q, questions_N, lengths_N)
@@ -107,16 +132,19 @@ def evaluation_micro_batches(
             free, needed = tokens - len(encoded.prefix_ids), int(lengths_N[index])
         groups[-1].append(index)
         free -= needed
-    if done_N is not None:
-        groups = _without(groups, done_N)
-    # At least one per process: Lightning skips the hooks of a loop without batches.
-    n_groups = max(1, -(-len(groups) // world)) * world
-    groups += [[]] * (n_groups - len(groups))
-    dummy_index = int(order[-1])
-    return [
-        _micro_batch(np.array(group), max(len(group), 1), dummy_index)
-        for group in groups[rank::world]
-    ]
+    return groups
+
+
+def _padded_groups(encoded: EncodedRows, tokens: int) -> list[list[int]]:
+    """Rows by length, as many together as `pad` puts into `tokens`."""
+    groups: list[list[int]] = []
+    longest = 0
+    for index in np.argsort(-encoded.lengths_N, kind="stable").tolist():
+        if not groups or (len(groups[-1]) + 1) * longest > tokens:
+            groups.append([])
+            longest = len(encoded.prefix_ids) + int(encoded.lengths_N[index])
+        groups[-1].append(index)
+    return groups
 
 
 def _without(groups: list[list[int]], done_N: np.ndarray) -> list[list[int]]:
@@ -175,21 +203,28 @@ class TrainingOrder(Sampler[MicroBatch]):
 class PackedRows(Dataset[Batch]):
     """Looks up the rows of micro-batches and packs them."""
 
-    def __init__(self, encoded: EncodedRows, question_ids_N: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        encoded: EncodedRows,
+        question_ids_N: np.ndarray | None = None,
+        pack_rows: PackRows | None = None,
+    ) -> None:
         """Store the rows.
 
         Args:
             encoded: N rows.
             question_ids_N: int64 [N], the question of each row, for losses that compare the rows of
                 a question.
+            pack_rows: How rows are packed; None for `pack`.
         """
         self.encoded = encoded
         self.question_ids_N = question_ids_N
+        self._pack = pack_rows or pack
 
     def __getitem__(self, micro_batch: MicroBatch) -> Batch:
         """Pack the rows of a micro-batch."""
         indices_B = np.array(micro_batch.indices)
-        batch = pack(self.encoded, indices_B, micro_batch.step_rows)
+        batch = self._pack(self.encoded, indices_B, micro_batch.step_rows)
         if self.question_ids_N is not None:
             batch = replace(batch, questions_B=torch.from_numpy(self.question_ids_N[indices_B]))
         if micro_batch.is_dummy:
@@ -234,6 +269,72 @@ def pack(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
         spans += [encoded.row(row)[shared:] for row in rows]
         parents += [parent] * len(rows)
     packing = Packing(tuple(map(len, spans)), tuple(parents))
+    return _batch(encoded, indices_B, step_rows, spans, packing)
+
+
+def pack_contaminated(
+    encoded: EncodedRows, indices_B: np.ndarray, step_rows: int, ends: tuple[tuple[int, ...], ...]
+) -> Batch:
+    """Lay rows end to end as plain packing does: each sees all rows before it, verdicts included.
+
+    This is what `packing=True` of TRL's SFTTrainer did in 2024 (`ConstantLengthDataset`), with or
+    without Unsloth: whole texts, instruction and verdict included, joined by the end-of-text token;
+    one causal mask and running positions over all of them. There, rows were also cut where a pack
+    was full; here a pack is a micro-batch, and no row is cut.
+
+    Args:
+        encoded: The rows to choose from; labelled.
+        indices_B: int [B], positions in `encoded`.
+        step_rows: Rows of the optimizer step.
+        ends: For the labels 0 and 1, what follows a row in the text: verdict and end-of-text token.
+    """
+    spans: list[np.ndarray] = []
+    for index in indices_B.tolist():
+        spans += [_whole_row(encoded, index), np.array(ends[encoded.labels_N[index]])]
+    spans.pop()  # nothing reads what follows the last row
+    parents = tuple(range(-1, len(spans) - 1))
+    packing = Packing(tuple(map(len, spans)), parents, tuple(range(0, len(spans), 2)))
+    return _batch(encoded, indices_B, step_rows, spans, packing)
+
+
+def pad(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
+    """Pad every row, instruction included, to the longest: nothing is shared, as without packing.
+
+    The padding behind a row is computed like any token and seen by none of the row's: cost and
+    results are those of a padded batch.
+
+    Args:
+        encoded: The rows to choose from.
+        indices_B: int [B], positions in `encoded`.
+        step_rows: Rows of the optimizer step.
+    """
+    rows = [_whole_row(encoded, index) for index in indices_B.tolist()]
+    longest = max(map(len, rows))
+    spans: list[np.ndarray] = []
+    parents, row_spans = [], []
+    for row in rows:
+        row_spans.append(len(spans))
+        spans.append(row)
+        parents.append(-1)
+        if len(row) < longest:
+            spans.append(np.full(longest - len(row), row[-1]))
+            parents.append(row_spans[-1])
+    packing = Packing(tuple(map(len, spans)), tuple(parents), tuple(row_spans))
+    return _batch(encoded, indices_B, step_rows, spans, packing)
+
+
+def _whole_row(encoded: EncodedRows, index: int) -> np.ndarray:
+    return np.concatenate([np.array(encoded.prefix_ids, dtype=np.int64), encoded.row(index)])
+
+
+def _batch(
+    encoded: EncodedRows,
+    indices_B: np.ndarray,
+    step_rows: int,
+    spans: list[np.ndarray],
+    packing: Packing,
+) -> Batch:
+    """The batch of rows that were laid out as `spans`; positions continue along each path."""
     positions = [
         np.arange(end - len(span), end) for span, end in zip(spans, packing.ends, strict=True)
     ]

@@ -25,6 +25,10 @@ _NUMBER = re.compile(rf"([+-]?){_DECIMAL}(?:e[+-]?[0-9]{{1,2}})?")
 _RATIO = re.compile(rf"([+-]?)({_DECIMAL})\s*/\s*({_DECIMAL})")
 _MIXED = re.compile(r"([+-]?)([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_MENTIONED_NUMBER = re.compile(rf"(?<![0-9.])-?{_DECIMAL}(?:\s*(?:\\?%|percent))?")
+_MENTIONED_RATIO = re.compile(
+    rf"(?<![0-9.])-?{_DECIMAL}\s*/\s*{_DECIMAL}|{_LATEX_FRACTION.pattern}"
+)
 _PERCENT = re.compile(r"(.*?)\s*(?:\\?%|percent)")
 
 
@@ -59,6 +63,23 @@ def answer_ids(answers: Sequence[str]) -> np.ndarray:
     numbers: dict[str, int] = {}
     ids = [numbers.setdefault(normalize_answer(answer), len(numbers)) for answer in answers]
     return np.array(ids, dtype=np.int64)
+
+
+def mentions_answer(text: str, answer: str) -> bool:
+    """Return whether a text contains an answer: a number of its value, or its words.
+
+    Args:
+        text: Any text.
+        answer: As it was proposed; an empty one is contained nowhere.
+    """
+    wanted = normalize_answer(answer)
+    if _value(wanted.removesuffix("%")) is None:
+        return bool(wanted) and wanted in " ".join(text.lower().split())
+    for pattern in (_MENTIONED_NUMBER, _MENTIONED_RATIO):
+        for match in pattern.finditer(text):
+            if normalize_answer(match[0]) == wanted:
+                return True
+    return False
 
 
 def _unwrap(text: str) -> str:

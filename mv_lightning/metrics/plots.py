@@ -359,6 +359,37 @@ def save_png(figure: Figure, path: Path) -> None:
         figure.savefig(tmp_path, format="png")
 
 
+def search_history(losses: Mapping[int, float], stopped: Mapping[int, float]) -> Figure:
+    """Draw the log loss of the trials of a search, and the lowest one so far.
+
+    Args:
+        losses: Of the finished trials, by number.
+        stopped: Log loss when a trial was stopped early, by number.
+    """
+    figure, axes = _figure("Trials of the search", "trial", "validation log loss")
+    numbers = sorted(losses)
+    lowest = np.minimum.accumulate([losses[number] for number in numbers])
+    axes.step(numbers, lowest, where="post", color=ACCENT)
+    axes.scatter(numbers, [losses[number] for number in numbers], color=TRUE, zorder=3)
+    axes.scatter(list(stopped), list(stopped.values()), color=NEUTRAL, marker="x", zorder=3)
+    _legend(axes, {"finished": TRUE, "stopped early": NEUTRAL, "lowest so far": ACCENT})
+    return figure
+
+
+def search_importances(importances: Mapping[str, float]) -> Figure:
+    """Draw how much each option of a search accounts for.
+
+    Args:
+        importances: Share of the variance of the log loss, 0 to 1, by option.
+    """
+    title = "Which options matter"
+    figure, axes = _figure(title, "share of the variance of the log loss", "")
+    names = sorted(importances, key=lambda name: importances[name])
+    axes.barh(names, [importances[name] for name in names], color=TRUE)
+    axes.set_xlim(0, 1)
+    return figure
+
+
 def _style() -> AbstractContextManager[None]:
     try:
         import matplotlib

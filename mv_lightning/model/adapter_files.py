@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mv_lightning.atomic import atomic_folder
 from mv_lightning.model.adapters import trained_parameters
+from mv_lightning.model.linear_head import load_linear_head, save_linear_head
 from mv_lightning.versioning import read_versioned_json, write_versioned_json
 
 if TYPE_CHECKING:
@@ -22,15 +23,18 @@ _COMPARED = {
     "base": "model.base.name (in Python: base)",
     "tokenizer": "model.base.name (in Python: base)",
     "prompt": "data.prompt",
+    "summarizer": "data.summarize",
 }
 """What of the metadata must agree with what is loaded, and the setting of each."""
+NO_SUMMARIZER = {"name": None, "fingerprint": None}
+"""The metadata's entry `summarizer` of an adapter that reads whole solutions."""
 _COMPARED_FIELDS = ("r", "lora_alpha", "use_rslora", "target_modules")
 
 
 def save(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, metadata: dict[str, Any], folder: Path
 ) -> None:
-    """Write the adapter as a PEFT folder, whole or not at all.
+    """Write the adapter as a PEFT folder, with a head of its own beside it, whole or not at all.
 
     Args:
         model: The adapted model.
@@ -46,6 +50,7 @@ def save(
     with atomic_folder(folder) as tmp_path:
         try:
             model.save_pretrained(str(tmp_path))
+            save_linear_head(model.get_base_model(), tmp_path)
         except SafetensorError as error:  # the writer's own type for errors of the system
             raise OSError(
                 f"the adapter {folder} could not be written: {error}. Free some disk space and "
@@ -84,15 +89,15 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def load(model: PeftModel, folder: Path) -> None:
-    """Fill the model's adapters from a PEFT folder.
+    """Fill the model's adapters, and a head of its own, from a PEFT folder.
 
     Args:
         model: Has adapters of the same shapes; changed in place.
         folder: What `save` wrote.
 
     Raises:
-        ValueError: The files cannot be read, or rank, scale, targets or keys differ; both sides
-            are named.
+        ValueError: The files cannot be read, or rank, scale, targets, keys or heads differ; both
+            sides are named.
     """
     from peft import LoraConfig, set_peft_model_state_dict
     from safetensors import SafetensorError
@@ -108,8 +113,10 @@ def load(model: PeftModel, folder: Path) -> None:
             "folder again, or train the adapter again."
         ) from error
     _check_settings(stored, model.peft_config["default"], folder)
-    expected = {name.replace(".default.", ".") for name in trained_parameters(model)}
+    names = [name for name in trained_parameters(model) if "lora_" in name]
+    expected = {name.replace(".default.", ".") for name in names}
     check_keys(set(weights), expected, f"the adapter in {folder}")
+    load_linear_head(model.get_base_model(), folder)
     set_peft_model_state_dict(model, weights)
 
 
@@ -127,7 +134,7 @@ def check_compatible(metadata: dict[str, Any], current: dict[str, Any], context:
     for part, setting in _COMPARED.items():
         if part not in current:
             continue
-        expected, got = metadata[part], current[part]
+        expected, got = metadata.get(part, NO_SUMMARIZER), current[part]
         if expected["fingerprint"] != got["fingerprint"]:
             raise ValueError(
                 f"{context} belongs to another {part}: expected {expected['name']!r} "

@@ -13,6 +13,7 @@ import torch
 
 from mv_lightning.model.activation_checkpointing import enable_checkpointing
 from mv_lightning.model.families import family_of
+from mv_lightning.model.linear_head import HeadKind, set_head
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -43,12 +44,13 @@ class LoraSettings:
             )
 
 
-def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
-    """Add new adapters to all projections of every layer.
+def attach(base: PreTrainedModel, settings: LoraSettings, head: HeadKind = "verdict") -> PeftModel:
+    """Add new adapters to all projections of every layer, and a head if it is to have its own.
 
     Args:
         base: The frozen base model; changed in place.
         settings: Rank, scale and initialisation.
+        head: See `HeadKind`.
 
     Raises:
         ValueError: LoftQ was set for a base that is not quantized or not in a local folder.
@@ -81,6 +83,7 @@ def attach(base: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         from mv_lightning.model.loftq import initialize_loftq
 
         initialize_loftq(model)
+    set_head(base, head)
     return model
 
 
@@ -102,7 +105,7 @@ def detach(model: PeftModel) -> PreTrainedModel:
 
 
 def trained_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    """Return what is trained, by name.
+    """Return what is trained, by name: the adapters, and a head of its own.
 
     Args:
         model: The adapted model.
@@ -117,7 +120,7 @@ def flops_per_token(model: PeftModel) -> int:
 
     Two for each weight of a projection forward, two for the gradient of its input; its own gradient
     is not computed. Six for each weight of an adapter, whose gradient is. Recomputing activations
-    takes time too, but is not needed work.
+    takes time too, but is not needed work. Heads, which see one token of a row, are left out.
 
     Args:
         model: The adapted model.
@@ -125,5 +128,6 @@ def flops_per_token(model: PeftModel) -> int:
     from peft.tuners.lora import LoraLayer
 
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
-    return 4 * sum(layer.in_features * layer.out_features for layer in layers) + 6 * trained
+    parameters = trained_parameters(model).items()
+    adapted = sum(parameter.numel() for name, parameter in parameters if "lora_" in name)
+    return 4 * sum(layer.in_features * layer.out_features for layer in layers) + 6 * adapted

@@ -44,8 +44,8 @@ def generate(model: PreTrainedModel, batch: Batch, pad_id: int) -> torch.Tensor:
     """
     spans = batch.ids_T.split(batch.packing.lengths)
     rows = []
-    for leaf in batch.packing.leaves:
-        rows.append(torch.cat([spans[step] for step in batch.packing.paths[leaf]]))
+    for row_spans in batch.packing.rows:
+        rows.append(torch.cat([spans[span] for span in row_spans]))
     longest = max(map(len, rows))
     ids_BL = batch.ids_T.new_full((len(rows), longest), pad_id)
     mask_BL = torch.zeros_like(ids_BL)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mv_lightning.model.attention import span_starts
 from mv_lightning.model.families import family_of, max_row_tokens
+from mv_lightning.model.linear_head import linear_head
 from mv_lightning.schema import UNLABELLED, Batch
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _CHUNK_TOKENS = 1_024
 
 @dataclass(frozen=True)
 class OutputHead:
-    """The language-model head, and what the model's family does to its logits."""
+    """The language-model head, what the model's family does to its logits, and a verdict head."""
 
     linear: torch.nn.Linear
     """Hidden states D to logits V."""
@@ -35,6 +36,8 @@ class OutputHead:
     """The logits are divided by it."""
     softcap: float | None = None
     """The limit c in c x tanh(logits / c), applied last; None for no limit."""
+    verdict: torch.nn.Linear | None = None
+    """Hidden states to log-odds, see `linear_head`; None where the verdict tokens have them."""
 
     def logits(self, hidden_PD: torch.Tensor) -> torch.Tensor:
         """Return the logits of the whole vocabulary: [P, V], fp32.
@@ -45,12 +48,17 @@ class OutputHead:
         return self._scaled(self.linear(hidden_PD).float())
 
     def log_odds(self, hidden_PD: torch.Tensor, verdict_ids: tuple[int, int]) -> torch.Tensor:
-        """Return logit(True) - logit(False): [P], fp32, from the head's two verdict rows only.
+        """Return logit(True) - logit(False): [P], fp32, from the head's two verdict rows only, or
+        from the verdict head.
 
         Args:
             hidden_PD: Last hidden states.
             verdict_ids: Token ids of (False, True).
         """
+        if self.verdict is not None:
+            with torch.autocast(hidden_PD.device.type, enabled=False):
+                odds_P1: torch.Tensor = self.verdict(hidden_PD.float())
+            return odds_P1[:, 0]
         false_D, true_D = (self.linear.weight[verdict].float() for verdict in verdict_ids)
         with torch.autocast(hidden_PD.device.type, enabled=False):
             if self.softcap is None:
@@ -58,6 +66,23 @@ class OutputHead:
                 return odds_P if self.divisor == 1 else odds_P / self.divisor
             logits_P2 = self._scaled(hidden_PD.float() @ torch.stack([false_D, true_D]).T)
             return logits_P2[:, 1] - logits_P2[:, 0]
+
+    def verdict_logits(
+        self, hidden_PD: torch.Tensor, verdict_ids: tuple[int, int]
+    ) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Return the logits in which the verdicts are two classes, and these: [P, V], fp32.
+
+        With a verdict head, there are only the two, and False is at 0: the cross-entropy is the
+        binary one of the log-odds.
+
+        Args:
+            hidden_PD: Last hidden states.
+            verdict_ids: Token ids of (False, True).
+        """
+        if self.verdict is None:
+            return self.logits(hidden_PD), verdict_ids
+        odds_P = self.log_odds(hidden_PD, verdict_ids)
+        return torch.stack([torch.zeros_like(odds_P), odds_P], dim=1), (0, 1)
 
     def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
         if self.divisor != 1:
@@ -76,7 +101,7 @@ def output_head(model: PreTrainedModel) -> OutputHead:
     family, config = family_of(model.config), model.config
     divisor = getattr(config, family.logit_divisor) if family.logit_divisor else 1.0
     softcap = getattr(config, family.logit_softcap) if family.logit_softcap else None
-    return OutputHead(model.lm_head, divisor, softcap)
+    return OutputHead(model.lm_head, divisor, softcap, linear_head(model))
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -120,9 +145,10 @@ def verdict_loss(
 ) -> torch.Tensor:
     """Cross-entropy of the correct verdict over the whole vocabulary, optionally with the prompt's.
 
-    A row's loss is the weighted mean over its tokens: weight 1 at the verdict, `prompt_weight` at
-    each predicted prompt token. With `prompt_weight` 1 that is plain supervised fine-tuning on
-    every token, as in the report.
+    With a verdict head, it is the binary cross-entropy of its log-odds. A row's loss is the
+    weighted mean over its tokens: weight 1 at the verdict, `prompt_weight` at each predicted prompt
+    token. With `prompt_weight` 1 that is plain supervised fine-tuning on every token, as in the
+    report.
 
     Args:
         hidden_TD: Last hidden states.
@@ -139,11 +165,12 @@ def verdict_loss(
     labelled_B = batch.labels_B != UNLABELLED
     # Without an index from the host, for which a GPU would have to be waited for.
     is_right_B = batch.labels_B == 1
-    target_B = torch.where(is_right_B, verdict_ids[1], verdict_ids[0])
-    logits_BV = head.logits(hidden_TD.index_select(0, batch.verdict_B))
+    hidden_BD = hidden_TD.index_select(0, batch.verdict_B)
+    logits_BV, (wrong, right) = head.verdict_logits(hidden_BD, verdict_ids)
+    target_B = torch.where(is_right_B, right, wrong)
     loss_B = F.cross_entropy(logits_BV, target_B, reduction="none")
     if label_smoothing:
-        other_B = torch.where(is_right_B, verdict_ids[0], verdict_ids[1])
+        other_B = torch.where(is_right_B, wrong, right)
         other_loss_B = F.cross_entropy(logits_BV, other_B, reduction="none")
         loss_B = torch.lerp(loss_B, other_loss_B, label_smoothing / 2)
     if prompt_weight:
@@ -200,20 +227,24 @@ def _prompt_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss of each row's prompt tokens [B] and their number [B].
 
-    A row's tokens are those of the spans on its path. A shared span's loss is computed once and
-    counts for every row behind it; a span's first token is predicted from the last of its parent.
+    A shared span's loss is computed once and counts for every row behind it; a span's first token
+    is predicted from the last of its parent, and that of a root by nothing.
     """
     packing, device = batch.packing, hidden_TD.device
+    roots = [span for span, parent in enumerate(packing.parents) if parent < 0]
     lengths = torch.tensor(packing.lengths, device=device)
     lasts = lengths.cumsum(0) - 1
     source = torch.arange(len(batch.ids_T), device=device) - 1
-    # Nothing predicts the root's first token: its entry is left out.
-    source[lasts - lengths + 1] = lasts[list(packing.parents)]
+    firsts = lasts - lengths + 1
+    source[firsts] = lasts[list(packing.parents)]
     loss_T = F.pad(_token_losses(hidden_TD, head, source[1:], batch.ids_T[1:]), (1, 0))
+    loss_T[firsts[roots]] = 0
     spans_S = torch.stack([loss.sum() for loss in loss_T.split(packing.lengths)])
-    summed_B = torch.stack([spans_S[list(packing.paths[leaf])].sum() for leaf in packing.leaves])
-    tokens = [packing.ends[leaf] - 1 for leaf in packing.leaves]
-    return summed_B, torch.tensor(tokens, device=device)
+    summed_B = torch.stack([spans_S[list(row)].sum() for row in packing.rows])
+    predicted_B = []
+    for row, tokens in zip(packing.rows, packing.row_tokens, strict=True):
+        predicted_B.append(tokens - (row[0] in roots))
+    return summed_B, torch.tensor(predicted_B, device=device)
 
 
 def _token_losses(

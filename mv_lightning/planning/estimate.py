@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings
 from mv_lightning.model.gpus import MEMORY
+from mv_lightning.model.linear_head import HeadKind
 from mv_lightning.model.optim import OptimSettings, state_bytes
 from mv_lightning.planning.memory import (
     MemoryItem,
@@ -63,6 +64,7 @@ def estimate_phase(
     tokens: int,
     rows: int,
     distributed: bool = False,
+    head: HeadKind = "verdict",
 ) -> Estimate:
     """Compute what a phase needs.
 
@@ -74,17 +76,20 @@ def estimate_phase(
         tokens: Of the largest packed micro-batch.
         rows: Of the micro-batch.
         distributed: Whether several processes train.
+        head: What computes the log-odds.
     """
     dims = ModelDims.of(config)
-    trained = dims.trained(lora.r)
-    items = training_memory(dims, base, lora, optim, tokens, rows, distributed)
+    trained = dims.trained(lora.r, head)
+    items = training_memory(dims, base, lora, optim, tokens, rows, distributed, head)
     gpus = []
     for gpu in MEMORY:
         budget = gpu.gb * (1 - MARGIN) * 1e9
         on_gpu = replace(dims, repeats_keys=not gpu.has_varlen)
-        needed = training_memory(on_gpu, base, lora, optim, tokens, rows, distributed)
+        needed = training_memory(on_gpu, base, lora, optim, tokens, rows, distributed, head)
         peak = sum(item.bytes for item in needed)
-        least = least_checkpointing(on_gpu, base, lora, optim, tokens, rows, budget, distributed)
+        least = least_checkpointing(
+            on_gpu, base, lora, optim, tokens, rows, budget, distributed, head
+        )
         gpus.append(GPUFit(gpu.gpu, gpu.gb, peak <= budget, least))
     adapter_bytes = 4 * trained
     checkpoint_bytes = adapter_bytes + state_bytes(optim, trained)

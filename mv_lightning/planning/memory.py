@@ -14,6 +14,7 @@ from mv_lightning.model.activation_checkpointing import stored_layers
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings
 from mv_lightning.model.families import Family, family_of
+from mv_lightning.model.linear_head import HeadKind
 from mv_lightning.model.optim import OptimSettings, state_bytes
 
 if TYPE_CHECKING:
@@ -96,13 +97,14 @@ class ModelDims:
             sides=sum(sum(shape) for shape in adapted),
         )
 
-    def trained(self, rank: int) -> int:
-        """Return the number of the adapters' weights.
+    def trained(self, rank: int, head: HeadKind = "verdict") -> int:
+        """Return the number of trained weights: those of the adapters, and of a head of its own.
 
         Args:
             rank: Of the adapters.
+            head: What computes the log-odds.
         """
-        return rank * self.sides
+        return rank * self.sides + (self.hidden if head == "linear" else 0)
 
     def layer_bytes(self, rank: int) -> int:
         """Return the bytes that a layer keeps of a token for the backward pass, matmuls in 16 bits.
@@ -151,6 +153,7 @@ def training_memory(
     tokens: int,
     rows: int,
     distributed: bool = False,
+    head: HeadKind = "verdict",
 ) -> list[MemoryItem]:
     """Return the parts of the peak of training.
 
@@ -163,15 +166,17 @@ def training_memory(
         rows: Of the micro-batch.
         distributed: Whether several processes train (DDP). In the first step the gradients of
             micro-batches are added up beside the buckets in which they are then averaged.
+        head: What computes the log-odds.
     """
+    classes = 1 if head == "linear" else dims.vocabulary
     return [
         *_base_items(dims, base),
-        *_adapter_items(dims.trained(lora.r), optim, distributed),
+        *_adapter_items(dims.trained(lora.r, head), optim, distributed),
         *_activation_items(dims, base, lora, tokens, rows),
         MemoryItem(
             "logits at the verdicts, in fp32 and 16 bits, and their gradients",
-            12 * rows * dims.vocabulary,
-            f"{rows} x {dims.vocabulary:,} x 12",
+            12 * rows * classes,
+            f"{rows} x {classes:,} x 12",
         ),
         MemoryItem("CUDA context and workspaces", CONTEXT_GB * 1e9, "assumed"),
     ]
@@ -186,6 +191,7 @@ def least_checkpointing(
     rows: int,
     budget: float,
     distributed: bool = False,
+    head: HeadKind = "verdict",
 ) -> bool | int | None:
     """Return the `gradient_checkpointing` that recomputes least and fits; None if nothing does.
 
@@ -198,11 +204,12 @@ def least_checkpointing(
         rows: Of the micro-batch.
         budget: Memory, in bytes.
         distributed: See `training_memory`.
+        head: What computes the log-odds.
     """
 
     def peak(gradient_checkpointing: bool | int) -> float:
         settings = replace(base, gradient_checkpointing=gradient_checkpointing)
-        items = training_memory(dims, settings, lora, optim, tokens, rows, distributed)
+        items = training_memory(dims, settings, lora, optim, tokens, rows, distributed, head)
         return sum(item.bytes for item in items)
 
     if peak(False) <= budget:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,27 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from mv_lightning.artifacts.layout import PhaseFolder
+from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.data.adversarial import adversarial_source
 from mv_lightning.data.batching import (
     EVAL_TOKENS,
     MicroBatch,
     PackedRows,
+    PackingMode,
+    PackRows,
     TrainingOrder,
     epoch_order,
     evaluation_micro_batches,
+    pack,
+    pack_contaminated,
     packed_tokens,
+    pad,
     training_micro_batches,
 )
 from mv_lightning.data.chat import render_chat
-from mv_lightning.data.encoding import RowsTooLong, RowsTooLongError
+from mv_lightning.data.encoding import RowsTooLong, RowsTooLongError, verdict_token_ids
 from mv_lightning.data.mixture import SourceSettings, load_sources
-from mv_lightning.data.prompts import load_prompt
+from mv_lightning.data.prompts import Prompt, load_prompt
 from mv_lightning.data.question_order import question_order
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.data.splits import (
@@ -38,6 +44,7 @@ from mv_lightning.data.splits import (
     plan_splits,
     write_manifest,
 )
+from mv_lightning.data.summaries import Summarizer, SummarySettings
 from mv_lightning.formatting import setting_differences
 from mv_lightning.model.base import BaseSettings, load_tokenizer
 from mv_lightning.schema import LABEL_COLUMN, Batch, Split
@@ -66,6 +73,8 @@ class VerdictDataModule(pl.LightningDataModule):
         prompt: str | None = "detailed",
         max_length: int | None = 2048,
         batch_size: int = 2,
+        packing: PackingMode = "clean",
+        summarize: SummarySettings = SummarySettings(),  # noqa: B008
         eval_tokens: int = EVAL_TOKENS,
         adversarial_rows: int = 100,
         num_workers: int = 0,
@@ -90,6 +99,11 @@ class VerdictDataModule(pl.LightningDataModule):
                 default outside `fit`.
             max_length: Maximum tokens; a longer solution loses its middle. null: as for prompt.
             batch_size: Rows of a micro-batch; trainer.accumulate_grad_batches of these are a step.
+            packing: How the rows of a micro-batch are laid out. `clean`: end to end, none sees
+                another. `contaminated`: each sees the rows before it and their labels, as in the
+                plain packing of the contest report; for an ablation, in training only. `none`:
+                padded to the longest; the results of `clean` at a higher cost.
+            summarize: Long solutions replaced by summaries.
             eval_tokens: Maximum tokens of a batch in validation, test and prediction.
             adversarial_rows: Rows of each check of `test` whether the verifier can be fooled: wrong
                 rows with a meaningless solution, with an instruction to say True, and so on. 0:
@@ -104,22 +118,16 @@ class VerdictDataModule(pl.LightningDataModule):
         if prompt is None or max_length is None:
             raise ValueError(_NO_ADAPTER)
         _check_numbers(phase, splits.phases, batch_size, eval_tokens, max_length)
-        if pair_weight and batch_size == 1:
-            raise ValueError(
-                f"model.pair_weight={pair_weight} compares rows of a micro-batch, but "
-                "data.batch_size=1 leaves each by itself. Raise data.batch_size (and lower "
-                "trainer.accumulate_grad_batches by the same factor), or set model.pair_weight=0"
-            )
-        if adversarial_rows < 0:
-            raise ValueError(
-                f"expected data.adversarial_rows to be at least 0, got {adversarial_rows}"
-            )
+        _check_batches(batch_size, pair_weight, packing, adversarial_rows)
         self.source = source
         self.phase = phase
         self.plan = splits
         self.prompt = load_prompt(prompt)
         self.max_length = max_length
         self.batch_size = batch_size
+        self.packing = packing
+        self.summarizer: Summarizer | None = None
+        """Replaces long solutions by summaries; None where none are."""
         self.eval_tokens = eval_tokens
         self.adversarial_rows = adversarial_rows
         self.num_workers = num_workers
@@ -127,6 +135,8 @@ class VerdictDataModule(pl.LightningDataModule):
         self.folder = PhaseFolder(Path(run_dir), phase)
         self.tokens = self.folder.tokens
         """Folder of the tokenised rows; runs on the same rows may share one."""
+        if summarize.model is not None:
+            self.summarizer = Summarizer(summarize, RunFolder(self.folder.run).summaries)
         self.predict_source = predict_source or source
         self.id_column = id_column
         self.pair_weight = pair_weight
@@ -139,6 +149,7 @@ class VerdictDataModule(pl.LightningDataModule):
         self._source: Source | None = None
         self._drawn: Splits | None = None
         self._predicted: Collection[int] = ()
+        self._row_ends: tuple[tuple[int, ...], ...] = ()
 
     def setup(self, stage: str) -> None:
         """Read the source and tokenise the rows that `stage` needs, once.
@@ -154,6 +165,8 @@ class VerdictDataModule(pl.LightningDataModule):
         if stage == "predict":
             self._set_up_prediction(tokenizer)
             return
+        if self.packing == "contaminated":
+            self._row_ends = _row_ends(tokenizer, self.prompt)
         source = load_sources(self.source)
         assert source.labels_N is not None
         groups_N = source.question_ids_N if self.plan.group_by_question else None
@@ -210,7 +223,12 @@ class VerdictDataModule(pl.LightningDataModule):
             micro_batches = micro_batches[:last]
 
         def tokens(micro_batch: MicroBatch) -> int:
-            return packed_tokens(rows.encoded, np.array(micro_batch.indices))
+            indices_B = np.array(micro_batch.indices)
+            if self.packing == "clean":
+                return packed_tokens(rows.encoded, indices_B)
+            whole_B = len(rows.encoded.prefix_ids) + rows.encoded.lengths_N[indices_B]
+            padded = len(whole_B) * whole_B.max()
+            return int(padded if self.packing == "none" else whole_B.sum())
 
         return rows[max(micro_batches, key=tokens)]
 
@@ -345,7 +363,13 @@ class VerdictDataModule(pl.LightningDataModule):
         first = self.trainer.is_global_zero
         write = first and not self.trainer.fast_dev_run
         return SplitEncoder(
-            self.prompt, tokenizer, self.max_length, self.tokens, write, verbose=first
+            self.prompt,
+            tokenizer,
+            self.max_length,
+            self.tokens,
+            write,
+            verbose=first,
+            summarizer=self.summarizer,
         )
 
     def _print_summary(self, source: Source) -> None:
@@ -393,7 +417,8 @@ class VerdictDataModule(pl.LightningDataModule):
 
     def _training_rows(self) -> PackedRows:
         train = self.splits["train"]
-        return PackedRows(train.encoded, train.question_ids_N if self.pair_weight else None)
+        question_ids_N = train.question_ids_N if self.pair_weight else None
+        return PackedRows(train.encoded, question_ids_N, self._pack_rows("train"))
 
     def _position(self) -> tuple[int, int]:
         """Return the position of the training: (epoch, micro-batches of it that were processed).
@@ -417,8 +442,10 @@ class VerdictDataModule(pl.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
             done_N,
+            padded=self.packing == "none",
         )
-        return self._loader(PackedRows(self.splits[name].encoded), micro_batches)
+        rows = PackedRows(self.splits[name].encoded, pack_rows=self._pack_rows(name))
+        return self._loader(rows, micro_batches)
 
     def _loader(
         self, rows: PackedRows, order: TrainingOrder | list[MicroBatch]
@@ -434,9 +461,23 @@ class VerdictDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
+    def _pack_rows(self, name: str) -> PackRows:
+        """How the rows of a split are laid out: the verdict of a row is always predicted alone."""
+        if self.packing == "none":
+            return pad
+        if self.packing == "contaminated" and name == "train":
+            return partial(pack_contaminated, ends=self._row_ends)
+        return pack
+
 
 def _identity(batch: Any) -> Any:
     return batch
+
+
+def _row_ends(tokenizer: Any, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
+    """For the labels 0 and 1, what follows a row in a text: its verdict, and end-of-text."""
+    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    return tuple((verdict, *end) for verdict in verdict_token_ids(tokenizer, prompt))
 
 
 def _check_numbers(
@@ -451,4 +492,22 @@ def _check_numbers(
         raise ValueError(
             "expected data.batch_size, data.eval_tokens and data.max_length to be positive, got "
             f"{batch_size}, {eval_tokens} and {max_length}"
+        )
+
+
+def _check_batches(
+    batch_size: int, pair_weight: float, packing: PackingMode, adversarial_rows: int
+) -> None:
+    if pair_weight and batch_size == 1:
+        raise ValueError(
+            f"model.pair_weight={pair_weight} compares rows of a micro-batch, but "
+            "data.batch_size=1 leaves each by itself. Raise data.batch_size (and lower "
+            "trainer.accumulate_grad_batches by the same factor), or set model.pair_weight=0"
+        )
+    if adversarial_rows < 0:
+        raise ValueError(f"expected data.adversarial_rows to be at least 0, got {adversarial_rows}")
+    if packing == "contaminated" and batch_size == 1:
+        raise ValueError(
+            "expected data.batch_size of at least 2 with data.packing=contaminated, got 1: a "
+            "row alone sees no other. Raise it, or set data.packing=clean"
         )

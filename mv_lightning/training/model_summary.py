@@ -34,10 +34,13 @@ def summarize(module: pl.LightningModule) -> str:
     base_bytes = sum(parameter.nbytes for parameter in frozen)
     adapter_bytes = sum(parameter.nbytes for parameter in trained.values())
     flops = flops_per_token(module.adapted)
+    kinds = f"LoRA r {module.lora_settings.r}"
+    if module.head == "linear":
+        kinds += " and a linear head"
     return (
         f"base: {settings.name} ({settings.quantization}), {weights / 1e6:,.1f} M parameters in "
         f"{base_bytes / 1e6:,.0f} MB\n"
-        f"adapters: LoRA r {module.lora_settings.r}, {adapters / 1e6:,.2f} M trained parameters in "
+        f"adapters: {kinds}, {adapters / 1e6:,.2f} M trained parameters in "
         f"{adapter_bytes / 1e6:,.0f} MB\n"
         f"training: {flops / 1e9:.2f} GFLOP per packed token (4 per weight of a projection, 6 per "
         "weight of an adapter)"

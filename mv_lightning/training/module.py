@@ -18,6 +18,7 @@ from mv_lightning.data.prompts import Prompt, load_prompt
 from mv_lightning.model import adapter_files, adapters, base, generate, optim, verdict
 from mv_lightning.model.activation_checkpointing import choose_checkpointing
 from mv_lightning.model.fingerprints import base_fingerprint, tokenizer_fingerprint
+from mv_lightning.model.linear_head import HeadKind
 from mv_lightning.model.precision import compute_dtype
 from mv_lightning.schema import UNLABELLED, Batch
 from mv_lightning.training.stopping import planned_steps
@@ -51,6 +52,7 @@ class VerdictModule(pl.LightningModule):
         base: base.BaseSettings = base.BaseSettings(),  # noqa: B008  frozen
         lora: adapters.LoraSettings = adapters.LoraSettings(),  # noqa: B008
         optim: optim.OptimSettings = optim.OptimSettings(),  # noqa: B008
+        head: HeadKind = "verdict",
         prompt_loss_weight: float = 0.0,
         pair_weight: float = 0.0,
         label_smoothing: float = 0.0,
@@ -66,6 +68,9 @@ class VerdictModule(pl.LightningModule):
             base: The base model.
             lora: The adapters.
             optim: Optimizer and schedule.
+            head: What computes the log-odds: `verdict`, the rows of the two verdict tokens in the
+                base's own head; `linear`, a new linear layer, trained from zero with the binary
+                cross-entropy and saved beside the adapter.
             prompt_loss_weight: Weight of each prompt token's loss relative to the verdict's. 0
                 trains on the verdict only, 1 is plain supervised fine-tuning on every token.
             pair_weight: Weight of a second loss of each row, which compares its log-odds with those
@@ -84,9 +89,11 @@ class VerdictModule(pl.LightningModule):
         super().__init__()
         assert prompt is not None and max_length is not None, "the data module refuses this"
         _check_losses(prompt_loss_weight, pair_weight, label_smoothing)
+        _check_head(head, predict_mode)
         self.base_settings = base
         self.lora_settings = lora
         self.optim_settings = optim
+        self.head: HeadKind = head
         self.prompt_loss_weight = prompt_loss_weight
         self.pair_weight = pair_weight
         self.label_smoothing = label_smoothing
@@ -151,7 +158,7 @@ class VerdictModule(pl.LightningModule):
             )
             self._base_fingerprint = base_fingerprint(model)
             torch.manual_seed(torch.initial_seed() % 2**63)
-            self.adapted = adapters.attach(model, lora)
+            self.adapted = adapters.attach(model, lora, self.head)
         if init_from is not None and metadata is not None:
             adapter_files.check_compatible(metadata, self.metadata(), f"the adapter in {init_from}")
             adapter_files.load(self.adapted, init_from)
@@ -277,7 +284,7 @@ class VerdictModule(pl.LightningModule):
 
     def metadata(self) -> dict[str, Any]:
         """Return what the adapter is trained on, and how it must be prompted, as plain values."""
-        name = self.base_settings.name
+        name, summarizer = self.base_settings.name, self.trainer.datamodule.summarizer
         return {
             "base": {
                 "name": name,
@@ -286,11 +293,15 @@ class VerdictModule(pl.LightningModule):
             },
             "tokenizer": {"name": name, "fingerprint": self.tokenizer_fingerprint},
             "lora": dataclasses.asdict(self.lora_settings),
+            "head": self.head,
             "prompt": {
                 **dataclasses.asdict(self.prompt),
                 "fingerprint": self.prompt.fingerprint,
             },
             "max_length": self.max_length,
+            "summarizer": adapter_files.NO_SUMMARIZER
+            if summarizer is None
+            else summarizer.metadata,
         }
 
     def save_adapter(self, folder: Path, steps: int) -> None:
@@ -344,4 +355,12 @@ def _check_losses(prompt_loss_weight: float, pair_weight: float, label_smoothing
     if not 0 <= label_smoothing < 1:
         raise ValueError(
             f"expected model.label_smoothing to be at least 0 and below 1, got {label_smoothing}"
+        )
+
+
+def _check_head(head: HeadKind, predict_mode: str) -> None:
+    if head == "linear" and predict_mode == "generate":
+        raise ValueError(
+            "predict.mode=generate needs the verdict as a token, but model.head=linear was not "
+            "trained to write one. Set predict.mode=verdict"
         )

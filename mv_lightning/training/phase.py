@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import asdict
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -260,7 +261,7 @@ class Phase:
     ) -> dict[str, Any]:
         assert self._best is not None
         device = trainer.strategy.root_device  # the module was moved off it when training ended
-        outputs = self.evaluator.outputs
+        outputs, train = self.evaluator.outputs, datamodule.splits["train"]
         return {
             "phase": self.folder.phase,
             "steps": steps,
@@ -269,7 +270,8 @@ class Phase:
             "steps_all_phases": self.steps_before + steps,
             "rows": self.throughput.rows,
             "tokens": self.throughput.tokens,
-            "truncated_rows": int((datamodule.splits["train"].encoded.truncated_N > 0).sum()),
+            "truncated_rows": int((train.encoded.truncated_N > 0).sum()),
+            "summaries": train.summaries and asdict(train.summaries),
             "minutes": self.throughput.seconds / 60,
             "peak_memory_gb": peak_memory_gb(device),
             "validation_rows": 0 if outputs is None else len(outputs.rows_N),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,14 @@ from mv_lightning.data.columns import KIND_COLUMN
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import Prompt
 from mv_lightning.data.sources import Source
+from mv_lightning.data.summaries import Shortened, Summarizer
 from mv_lightning.hashing import sha256_bytes
+from mv_lightning.metrics.answers import mentions_answer
 from mv_lightning.model.fingerprints import tokenizer_fingerprint
-from mv_lightning.schema import TEXT_COLUMNS, EncodedRows, Split
+from mv_lightning.schema import TEXT_COLUMNS, EncodedRows, Split, SummaryCounts
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedTokenizerBase
 
 _HEX_DIGITS = 12
@@ -39,6 +43,8 @@ class SplitEncoder:
     """False for a process that only reads there."""
     verbose: bool
     """Show progress, and print how many rows were truncated."""
+    summarizer: Summarizer | None = None
+    """Replaces long solutions; None to keep them."""
 
     @cached_property
     def _tokenizer_fingerprint(self) -> str:
@@ -68,9 +74,12 @@ class SplitEncoder:
         chosen = source.table.select(rows_N)
         labels_N = None if source.labels_N is None else source.labels_N[rows_N]
         title = f"Tokenising {name}" if self.verbose else None
+        shortened = self._shorten(name, chosen)
 
         def encode() -> EncodedRows:
             texts = chosen.select_columns(list(TEXT_COLUMNS))[:]
+            if shortened is not None:
+                texts["solution"] = shortened.texts
             return encode_rows(
                 texts, labels_N, rows_N, self.prompt, self.tokenizer, self.max_length, title, ids
             )
@@ -81,6 +90,8 @@ class SplitEncoder:
             "tokenizer": self._tokenizer_fingerprint,
             "max_length": self.max_length,
         }
+        if self.summarizer is not None:
+            key["summarizer"] = self.summarizer.metadata
         # Named by the key: runs with other rows or prompts may share the folder.
         digest = sha256_bytes(json.dumps(key).encode())[:_HEX_DIGITS]
         encoded = cached(self.folder / f"{name}-{digest}", key, encode, write=self.write)
@@ -93,7 +104,30 @@ class SplitEncoder:
             seen_N = np.isin(question_ids_N, source.question_ids_N[train_rows_N])
         if source.source_N is not None:
             sources_N = np.array(source.source_names)[source.source_N[rows_N]]
-        return Split(encoded, question_ids_N, kinds_N, seen_N, sources_N, ids)
+        counts = None
+        if shortened is not None:
+            counts = _count_summaries(shortened, chosen["solution"][:], chosen["answer"][:])
+            self._print_summaries(name, counts, len(rows_N))
+        return Split(encoded, question_ids_N, kinds_N, seen_N, sources_N, ids, counts)
+
+    def _shorten(self, name: str, rows: datasets.Dataset) -> Shortened | None:
+        if self.summarizer is None:
+            return None
+        title = f"Summarising {name}" if self.verbose else None
+        return self.summarizer.shorten(rows["solution"][:], self.tokenizer, title, self.write)
+
+    def _print_summaries(self, name: str, counts: SummaryCounts, rows: int) -> None:
+        if not self.verbose:
+            return
+        text = f"{name}: {counts.rows} of {rows} solutions were replaced by summaries"
+        if counts.rows:
+            before, after = (n / counts.rows for n in (counts.tokens_before, counts.tokens_after))
+            text += (
+                f", of {after:.0f} tokens instead of {before:.0f} on average; "
+                f"{counts.keep_answer} of the {counts.with_answer} that contained the proposed "
+                "answer still do"
+            )
+        print(text)
 
     def _print_truncation(self, name: str, encoded: EncodedRows) -> None:
         truncated = int((encoded.truncated_N > 0).sum())
@@ -102,6 +136,24 @@ class SplitEncoder:
                 f"{name}: {truncated} of {len(encoded)} rows ({truncated / len(encoded):.1%}) were "
                 f"longer than {self.max_length} tokens and lost the middle of their solution"
             )
+
+
+def _count_summaries(
+    shortened: Shortened, solutions: Sequence[str], answers: Sequence[str]
+) -> SummaryCounts:
+    replaced_N = shortened.replaced_N
+    with_answer = keep_answer = 0
+    for place in np.flatnonzero(replaced_N).tolist():
+        if mentions_answer(solutions[place], answers[place]):
+            with_answer += 1
+            keep_answer += mentions_answer(shortened.texts[place], answers[place])
+    return SummaryCounts(
+        rows=int(replaced_N.sum()),
+        tokens_before=int(shortened.tokens_before_N[replaced_N].sum()),
+        tokens_after=int(shortened.tokens_after_N[replaced_N].sum()),
+        with_answer=with_answer,
+        keep_answer=keep_answer,
+    )
 
 
 def _row_ids(source: Source, rows_N: np.ndarray) -> list[str] | None:

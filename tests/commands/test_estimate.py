@@ -65,6 +65,17 @@ def test_the_buckets_of_several_processes_are_counted(
     assert ("buckets of DDP" in printed) == counted
 
 
+def test_a_linear_head_is_counted(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = {}
+    for head in ("verdict", "linear"):
+        printed = estimate(capsys, *tiny_options(tiny_folder, tmp_path), "--model.head", head)
+        (number,) = re.findall(r"([\d,]+) trained parameters", printed)
+        trained[head] = int(number.replace(",", ""))
+    assert trained["linear"] == trained["verdict"] + 128
+
+
 @pytest.mark.parametrize("tokens", ["0", "-5"])
 def test_tokens_that_cannot_be_are_refused(
     tokens: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -18,7 +18,9 @@ from mv_lightning.data.batching import (
     epoch_order,
     evaluation_micro_batches,
     pack,
+    pack_contaminated,
     packed_tokens,
+    pad,
     training_micro_batches,
 )
 from mv_lightning.schema import EncodedRows
@@ -262,3 +264,49 @@ def test_no_rows_cannot_be_evaluated(encoded: EncodedRows) -> None:
     )
     with pytest.raises(ValueError, match=r"at least one row to evaluate.*val_fraction.*test_rows"):
         evaluation_micro_batches(none, 100)
+
+
+def test_contaminated_rows_are_joined_with_their_verdicts(siblings: EncodedRows) -> None:
+    indices, ends = [0, 4, 1], ((70, 2), (71, 2))
+    batch = pack_contaminated(siblings, np.array(indices), 3, ends)
+    whole = [[*siblings.prefix_ids, *siblings.row(index).tolist()] for index in indices]
+    assert siblings.labels_N[indices].tolist() == [1, 1, 0]
+    assert batch.ids_T.tolist() == [*whole[0], 71, 2, *whole[1], 71, 2, *whole[2]]
+    assert batch.positions_T.tolist() == list(range(len(batch.ids_T)))
+    assert batch.packing.paths[-1] == (0, 1, 2, 3, 4), "the last row sees all before it"
+    firsts = [0, len(whole[0]) + 2, len(whole[0]) + len(whole[1]) + 4]
+    lasts = [first + len(row) - 1 for first, row in zip(firsts, whole, strict=True)]
+    assert batch.verdict_B.tolist() == lasts
+    assert batch.tokens == sum(map(len, whole))
+    assert batch.rows_B.tolist() == indices and batch.step_rows == 3
+
+
+def test_padded_rows_share_nothing(siblings: EncodedRows) -> None:
+    indices = [4, 0, 5]
+    batch = pad(siblings, np.array(indices), 3)
+    whole = [[*siblings.prefix_ids, *siblings.row(index).tolist()] for index in indices]
+    longest = max(map(len, whole))
+    assert batch.ids_T.shape == (3 * longest,)
+    for start, row in zip(range(0, 3 * longest, longest), whole, strict=True):
+        assert batch.ids_T[start : start + len(row)].tolist() == row
+        assert batch.positions_T[start : start + longest].tolist() == list(range(longest))
+    assert batch.verdict_B.tolist() == [i * longest + len(row) - 1 for i, row in enumerate(whole)]
+    assert batch.tokens == sum(map(len, whole)) and len(set(map(len, whole))) > 1
+    for row in batch.packing.row_spans or ():
+        assert batch.packing.paths[row] == (row,)
+
+
+@given(rows=ROWS, tokens=st.integers(1, 900))
+def test_padded_evaluation_stays_within_the_budget(
+    rows: list[tuple[int, int]], tokens: int
+) -> None:
+    encoded = rows_of(rows)
+    micro_batches = evaluation_micro_batches(encoded, tokens, padded=True)
+    seen = [index for micro_batch in micro_batches for index in micro_batch.indices]
+    assert sorted(seen) == list(range(len(rows)))
+    for micro_batch in micro_batches:
+        batch = pad(encoded, np.array(micro_batch.indices), 1)
+        assert len(batch.ids_T) <= tokens or len(micro_batch.indices) == 1
+    for full, following in itertools.pairwise(micro_batches):
+        one_more = np.array([*full.indices, following.indices[0]])
+        assert len(pad(encoded, one_more, 1).ids_T) > tokens

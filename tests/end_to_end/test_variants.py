@@ -9,15 +9,19 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from mv_lightning import Verifier
 from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.layout import CALIBRATION_FILE, PhaseFolder
+from mv_lightning.artifacts.predictions import read_predictions
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.experiments.resume_check import logged_values
 from mv_lightning.model import adapter_files
+from mv_lightning.model.linear_head import HEAD_FILE
 from mv_lightning.reporting.results_table import results_table
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 from mv_lightning.testing import tiny_options
@@ -76,6 +80,20 @@ def test_it_trains(
     weights = load_file(phase.adapter / adapter_files.WEIGHTS)
     # Fresh adapters have second matrices of zeros (LoftQ's, compared below, do not).
     assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
+
+
+def test_padding_costs_tokens_and_changes_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    phases = {
+        mode: fit(
+            tiny_folder, tmp_path / mode, f"--data.packing {mode} --trainer.precision 32-true"
+        )
+        for mode in ("clean", "none", "contaminated")
+    }
+    losses = {mode: list(logged_values(phases[mode], "train/loss").values()) for mode in phases}
+    odds = {mode: read_evaluated(phases[mode].evaluated_rows("val")).log_odds_N for mode in phases}
+    assert losses["none"] == pytest.approx(losses["clean"], rel=1e-5)
+    assert odds["none"] == pytest.approx(odds["clean"], rel=1e-3, abs=1e-3)
+    assert losses["contaminated"] != pytest.approx(losses["clean"], rel=2e-4)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -144,3 +162,53 @@ def test_loftq_is_not_run_for_weights_that_a_checkpoint_replaces(
     monkeypatch.setattr("mv_lightning.model.loftq.initialize_loftq", None)
     fit(tiny_folder, tmp_path, options)
     assert (phase.adapter / adapter_files.WEIGHTS).read_bytes() == weights
+
+
+def test_a_linear_head_is_saved_resumed_and_read(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The interrupted run ends with the same bits; predict and the Verifier agree."""
+    options = "--model.head linear --run.save_every 1"
+    phase = fit(tiny_folder, tmp_path, options)
+    files = [phase.adapter / adapter_files.WEIGHTS, phase.adapter / HEAD_FILE]
+    before = [file.read_bytes() for file in files]
+    assert load_file(files[1])["weight"].any()
+    phase.summary.unlink()
+    checkpoints(phase.checkpoints)[0].unlink()
+    fit(tiny_folder, tmp_path, options)
+    assert [file.read_bytes() for file in files] == before
+    main(["predict", "--config", str(phase.config), "--predict.source", "synthetic:12"])
+    predicted = read_predictions(tmp_path / "probabilities.csv").log_odds_N
+    rows = load_source("synthetic:12", split="test").table
+    log_odds = Verifier.load(phase.path, device="cpu").log_odds(rows)
+    assert np.array_equal(predicted, log_odds) and len(set(log_odds.tolist())) > 6
+    with pytest.raises(SystemExit):
+        main(["export", str(phase.path), "--out", str(tmp_path / "exported")])
+    assert "model.head=linear" in capsys.readouterr().err
+    assert not (tmp_path / "exported").exists()
+
+
+def test_an_adapter_of_summaries_is_read_with_them(
+    tiny_folder: Path, tiny_summarizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The interrupted run ends with the same bits; predict and the Verifier agree."""
+    options = (
+        f"--data.summarize.model {tiny_summarizer} --data.summarize.above_tokens 60 "
+        "--data.summarize.max_length 12 --run.save_every 1"
+    )
+    phase = fit(tiny_folder, tmp_path, options)
+    counts = summary(phase)["summaries"]
+    assert 0 < counts["rows"] <= 24 and counts["tokens_after"] < counts["tokens_before"]
+    weights = phase.adapter / adapter_files.WEIGHTS
+    before = weights.read_bytes()
+    phase.summary.unlink()
+    checkpoints(phase.checkpoints)[0].unlink()
+    fit(tiny_folder, tmp_path, options)
+    assert weights.read_bytes() == before and summary(phase)["summaries"] == counts
+    main(["predict", "--config", str(phase.config), "--predict.source", "synthetic:12"])
+    predicted = read_predictions(tmp_path / "probabilities.csv").log_odds_N
+    rows = load_source("synthetic:12", split="test").table
+    assert np.array_equal(predicted, Verifier.load(phase.path, device="cpu").log_odds(rows))
+    with pytest.raises(SystemExit):
+        main(["export", str(phase.path), "--out", str(tmp_path / "exported")])
+    assert "data.summarize" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mv_lightning.metrics.answers import answer_ids, normalize_answer
+from mv_lightning.metrics.answers import answer_ids, mentions_answer, normalize_answer
 
 SAME = [
     [
@@ -105,3 +105,27 @@ def test_a_normalized_answer_is_itself(text: str) -> None:
 def test_ids_number_the_distinct_answers() -> None:
     assert answer_ids(["7", "8", "7.0", "x", "8"]).tolist() == [0, 1, 0, 2, 1]
     assert answer_ids([]).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "expected"),
+    [
+        ("So 6 x 7 = 42.", "42", True),
+        ("So 6 x 7 = 42.", "42.0", True),
+        ("So 6 x 7 = 42.", "2", False),
+        ("It costs $1,250.50 in all", "1250.5", True),
+        ("12 - 5 = 7", "-5", False),
+        ("x = -5", "-5", True),
+        ("half of it, 3/6", "0.5", True),
+        ("6 / 2 = 3", "6", True),
+        (r"which is \frac{1}{4} of it", "0.25", True),
+        ("a share of 50 %", "50%", True),
+        ("a share of 50 %", "50", False),
+        ("he has 50", "50%", False),
+        ("The day is a  Monday.", "monday", True),
+        ("The day is a Monday.", "Tuesday", False),
+        ("anything", "", False),
+    ],
+)
+def test_answers_that_a_text_mentions(text: str, answer: str, expected: bool) -> None:
+    assert mentions_answer(text, answer) is expected

@@ -81,3 +81,17 @@ def test_missing_and_unexpected_keys_are_named() -> None:
 def test_no_adapter(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no adapter in .*verifier\.json is missing"):
         adapter_files.read_metadata(tmp_path)
+
+
+def test_summaries_belong_to_an_adapter() -> None:
+    """An adapter of an earlier release says nothing about them: it reads whole solutions."""
+    t5 = {"name": "t5", "fingerprint": "s"}
+    for metadata, current in (
+        ({}, adapter_files.NO_SUMMARIZER),
+        ({"summarizer": adapter_files.NO_SUMMARIZER}, adapter_files.NO_SUMMARIZER),
+        ({"summarizer": t5}, t5),
+    ):
+        adapter_files.check_compatible(metadata, {"summarizer": current}, "the adapter")
+    for metadata, current in (({}, t5), ({"summarizer": t5}, adapter_files.NO_SUMMARIZER)):
+        with pytest.raises(ValueError, match=r"another summarizer: .*Set data\.summarize"):
+            adapter_files.check_compatible(metadata, {"summarizer": current}, "the adapter")

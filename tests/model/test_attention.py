@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mv_lightning.data.batching import pack
+from mv_lightning.data.batching import pack, pack_contaminated, pad
 from mv_lightning.model import adapters, attention, verdict
 from mv_lightning.model.attention import (
     ScoreSettings,
@@ -16,7 +16,7 @@ from mv_lightning.model.attention import (
     _spans_by_sdpa,
     packed_attention,
 )
-from mv_lightning.schema import EncodedRows, Packing
+from mv_lightning.schema import Batch, EncodedRows, Packing
 
 
 def padded_hidden(
@@ -82,6 +82,48 @@ def test_a_row_does_not_see_its_neighbours(tiny: torch.nn.Module, encoded: Encod
         hidden = verdict.hidden_states(model, together)[together.verdict_B[1]]
         expected = verdict.hidden_states(model, alone)[alone.verdict_B[0]]
     torch.testing.assert_close(hidden, expected, atol=2e-5, rtol=2e-5)
+
+
+def hidden_and_gradients(
+    adapted: torch.nn.Module, batch: Batch
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The hidden states at the verdicts [B, D], and the gradients of a weighted sum of them."""
+    adapted.zero_grad()
+    hidden = verdict.hidden_states(adapted.get_base_model(), batch)[batch.verdict_B]
+    (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+    trained = adapters.trained_parameters(adapted)
+    return hidden.detach(), {name: p.grad.clone() for name, p in trained.items()}
+
+
+def test_padding_changes_nothing(tiny: torch.nn.Module, siblings: EncodedRows) -> None:
+    """Against clean packing, and against transformers' own padded forward pass."""
+    indices = [0, 1, 4, 5]
+    clean = hidden_and_gradients(tiny, pack(siblings, np.array(indices), 4))
+    padded = hidden_and_gradients(tiny, pad(siblings, np.array(indices), 4))
+    torch.testing.assert_close(padded[0], clean[0], atol=2e-5, rtol=2e-5)
+    for name, gradient in clean[1].items():
+        torch.testing.assert_close(padded[1][name], gradient, atol=1e-4, rtol=1e-3)
+    with torch.no_grad():
+        reference = padded_hidden(tiny, siblings, indices)
+    torch.testing.assert_close(padded[0], reference, atol=2e-5, rtol=2e-5)
+
+
+def test_contaminated_rows_see_those_before_them(
+    tiny: torch.nn.Module, siblings: EncodedRows
+) -> None:
+    """As one text under transformers' own causal mask; the first row is as it is alone."""
+    indices = np.array([0, 4, 5])
+    batch = pack_contaminated(siblings, indices, 3, ((300, 1), (301, 1)))
+    contaminated, _ = hidden_and_gradients(tiny, batch)
+    clean, _ = hidden_and_gradients(tiny, pack(siblings, indices, 3))
+    torch.testing.assert_close(contaminated[0], clean[0], atol=2e-5, rtol=2e-5)
+    for row in (1, 2):
+        assert (contaminated[row] - clean[row]).abs().max() > 0.1
+    model = tiny.get_base_model()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        states = model.base_model(input_ids=batch.ids_T[None], use_cache=False).last_hidden_state
+    torch.testing.assert_close(contaminated, states[0, batch.verdict_B], atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 7])

@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mv_lightning.data.batching import MicroBatch, PackedRows, pack, training_micro_batches
+from mv_lightning.data.batching import (
+    MicroBatch,
+    PackedRows,
+    pack,
+    pack_contaminated,
+    pad,
+    training_micro_batches,
+)
 from mv_lightning.model import adapters, verdict
 from mv_lightning.schema import UNLABELLED, Batch, EncodedRows, Packing
 
@@ -52,6 +59,35 @@ def test_prompt_weight_one_is_plain_fine_tuning(
             logits = model.lm_head(verdict.hidden_states(model, alone))
             target = torch.cat([alone.ids_T[1:], torch.tensor([verdict_ids[label]])])
             torch.testing.assert_close(loss, F.cross_entropy(logits, target), atol=1e-5, rtol=1e-5)
+
+
+def test_prompt_weight_one_in_the_ablations_of_packing(
+    tiny: torch.nn.Module, siblings: EncodedRows, verdict_ids: tuple[int, int]
+) -> None:
+    """Padding does not count; in a contaminated pack the whole text is one for the model."""
+    indices, ends = np.array([4, 0, 5]), tuple((verdict, 1) for verdict in verdict_ids)
+    model = tiny.get_base_model()
+    batches = {
+        "clean": pack(siblings, indices, 3),
+        "padded": pad(siblings, indices, 3),
+        "contaminated": pack_contaminated(siblings, indices, 3, ends),
+    }
+    losses = {}
+    with torch.no_grad():
+        for name, batch in batches.items():
+            hidden, head = verdict.hidden_states(model, batch), verdict.output_head(model)
+            losses[name] = verdict.verdict_loss(hidden, head, batch, verdict_ids, prompt_weight=1)
+        batch = batches["contaminated"]
+        logits = model.lm_head(verdict.hidden_states(model, batch))
+    torch.testing.assert_close(losses["padded"], losses["clean"], atol=1e-5, rtol=1e-5)
+    text = F.cross_entropy(logits[:-1], batch.ids_T[1:], reduction="none")
+    starts = [0, *np.cumsum(batch.packing.lengths).tolist()]
+    for row, span in enumerate(batch.packing.row_spans or ()):
+        last = int(batch.verdict_B[row])
+        target = torch.tensor(verdict_ids[batch.labels_B[row]])
+        tokens = [*text[max(0, starts[span] - 1) : last], F.cross_entropy(logits[last], target)]
+        expected = torch.stack(tokens).mean()
+        torch.testing.assert_close(losses["contaminated"][row], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_unlabelled_rows_have_no_loss(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mv_lightning.data.batching import epoch_order
+from mv_lightning.data.batching import PackingMode, epoch_order
 from mv_lightning.data.encoding import RowsTooLong
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan
@@ -59,6 +59,7 @@ def data_module(
     pair_weight: float = 0,
     rows_too_long: RowsTooLong = "error",
     max_length: int = 2048,
+    packing: PackingMode = "clean",
     **values: object,
 ) -> VerdictDataModule:
     data = VerdictDataModule(
@@ -68,6 +69,7 @@ def data_module(
         prompt="answer_only",
         max_length=max_length,
         batch_size=batch_size,
+        packing=packing,
         base=str(base),
         run_dir=str(rows.parent / "run"),
         pair_weight=pair_weight,
@@ -179,3 +181,25 @@ def test_pairs_that_cannot_be_are_refused(rows: Path, tiny_folder: Path) -> None
     with pytest.raises(ValueError, match="none of the questions of the 8 training rows has both"):
         data_module(rows, tiny_folder, plan, pair_weight=0.5)
     assert len(data_module(rows, tiny_folder, plan).splits["train"].encoded) == 8
+
+
+def test_only_training_batches_are_contaminated(rows: Path, tiny_folder: Path) -> None:
+    """A micro-batch of two rows: each a span, and what is between them."""
+    lengths = {}
+    for mode in ("clean", "contaminated", "none"):
+        data = data_module(rows, tiny_folder, packing=mode)
+        batch = data.longest_training_batch()
+        lengths[mode] = (len(batch.packing.rows), len(batch.packing.rows[1]), len(batch.ids_T))
+        evaluated = next(iter(data.val_dataloader())).packing.row_spans
+        assert (evaluated is None) == (mode != "none")
+    prefix = len(data.splits["train"].encoded.prefix_ids)
+    assert [length[:2] for length in lengths.values()] == [(2, 3), (2, 1), (2, 1)]
+    assert lengths["contaminated"][2] == lengths["clean"][2] + prefix + 2
+    assert lengths["none"][2] % 2 == 0 and lengths["none"][2] >= lengths["clean"][2] + prefix
+
+
+def test_a_single_row_cannot_be_contaminated(rows: Path, tiny_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.batch_size of at least 2"):
+        VerdictDataModule(
+            str(rows), packing="contaminated", batch_size=1, base=str(tiny_folder), run_dir="."
+        )

@@ -21,7 +21,7 @@ def test_weights_are_counted_as_in_the_unquantised_model(
     weights = sum(parameter.numel() for parameter in plain.parameters())
     adapters = sum(parameter.numel() for parameter in trained_parameters(tiny).values())
     module = SimpleNamespace(
-        adapted=tiny, base_settings=tiny_settings, lora_settings=LoraSettings(r=32)
+        adapted=tiny, base_settings=tiny_settings, lora_settings=LoraSettings(r=32), head="verdict"
     )
     text = summarize(module)  # type: ignore[arg-type]
     assert f"{weights / 1e6:,.1f} M parameters" in text

@@ -27,7 +27,10 @@ def module(tiny: torch.nn.Module, tiny_settings: BaseSettings) -> VerdictModule:
     module = VerdictModule(tiny_settings, lora, prompt="explanation", max_length=2048)
     module.adapted = tiny  # type: ignore[assignment]
     module._trainer = SimpleNamespace(  # type: ignore[assignment]
-        accumulate_grad_batches=3, world_size=2, global_step=0
+        accumulate_grad_batches=3,
+        world_size=2,
+        global_step=0,
+        datamodule=SimpleNamespace(summarizer=None),
     )
     return module
 
@@ -141,3 +144,14 @@ def test_gradients_stay_in_the_buckets_in_which_they_are_averaged(
         optimizer.step()
     torch.distributed.destroy_process_group()
     assert [len(place) for place in places] == [4, 1, 1]
+
+
+def test_a_linear_head_writes_no_text(tiny_settings: BaseSettings) -> None:
+    with pytest.raises(ValueError, match=r"model\.head=linear was not trained to write"):
+        VerdictModule(
+            tiny_settings,
+            head="linear",
+            prompt="explanation",
+            max_length=2048,
+            predict_mode="generate",
+        )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
+from mv_lightning.data.summaries import Summarizer, SummarySettings
 from mv_lightning.model.base import BaseSettings, load_tokenizer
 from mv_lightning.training.split_encoding import SplitEncoder
 
@@ -50,6 +54,45 @@ def test_ids_kinds_and_questions_are_those_of_the_rows(
     assert split.kinds_N is not None and split.kinds_N.tolist() == ["e5", "e0", "e3"]
     # Row 5 has the question of row 1; rows 0 and 3 have questions of their own.
     assert split.seen_N is not None and split.seen_N.tolist() == [True, False, False]
+
+
+def test_summaries_are_encoded_and_counted(
+    encoder: SplitEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Halves(Summarizer):
+        """Keeps the first half of each text, in place of a model."""
+
+        @property
+        def metadata(self) -> dict[str, Any]:  # type: ignore[override]
+            return {"name": "halves", "fingerprint": "h"}
+
+        def _summaries(self, texts: Sequence[str], progress: str | None, store: bool) -> list[str]:
+            return [text[: len(text) // 2] for text in texts]
+
+    rows = [
+        ("5", "so 5 is it; 1 + 1 + 1 + 1 + 1"),
+        ("7", "1 + 1 + 1 + 1 + 1 + 2 and 7"),
+        ("5", "5"),
+    ]
+    lines = [
+        {"question": "?", "answer": answer, "solution": solution, "is_correct": True}
+        for answer, solution in [*rows, ("3", "2 + 2 + 2 + 2 + 2 + 2")]
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summarizer = Halves(SummarySettings("halves", above_tokens=5))
+    encoder = replace(encoder, prompt=load_prompt("explanation"), summarizer=summarizer)
+    split = encoder.encode("val", load_source(str(path)), np.arange(4))
+    counts = split.summaries
+    assert counts is not None
+    assert (counts.rows, counts.with_answer, counts.keep_answer) == (3, 2, 1)
+    assert 0 < counts.tokens_after < counts.tokens_before
+    text = encoder.tokenizer.decode(split.encoded.row(1))
+    assert "1 + 1 + 1" in text and "and 7" not in text
+    printed = capsys.readouterr().out
+    assert "3 of 4 solutions were replaced" in printed and "1 of the 2 that contained" in printed
+    whole = replace(encoder, summarizer=None).encode("val", load_source(str(path)), np.arange(4))
+    assert whole.summaries is None and len(whole.encoded.ids_T) > len(split.encoded.ids_T)
 
 
 def test_ids_that_repeat_do_not_prevent_training(encoder: SplitEncoder, tmp_path: Path) -> None:
