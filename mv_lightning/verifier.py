@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch
 from mv_lightning.artifacts.calibrations import load_calibration
 from mv_lightning.artifacts.layout import ADAPTER_FOLDER
 from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_micro_batches
+from mv_lightning.data.completions import Messages, completion_rows, extract_answer
 from mv_lightning.data.encoding import (
     RowsTooLong,
     RowsTooLongError,
@@ -148,6 +149,39 @@ class Verifier:
         log_odds_N = np.full(len(columns["question"]), np.nan)
         log_odds_N[encoded.rows_N] = self.calibration.apply(self.raw_log_odds(encoded))
         return log_odds_N
+
+    def as_reward_func(
+        self, extract_answer: Callable[[str], str] = extract_answer
+    ) -> Callable[..., list[float]]:
+        """Return the verifier as a reward function of TRL's trainers.
+
+        The reward of a completion is its calibrated log-odds less the threshold: positive where the
+        verdict is True. The completions of a question are computed with the question shared, on the
+        verifier's device.
+
+        Args:
+            extract_answer: Returns the answer that a completion gives, or an empty text. Default:
+                `data.completions.extract_answer`.
+
+        Returns:
+            A function of `prompts` and `completions` (texts or messages). The question is the
+            prompt's last user message, or the text in a column `question` if the dataset has one;
+            other columns are ignored. The reward is nan, which TRL leaves out, where question and
+            answer alone do not fit into `max_length`.
+        """
+
+        def verifier_reward(
+            prompts: Sequence[Messages],
+            completions: Sequence[Messages],
+            question: Sequence[str] | None = None,
+            **columns: Any,
+        ) -> list[float]:
+            rows = completion_rows(prompts, completions, question, extract_answer)
+            log_odds_N = self.log_odds(rows, rows_too_long="missing")
+            rewards: list[float] = (log_odds_N - self.calibration.threshold).tolist()
+            return rewards
+
+        return verifier_reward
 
     def encode(self, rows: Rows, rows_too_long: RowsTooLong = "error") -> EncodedRows:
         """Return the token ids of the prompts, with row numbers from 0.

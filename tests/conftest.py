@@ -74,7 +74,7 @@ def trained_phase(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run / "phase1"
 
 
-@pytest.fixture(scope="session", params=["adapter", "merged"])
+@pytest.fixture(scope="session", params=["adapter", "merged", "reward-model"])
 def exported(
     request: pytest.FixtureRequest, trained_phase: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
@@ -82,8 +82,7 @@ def exported(
     from mv_lightning.cli import main
 
     out = tmp_path_factory.mktemp("export") / request.param
-    merged = str(request.param == "merged").lower()
-    main(["export", str(trained_phase), "--out", str(out), "--merged", merged])
+    main(["export", str(trained_phase), "--out", str(out), "--format", request.param])
     return out
 
 
