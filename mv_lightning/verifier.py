@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 
+from mv_lightning.artifacts.adapter_location import adapter_folder
 from mv_lightning.artifacts.calibrations import load_calibration
 from mv_lightning.artifacts.layout import ADAPTER_FOLDER
 from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_micro_batches
@@ -70,7 +71,8 @@ class Verifier:
         """Load the adapter of a phase, and its base.
 
         Args:
-            folder: The folder of a finished phase (its final adapter is used), or of an adapter.
+            folder: The folder of a finished phase (its final adapter is used) or of an adapter, or
+                an adapter on the Hub: `owner/name` or `owner/name@revision`.
             base: Hub id or folder of the base model, if it is not where it was in training.
             device: Where to compute. Default: the first GPU, or the CPU if there is none.
             precision: `bf16-mixed`, `16-mixed` or `32-true`. Default: bf16 where
@@ -84,7 +86,7 @@ class Verifier:
         """
         if max_length is not None and max_length < 1:
             raise ValueError(f"expected max_length to be positive, got {max_length}. Raise it")
-        folder = Path(folder).expanduser().absolute()
+        folder = adapter_folder(folder)
         if (folder / ADAPTER_FOLDER).is_dir():
             folder = folder / ADAPTER_FOLDER
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

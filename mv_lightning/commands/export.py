@@ -23,6 +23,7 @@ from mv_lightning.commands.options import (
 from mv_lightning.exporting.chat_template import check_template
 from mv_lightning.exporting.comparison import compare, comparison_table, held_out_rows
 from mv_lightning.exporting.formats import Format, plain_log_odds, write_export
+from mv_lightning.exporting.hub import check_login, push
 from mv_lightning.exporting.model_card import model_card
 from mv_lightning.training.settings import RunSettings
 from mv_lightning.versioning import write_versioned_json
@@ -45,6 +46,10 @@ class ExportOptions:
     """Maximum number of rows to compare on."""
     max_flips: float = 0.02
     """Share of verdicts that may differ, 0 to 1; above it nothing is written."""
+    push: str | None = None
+    """Upload the export to `OWNER/NAME` on the Hugging Face Hub."""
+    private: bool = False
+    """Make the repository of --push private if it does not exist yet."""
 
     def __post_init__(self) -> None:
         if self.rows < 1 or not 0 <= self.max_flips <= 1:
@@ -124,6 +129,8 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
     from mv_lightning.verifier import Verifier
 
     silence_libraries()
+    if options.push is not None:
+        check_login(options.push)
     phase = read_phase(phase_folder)
     held_out = held_out_rows(phase, options.source, options.rows)
     with atomic_folder(options.out) as folder:
@@ -149,8 +156,11 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
                 "Train in bf16-mixed, or allow more flips"
             )
         write_versioned_json(folder / EXPORT_FILE, comparison)
-        card = model_card(phase, folder, comparison)
+        name = options.push or options.out.name
+        card = model_card(phase, folder, comparison, name)
         (folder / "README.md").write_text(card, encoding="utf-8")
     print(comparison_table(comparison).markdown())
     print(f"\ncompared on {len(held_out.rows):,} rows ({held_out.description})")
     print(f"written to {options.out}")
+    if options.push is not None:
+        print(f"pushed to {push(options.out, options.push, options.private)}")
