@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ from hypothesis import Phase, settings
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import huggingface_hub.constants
+
 from mv_lightning.data.encoding import encode_rows, verdict_token_ids
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
 from mv_lightning.model import adapters, base
 from mv_lightning.schema import LABEL_COLUMN, EncodedRows
 from mv_lightning.testing import save_tiny_base, tiny_options
+from tests.hub_server import Hub, serve_hub
 
 # The first example of a test pays for its imports, and tests share the cores.
 settings.register_profile("no_deadline", deadline=None)
@@ -84,6 +88,17 @@ def exported(
     out = tmp_path_factory.mktemp("export") / request.param
     main(["export", str(trained_phase), "--out", str(out), "--format", request.param])
     return out
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in of the Hub, which this process is logged in to."""
+    with serve_hub(token="hf_secretSECRETsecret") as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        yield hub
 
 
 @pytest.fixture

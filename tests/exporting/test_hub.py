@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
 
 from mv_lightning import Verifier
-from mv_lightning.artifacts.adapter_location import adapter_folder
 from mv_lightning.atomic import read_json
 from mv_lightning.cli import main
 from mv_lightning.exporting.hub import check_login, push
 from mv_lightning.testing import tiny_options
 from tests.conftest import ROOT
-from tests.hub_server import Hub, serve_hub
+from tests.hub_server import Hub
 
-TOKEN = "hf_secretSECRETsecret"
 REPO = "me/verifier"
 ROWS = [{"question": "3 + 4?", "solution": f"3 + 4 = {n}", "answer": str(n)} for n in (7, 8)]
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serve_hub(TOKEN) as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub
 
 
 def test_an_export_is_pushed_loaded_and_trained_on(
@@ -55,7 +41,7 @@ def test_an_export_is_pushed_loaded_and_trained_on(
     main(["fit", "--config", str(ROOT / "configs/phase1.yaml"), *options])
     assert read_json(run / "phase1/summary.json")["steps_all_phases"] == 5
     for file in (path for path in tmp_path.rglob("*") if path.is_file()):
-        assert TOKEN.encode() not in file.read_bytes(), file
+        assert hub.token.encode() not in file.read_bytes(), file
 
 
 def test_a_second_push_replaces_the_first(hub: Hub, tmp_path: Path) -> None:
@@ -67,25 +53,10 @@ def test_a_second_push_replaces_the_first(hub: Hub, tmp_path: Path) -> None:
     assert not hub.repositories[REPO].private
 
 
-def test_only_the_files_of_an_adapter_are_downloaded(hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    for name in ("verifier.json", "adapter_model.safetensors", "model.safetensors"):
-        (tmp_path / "model" / name).write_text(name)
-    push(tmp_path / "model", REPO, private=False)
-    files = {path.name for path in adapter_folder(REPO).iterdir()}
-    assert files == {"verifier.json", "adapter_model.safetensors"}
-
-
-def test_what_is_refused(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained_phase: Path
-) -> None:
+def test_what_is_refused(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_login(REPO)
     with pytest.raises(ValueError, match="expected --push OWNER/NAME, got 'verifier'"):
         check_login("verifier")
-    with pytest.raises(ValueError, match=r"me/none could not be loaded from the Hub"):
-        Verifier.load("me/none")
-    assert adapter_folder(str(trained_phase)) == trained_phase
-    assert adapter_folder("a/b/c") == Path("a/b/c").absolute()
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     with pytest.raises(ValueError, match="does not say who you are"):
         check_login(REPO)
