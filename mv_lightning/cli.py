@@ -44,7 +44,7 @@ COMMANDS = {
         "mv_lightning.commands.best_of_n",
     ),
     "export": Command(
-        "a phase's adapter or the merged model, for use without this package",
+        "a verifier as an adapter, a merged model or a reward model, for other tools",
         "mv_lightning.commands.export",
     ),
     "report": Command(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 
+from mv_lightning.artifacts.adapter_location import adapter_folder
 from mv_lightning.artifacts.calibrations import load_calibration
 from mv_lightning.artifacts.layout import ADAPTER_FOLDER
 from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_micro_batches
+from mv_lightning.data.completions import Messages, completion_rows, extract_answer
 from mv_lightning.data.encoding import (
     RowsTooLong,
     RowsTooLongError,
@@ -72,7 +74,8 @@ class Verifier:
         """Load the adapter of a phase, and its base.
 
         Args:
-            folder: The folder of a finished phase (its final adapter is used), or of an adapter.
+            folder: The folder of a finished phase (its final adapter is used) or of an adapter, or
+                an adapter on the Hub: `owner/name` or `owner/name@revision`.
             base: Hub id or folder of the base model, if it is not where it was in training.
             device: Where to compute. Default: the first GPU, or the CPU if there is none.
             precision: `bf16-mixed`, `16-mixed` or `32-true`. Default: bf16 where
@@ -86,7 +89,7 @@ class Verifier:
         """
         if max_length is not None and max_length < 1:
             raise ValueError(f"expected max_length to be positive, got {max_length}. Raise it")
-        folder = _adapter_folder(Path(folder).expanduser().absolute())
+        folder = _final_adapter(adapter_folder(folder))
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = compute_dtype(precision or default_precision(device), device)
         metadata = adapter_files.read_metadata(folder)
@@ -151,6 +154,39 @@ class Verifier:
         log_odds_N = np.full(len(columns["question"]), np.nan)
         log_odds_N[encoded.rows_N] = self.calibration.apply(self.raw_log_odds(encoded))
         return log_odds_N
+
+    def as_reward_func(
+        self, extract_answer: Callable[[str], str] = extract_answer
+    ) -> Callable[..., list[float]]:
+        """Return the verifier as a reward function of TRL's trainers.
+
+        The reward of a completion is its calibrated log-odds less the threshold: positive where the
+        verdict is True. The completions of a question are computed with the question shared, on the
+        verifier's device.
+
+        Args:
+            extract_answer: Returns the answer that a completion gives, or an empty text. Default:
+                `data.completions.extract_answer`.
+
+        Returns:
+            A function of `prompts` and `completions` (texts or messages). The question is the
+            prompt's last user message, or the text in a column `question` if the dataset has one;
+            other columns are ignored. The reward is nan, which TRL leaves out, where question and
+            answer alone do not fit into `max_length`.
+        """
+
+        def verifier_reward(
+            prompts: Sequence[Messages],
+            completions: Sequence[Messages],
+            question: Sequence[str] | None = None,
+            **columns: Any,
+        ) -> list[float]:
+            rows = completion_rows(prompts, completions, question, extract_answer)
+            log_odds_N = self.log_odds(rows, rows_too_long="missing")
+            rewards: list[float] = (log_odds_N - self.calibration.threshold).tolist()
+            return rewards
+
+        return verifier_reward
 
     def encode(self, rows: Rows, rows_too_long: RowsTooLong = "error") -> EncodedRows:
         """Return the token ids of the prompts, with row numbers from 0.
@@ -223,7 +259,7 @@ class Verifier:
         return odds_N
 
 
-def _adapter_folder(folder: Path) -> Path:
+def _final_adapter(folder: Path) -> Path:
     """The folder of an adapter, or that of the final adapter of a phase."""
     adapter = folder / ADAPTER_FOLDER
     return adapter if adapter.is_dir() else folder

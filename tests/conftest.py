@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ from hypothesis import Phase, settings
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import huggingface_hub.constants
+
 from mv_lightning.data.encoding import encode_rows, verdict_token_ids
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
 from mv_lightning.model import adapters, base
 from mv_lightning.schema import LABEL_COLUMN, EncodedRows
 from mv_lightning.testing import save_tiny_base, save_tiny_summarizer, tiny_options
+from tests.hub_server import Hub, serve_hub
 
 # The first example of a test pays for its imports, and tests share the cores.
 settings.register_profile("no_deadline", deadline=None)
@@ -82,7 +86,7 @@ def trained_phase(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run / "phase1"
 
 
-@pytest.fixture(scope="session", params=["adapter", "merged"])
+@pytest.fixture(scope="session", params=["adapter", "merged", "reward-model"])
 def exported(
     request: pytest.FixtureRequest, trained_phase: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
@@ -90,9 +94,22 @@ def exported(
     from mv_lightning.cli import main
 
     out = tmp_path_factory.mktemp("export") / request.param
-    merged = str(request.param == "merged").lower()
-    main(["export", str(trained_phase), "--out", str(out), "--merged", merged])
+    main(["export", str(trained_phase), "--out", str(out), "--format", request.param])
     return out
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in of the Hub, which this process is logged in to."""
+    with serve_hub(token="hf_secretSECRETsecret") as hub:
+        constants = huggingface_hub.constants  # of the environment at the time of the import
+        files = "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + files)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        yield hub
 
 
 @pytest.fixture

@@ -127,6 +127,23 @@ def test_a_larger_maximum_length_than_in_training(
         Verifier.load(run / "phase1", max_length=0)
 
 
+def test_rewards_are_log_odds_above_the_threshold(verifier: Verifier) -> None:
+    questions = ["What is 3 + 4?", "What is 3 + 4?", "What is 5 x 6?"]
+    solutions = ["So 7.", "So 8, no: #### 7", "\\boxed{30}"]
+    answers = ["7", "7", "30"]
+    columns = {"question": questions, "solution": solutions, "answer": answers}
+    expected = (verifier.log_odds(columns) - 0.1).tolist()
+    reward = verifier.as_reward_func()
+    prompts = [[{"role": "user", "content": question}] for question in questions]
+    completions = [[{"role": "assistant", "content": solution}] for solution in solutions]
+    assert reward(prompts=prompts, completions=completions, level=[1, 2, 3]) == expected
+    assert reward(prompts=["Solve it."] * 3, completions=solutions, question=questions) == expected
+    by_rule = verifier.as_reward_func(extract_answer=lambda text: "9")(questions, solutions)
+    columns["answer"] = ["9"] * 3
+    assert by_rule == (verifier.log_odds(columns) - 0.1).tolist() != expected
+    assert np.isnan(reward([LONG["question"]], ["4"])).all()  # does not fit
+
+
 def test_what_cannot_be_loaded(run: Path, tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no adapter in"):
         Verifier.load(tmp_path)

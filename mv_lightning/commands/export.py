@@ -20,8 +20,10 @@ from mv_lightning.commands.options import (
     local_path,
     parse_options,
 )
+from mv_lightning.exporting.chat_template import check_template
 from mv_lightning.exporting.comparison import compare, comparison_table, held_out_rows
-from mv_lightning.exporting.formats import plain_log_odds, write_adapter, write_merged
+from mv_lightning.exporting.formats import Format, plain_log_odds, write_export
+from mv_lightning.exporting.hub import check_login, push
 from mv_lightning.exporting.model_card import model_card
 from mv_lightning.model.adapter_files import NO_SUMMARIZER, read_metadata
 from mv_lightning.training.settings import RunSettings
@@ -36,14 +38,19 @@ class ExportOptions:
 
     out: Path
     """A new folder, or an older export, which is replaced."""
-    merged: bool = False
-    """Write a whole model in bf16 instead of a PEFT adapter."""
+    format: Format = "adapter"
+    """`adapter`: a PEFT folder; `merged`: a causal model in bf16 with the adapter merged into it;
+    `reward-model`: the same as a sequence classifier with one label."""
     source: str | None = None
     """Rows to compare on; default: the phase's held-out test set, or its validation rows."""
     rows: int = 500
     """Maximum number of rows to compare on."""
     max_flips: float = 0.02
     """Share of verdicts that may differ, 0 to 1; above it nothing is written."""
+    push: str | None = None
+    """Upload the export to `OWNER/NAME` on the Hugging Face Hub."""
+    private: bool = False
+    """Make the repository of --push private if it does not exist yet."""
 
     def __post_init__(self) -> None:
         if self.rows < 1 or not 0 <= self.max_flips <= 1:
@@ -85,8 +92,9 @@ def run(args: list[str]) -> None:
     """
     parser = command_parser(
         "export",
-        "Write a phase's adapter, or the base model with the adapter merged into it, for use "
-        "without this package; load it back and compare the verdicts on held-out rows.",
+        "Write a phase's adapter, the base model with the adapter merged into it, or a reward "
+        "model, for use without this package; load it back and compare the verdicts on held-out "
+        "rows.",
     )
     parser.add_argument(
         "phase_folder",
@@ -122,6 +130,8 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
     from mv_lightning.verifier import Verifier
 
     silence_libraries()
+    if options.push is not None:
+        check_login(options.push)
     phase = read_phase(phase_folder)
     metadata = read_metadata(phase.folder.adapter)
     if metadata.get("summarizer", NO_SUMMARIZER) != NO_SUMMARIZER:
@@ -137,16 +147,18 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
             "Export a phase that was trained with model.head=verdict, or use the Verifier class"
         )
     held_out = held_out_rows(phase, options.source, options.rows)
-    verifier = Verifier.load(phase.folder.path, precision=phase.settings["trainer"]["precision"])
-    encoded, calibration = verifier.encode(held_out.rows), verifier.calibration
-    before_N = verifier.raw_log_odds(encoded)
-    del verifier  # one model at a time in memory
-    write = write_merged if options.merged else write_adapter
     with atomic_folder(options.out) as folder:
-        write(phase.folder.adapter, folder)
-        after_N = plain_log_odds(folder, encoded)
+        write_export(options.format, phase.folder.adapter, folder)
+        precision = phase.settings["trainer"]["precision"]
+        verifier = Verifier.load(phase.folder.path, precision=precision)
+        encoded, calibration = verifier.encode(held_out.rows), verifier.calibration
+        if options.format == "reward-model":
+            check_template(folder, held_out.rows, encoded)
+        before_N = verifier.raw_log_odds(encoded)
+        del verifier  # one model at a time in memory
+        after_N = plain_log_odds(options.format, folder, encoded)
         comparison = {
-            "format": "merged" if options.merged else "adapter",
+            "format": options.format,
             "rows_from": held_out.description,
             **compare(calibration, before_N, after_N, held_out.labels_N),
         }
@@ -158,8 +170,11 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
                 "Train in bf16-mixed, or allow more flips"
             )
         write_versioned_json(folder / EXPORT_FILE, comparison)
-        card = model_card(phase, folder, comparison)
+        name = options.push or options.out.name
+        card = model_card(phase, folder, comparison, name)
         (folder / "README.md").write_text(card, encoding="utf-8")
     print(comparison_table(comparison).markdown())
     print(f"\ncompared on {len(held_out.rows):,} rows ({held_out.description})")
     print(f"written to {options.out}")
+    if options.push is not None:
+        print(f"pushed to {push(options.out, options.push, options.private)}")

@@ -6,11 +6,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mv_lightning.artifacts.calibrations import read_calibration
 from mv_lightning.artifacts.layout import CALIBRATION_FILE
 from mv_lightning.artifacts.phase_results import STAGES, PhaseResults
+from mv_lightning.atomic import read_json
 from mv_lightning.exporting.comparison import comparison_table
+from mv_lightning.model.classifier import THRESHOLD_FIELD
+from mv_lightning.model.location import hub_location
 from mv_lightning.reporting.blocks import Block, Code, Picture, Section, markdown_page
-from mv_lightning.reporting.phase_blocks import metrics_table, settings_tables, splits_section
+from mv_lightning.reporting.phase_blocks import (
+    metric_title,
+    metrics_table,
+    settings_tables,
+    splits_section,
+)
 
 _LICENCE = (
     "This folder is derived from the base model, whose own licence governs it. Read that licence "
@@ -44,6 +53,41 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(".", dtype=torch.bfloat16)
 """
+_LOAD_REWARD_MODEL = """import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForSequenceClassification.from_pretrained(".", dtype=torch.bfloat16)
+
+
+@torch.inference_mode()
+def log_odds(**row):  # question, solution, answer
+    messages = [
+        {"role": "user", "content": row["question"]},
+        {"role": "assistant", "content": row["solution"], "answer": row["answer"]},
+    ]
+    inputs = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")
+    return float(model(**inputs).logits)
+"""
+_REWARD_MODEL_NOTE = (
+    "The chat template writes the prompt of the training; the tokenizer of this folder belongs to "
+    "it. Without `answer` the answer is found in the solution: the last `\\boxed{...}`, what "
+    'follows `####` or "answer is", or the last number. It also loads in `pipeline('
+    '"text-classification")`, as `reward_funcs` of TRL (conversational prompts), as a '
+    "`CrossEncoder` of sentence-transformers, and in vLLM with `--runner pooling`."
+)
+_METRIC_TYPES = {"auroc": "roc_auc", "mcc": "matthews_correlation", "brier": "brier_score"}
+"""Names of metrics on the Hub, where they differ."""
+_CARD_METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "f1",
+    "mcc",
+    "auroc",
+    "auroc_within_question",
+    "brier",
+    "ece",
+)
 _LOG_ODDS = """
 tokenizer = AutoTokenizer.from_pretrained(".")
 prompt = json.load(open("verifier.json"))["prompt"]
@@ -81,27 +125,23 @@ def log_odds(**row):  # question, solution, answer
 """
 
 
-def model_card(phase: PhaseResults, folder: Path, comparison: dict[str, Any]) -> str:
+def model_card(phase: PhaseResults, folder: Path, comparison: dict[str, Any], name: str) -> str:
     """Return the model card in Markdown, and copy its figures into the export.
 
     Args:
         phase: The phase that is exported.
         folder: The export.
         comparison: The content of `export.json`.
+        name: Of the model, in the card's metadata.
     """
-    merged, base = comparison["format"] == "merged", phase.settings["model"]["base"]
-    quantised = base["quantization"] != "none"
-    library = "transformers" if merged else "peft"
-    header = (
-        f"---\nbase_model: {base['name']}\nlibrary_name: {library}\n"
-        "pipeline_tag: text-classification\ntags: [math, verifier, outcome-reward-model]\n---\n\n"
-    )
+    form = comparison["format"]
+    quantised = phase.settings["model"]["base"]["quantization"] != "none"
     checked = f"On {comparison['rows']:,} rows ({comparison['rows_from']})."
     source = f"Source: `{phase.settings['data']['source']}`. The splits say what was held out."
     sections = [
-        Section("What it is", [_introduction(phase, merged, quantised)]),
+        Section("What it is", [_introduction(phase, form, quantised)]),
         Section("Licence", [_LICENCE]),
-        Section("Use", _usage(merged, quantised, (folder / CALIBRATION_FILE).is_file())),
+        Section("Use", _usage(form, quantised, folder)),
         Section("Checked after export", [checked, comparison_table(comparison)]),
         Section("Data", [source]),
         splits_section(phase.manifest),
@@ -110,41 +150,95 @@ def model_card(phase: PhaseResults, folder: Path, comparison: dict[str, Any]) ->
     if phase.metrics:
         pictures = _pictures(phase, folder)
         sections.append(Section("Metrics", [metrics_table(phase.metrics), *pictures]))
-    return header + markdown_page("Verifier of math answers", sections)
+    metadata = _metadata(phase, form, name)
+    return f"---\n{metadata}\n---\n\n" + markdown_page("Verifier of math answers", sections)
 
 
-def _introduction(phase: PhaseResults, merged: bool, quantised: bool) -> str:
-    form = "a LoRA adapter"
-    needs = "plain transformers and peft"
-    if merged:
-        form, needs = "a model with the adapter merged into it, in bf16", "plain transformers"
-    elif quantised:
-        needs = "plain transformers, peft and bitsandbytes"
+def _metadata(phase: PhaseResults, form: str, name: str) -> str:
+    """The YAML that the Hub reads: what the model is, and its metrics as a model index."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base = hub_location(phase.settings["model"]["base"]["name"])
+    source = str(phase.settings["data"]["source"])
+    results = []
+    for stage, scores in phase.metrics.items():
+        for metric in _CARD_METRICS:
+            value = scores["metrics"][metric]["value"]
+            if value is None:
+                continue
+            results.append(
+                EvalResult(
+                    task_type="text-classification",
+                    dataset_type=source,
+                    dataset_name=source,
+                    dataset_split=STAGES[stage],
+                    metric_type=_METRIC_TYPES.get(metric, metric),
+                    metric_name=metric_title(metric),
+                    metric_value=value,
+                )
+            )
+    data = ModelCardData(
+        base_model=base.source if base is not None else None,
+        library_name="peft" if form == "adapter" else "transformers",
+        pipeline_tag="text-classification",
+        tags=["math", "verifier", "outcome-reward-model"],
+        model_name=name,
+        eval_results=results or None,
+    )
+    return data.to_yaml()
+
+
+def _introduction(phase: PhaseResults, form: str, quantised: bool) -> str:
+    forms = {
+        "adapter": "a LoRA adapter",
+        "merged": "a model with the adapter merged into it, in bf16",
+        "reward-model": (
+            "a sequence classifier with one label, made of the model with the adapter merged into "
+            "it, in bf16"
+        ),
+    }
+    needs = "plain transformers"
+    if form == "adapter":
+        needs += ", peft and bitsandbytes" if quantised else " and peft"
     return (
         "An outcome verifier: it says whether a given answer to a math question is correct. This "
-        f"is {form}, of the base model `{phase.settings['model']['base']['name']}`, after "
+        f"is {forms[form]}, of the base model `{phase.settings['model']['base']['name']}`, after "
         f"{phase.summary['steps_all_phases']:,} optimizer steps in {phase.folder.phase} phases. It "
         f"was trained with mv_lightning and needs {needs} only."
     )
 
 
-def _usage(merged: bool, quantised: bool, calibrated: bool) -> list[Block]:
-    load = _LOAD_UNQUANTISED
-    if merged:
-        load = _LOAD_MERGED
-    elif quantised:
-        load = _LOAD_QUANTISED
-    meaning = "Log-odds above 0 mean True."
-    if calibrated:
+def _usage(form: str, quantised: bool, folder: Path) -> list[Block]:
+    if form == "reward-model":
+        threshold = read_json(folder / "config.json")[THRESHOLD_FIELD]
         meaning = (
-            f"Log-odds above 0 mean True; `{CALIBRATION_FILE}` has the temperature to divide them "
-            "by and the threshold to compare them with."
+            "The output is the log-odds, divided by the temperature of the calibration. Its "
+            "sigmoid is the probability that the answer is correct. Log-odds above "
+            f"{threshold:g} (`{THRESHOLD_FIELD}` in `config.json`) mean True: the layer `score` "
+            "has no bias that could hold this threshold."
         )
+        return [
+            "From this folder:",
+            Code(_LOAD_REWARD_MODEL, "python"),
+            meaning,
+            _REWARD_MODEL_NOTE,
+        ]
+    load = _LOAD_QUANTISED if quantised else _LOAD_UNQUANTISED
     note = "`adapter_config.json` names the base model (`base_model_name_or_path`)."
-    if merged:
+    if form == "merged":
+        load = _LOAD_MERGED
         note = (
             "For vLLM, pass the same token ids and compare the log-probabilities of the verdict "
             "tokens. Its logits are rounded to bf16, which flips verdicts close to the threshold."
+        )
+    meaning = "Log-odds above 0 mean True."
+    stored = read_calibration(folder)
+    if stored is not None:
+        calibration = stored.calibration
+        meaning = (
+            f"Divide the log-odds by the temperature, {calibration.temperature:g}; above the "
+            f"threshold, {calibration.threshold:g}, they mean True. Both are in "
+            f"`{CALIBRATION_FILE}`."
         )
     return [
         "The verdict is the next token after the prompt. From this folder:",

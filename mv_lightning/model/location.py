@@ -50,13 +50,26 @@ def locate(name: str) -> BaseLocation:
         return BaseLocation(str(path))
     if path.is_file():
         return BaseLocation(str(_gguf_folder(path)))
-    hub_id, _, revision = name.partition("@")
-    is_path = path.is_absolute() or name.startswith((".", "~")) or is_gguf(path)
-    if is_path or hub_id.count("/") != 1 or name.endswith("@"):
+    location = hub_location(name)
+    if location is None:
         raise ValueError(
             "expected model.base.name to be a folder, a .gguf file or a Hub id (owner/name or "
             f"owner/name@revision), got {name!r}: no such folder or file. Correct the name."
         )
+    return location
+
+
+def hub_location(name: str) -> BaseLocation | None:
+    """Return the place on the Hub that a name has the form of; None for any other name.
+
+    Args:
+        name: Such as `owner/name` or `owner/name@revision`.
+    """
+    path = Path(name)
+    hub_id, _, revision = name.partition("@")
+    is_path = path.is_absolute() or name.startswith((".", "~")) or is_gguf(path)
+    if is_path or hub_id.count("/") != 1 or name.endswith("@"):
+        return None
     return BaseLocation(hub_id, revision or BaseLocation.revision)
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
+from mv_lightning.artifacts.adapter_location import adapter_folder
 from mv_lightning.artifacts.calibrations import load_calibration, read_calibration
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.metrics.calibration import Calibration
@@ -222,7 +223,7 @@ class VerdictCLI(LightningCLI):
         if init_from == PREVIOUS:
             return str(RunFolder(self._folder.run).phase(self._folder.phase - 1).adapter)
         if init_from is not None:
-            return str(_absolute(init_from))
+            return str(adapter_folder(init_from))
         return None if self._command == "fit" else str(self._folder.adapter)
 
     def _add_signature_defaults(self, config: Namespace, changes: Namespace) -> None:

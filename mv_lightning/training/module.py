@@ -78,10 +78,11 @@ class VerdictModule(pl.LightningModule):
                 the verdict's. Above 0, the rows of a question are kept in one micro-batch.
             label_smoothing: Share of a label (0 to below 1) that is spread evenly over True and
                 False: with 0.1, the target of the right verdict is 0.95.
-            init_from: Folder of the adapter to start from, or `previous` for that of the phase
-                before. Without it `fit` starts with new adapters, and the other commands use the
-                adapter of their own phase. With `none` they use the base as it is, and write into
-                the folder `untrained` of the run.
+            init_from: Folder of the adapter to start from, its Hub id (`owner/name` or
+                `owner/name@revision`), or `previous` for that of the phase before. Without it `fit`
+                starts with new adapters, and the other commands use the adapter of their own phase.
+                With `none` they use the base as it is, and write into the folder `untrained` of the
+                run.
             prompt: As for the data module; saved with the adapter.
             max_length: As for the data module; saved with the adapter.
             predict_mode: See `PredictSettings.mode`.

@@ -51,7 +51,9 @@ def test_too_many_flips_leave_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
-        export, "plain_log_odds", lambda folder, encoded: np.tile([-9.0, 9.0], len(encoded) // 2)
+        export,
+        "plain_log_odds",
+        lambda form, folder, encoded: np.tile([-9.0, 9.0], len(encoded) // 2),
     )
     with pytest.raises(SystemExit):
         main(["export", str(trained_phase), "--out", str(tmp_path / "out")])
