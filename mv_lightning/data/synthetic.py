@@ -23,13 +23,16 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from mv_lightning.data.columns import KIND_COLUMN
+from mv_lightning.data.word_problems import draw_problem
+LEVEL_COLUMN="level"
 from mv_lightning.hashing import sha256_bytes
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, KIND_COLUMN)
+COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, KIND_COLUMN, LEVEL_COLUMN)
+LEVEL_SHARES = {1: 6, 2: 0, 3: 0}
 SPLITS = ("train", "test")
 
 STEP_ERRORS = {"slip": ("up", "down"), "operation": ("+-", "-+"), "quantity": ("up", "down")}
@@ -210,7 +213,7 @@ def _parse(question: str, source: str) -> _ParsedSolution | None:
     work, _, answer = source.partition("####")
     work = _BEFORE_SYMBOL.sub(lambda m: f"{m[1]} {_SYMBOLS.get(m[2], m[2])} ", work.strip())
     equations = _EQUATION.findall(work)
-    if len(equations) < 2 or _UNREAD.search(question) or _UNREAD.search(_EQUATION.sub("", work)):
+    if not equations or _UNREAD.search(question) or _UNREAD.search(_EQUATION.sub("", work)):
         return None
     givens = set(_numbers(question))
     results = [_numbers(right)[0] for _, right in equations]
@@ -326,26 +329,34 @@ def synthetic_table(split: str, rows: int, seed: int) -> pa.Table:
     return pa.table(dict(zip(COLUMNS, zip(*table, strict=True), strict=True)))
 
 
-def _draw_rows(split: str, rows: int, rng: Random) -> list[tuple[str, str, str, bool, str]]:
+def _draw_rows(split: str, rows: int, rng: Random):
+    table = []
     templates = _templates()
+    seen = set()
+    parts = sum(LEVEL_SHARES.values())
+    for level, part in LEVEL_SHARES.items():
+        n = rows * part // parts // 2 * 2
+        table += _draw_level(split, n, level, templates, seen, rng)
+    rng.shuffle(table)
+    return table
+
+
+def _draw_level(split, rows, level, templates, seen, rng):
     todo = _rows_by_error(rows)
-    table: list[tuple[str, str, str, bool, str]] = []
-    seen: set[str] = set()
+    table = []
     draws = 0
     while len(table) < rows:
         draws += 1
         if draws > MAX_DRAWS:
-            raise ValueError(
-                f"Synthetic data: questions ran out after {len(table)} of {rows} rows. Ask for "
-                "fewer."
-            )
-        item = templates[rng.choice(TEMPLATES)](rng, 1.0)
-        question = item["question"]
-        if question in seen or len(question.split()) > MAX_WORDS or _split_of(question) != split:
+            raise ValueError(f"ran out at level {level}: {len(table)} of {rows}")
+        if level == 3:
+            item = templates[rng.choice(TEMPLATES)](rng, 1.0)
+            question, work = item["question"], item["metadata"]["answer_cot"]
+        else:
+            question, work = draw_problem(level, rng)
+        if question in seen or (level == 3 and len(question.split()) > MAX_WORDS) or _split_of(question) != split:
             continue
-        parsed = _parse(question, item["metadata"]["answer_cot"])
-        # Chosen before it is known which errors the question admits: otherwise the questions that
-        # admit few would all get the same error.
+        parsed = _parse(question, work)
         error = rng.choice([error for error in todo if todo[error]])
         versions = parsed.wrong_versions(*error) if parsed else []
         if parsed is None or not versions:
@@ -355,8 +366,7 @@ def _draw_rows(split: str, rows: int, rng: Random) -> list[tuple[str, str, str, 
         if not correct:
             wrong_solution, answer = parsed.write(rng.choice(versions))
             solution = solution if kind == "answer" else wrong_solution
-        table.append((question, answer, solution, correct, CORRECT if correct else kind))
+        table.append((question, answer, solution, correct, CORRECT if correct else kind, str(level)))
         seen.add(question)
         draws = 0
-    rng.shuffle(table)
     return table
