@@ -19,9 +19,12 @@ from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SLICE_COLUMNS = {"error": "kind", "level": "level"}
-"""Optional columns by which metrics are shown too, and the name of each slicing: the kind of error
-in a wrong solution, and the level of difficulty of a question."""
+KIND_COLUMN = "error"
+"""Optional column: the kind of error in a wrong solution."""
+LEVEL_COLUMN = "level"
+"""Optional column: the level of difficulty of a question."""
+SLICE_COLUMNS = {KIND_COLUMN: "kind", LEVEL_COLUMN: "level"}
+"""Optional columns by which metrics are shown too, and the name of each slicing."""
 
 EXACT_FLOAT = 2.0**53
 """From here on a double no longer holds every integer."""

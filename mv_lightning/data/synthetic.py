@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from mv_lightning.data.columns import KIND_COLUMN
+from mv_lightning.data.columns import KIND_COLUMN, LEVEL_COLUMN
 from mv_lightning.data.word_problems import draw_problem
-LEVEL_COLUMN="level"
 from mv_lightning.hashing import sha256_bytes
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 
@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, KIND_COLUMN, LEVEL_COLUMN)
-LEVEL_SHARES = {1: 6, 2: 0, 3: 0}
+LEVEL_SHARES = {1: 0.75, 2: 0.125, 3: 0.125}
+"""Share of the rows of each level of difficulty: questions of one step, of two or three steps, and
+of the templates of reasoning-gym. A small model learns to check the first; the others show where it
+ends."""
+TEMPLATE_LEVEL = 3
 SPLITS = ("train", "test")
 
 STEP_ERRORS = {"slip": ("up", "down"), "operation": ("+-", "-+"), "quantity": ("up", "down")}
@@ -50,8 +54,10 @@ TEMPLATES = (0, 6, 9, 10, 12, 16, 20, 23, 24, 39, 43, 44, 45, 48, 54, 58, 59, 62
 English, two to five steps in whole numbers that all come from the question."""
 MAX_WORDS = 32
 """Of a question: every word costs time on a CPU, and short questions have the same errors."""
-MAX_NUMBER = 400
-"""No number of a row exceeds this: a small model should be able to check the arithmetic."""
+MAX_NUMBERS = {1: 20, 2: 60, 3: 400}
+"""No answer of a level exceeds this, nor any number of a correct row: a small model should be able
+to check the arithmetic."""
+MAX_NUMBER = max(MAX_NUMBERS.values())
 SLIPS = (2, 4, 10, 20)
 """Sizes of an arithmetic slip. They are even, and half of them keep the last digit, so that neither
 parity nor roundness predicts the label."""
@@ -116,6 +122,8 @@ class _Step:
 
 
 _Steps = tuple[_Step, ...]
+_Row = tuple[str, str, str, bool, str, int]
+"""The values of `COLUMNS`."""
 
 
 def _solve(steps: _Steps) -> list[int] | None:
@@ -171,7 +179,7 @@ class _ParsedSolution:
                     other = _Term(term.currency, value)
                     yield i, replace(step, terms=_replace_at(step.terms, j, other))
 
-    def wrong_versions(self, kind: str, direction: str) -> list[_Steps]:
+    def wrong_versions(self, kind: str, direction: str, max_answer: int) -> list[_Steps]:
         """The steps of every wrong version of this kind and direction, see `STEP_ERRORS`."""
         versions = []
         right = self.results[-1]
@@ -182,7 +190,7 @@ class _ParsedSolution:
                 continue
             low, high = sorted((right, results[-1]))
             other_direction = "down" if right == low else "up"
-            plausible = MIN_ANSWER <= low < high <= MAX_RATIO * low
+            plausible = MIN_ANSWER <= low < high <= min(MAX_RATIO * low, max_answer)
             if plausible and direction != other_direction:
                 versions.append(steps)
         return versions
@@ -264,18 +272,6 @@ def _split_of(question: str) -> str:
     return "test" if int(digest[:2], 16) % 5 == 0 else "train"
 
 
-def _templates() -> Mapping[int, Any]:
-    try:
-        from reasoning_gym import create_dataset
-    except ImportError as error:
-        raise ValueError(
-            "Synthetic data needs reasoning-gym, which is not installed. Run "
-            '`pip install "mv-lightning[synthetic]"`, or choose another source of data.'
-        ) from error
-    templates: Mapping[int, Any] = create_dataset("gsm_symbolic", seed=0, size=1).generators
-    return templates
-
-
 def _rows_by_error(rows: int) -> dict[tuple[str, str], list[tuple[str, bool]]]:
     """The rows to fill: (kind of step error, direction) -> the (kind, label) of its rows."""
     todo: dict[tuple[str, str], list[tuple[str, bool]]] = {}
@@ -290,18 +286,19 @@ def _rows_by_error(rows: int) -> dict[tuple[str, str], list[tuple[str, bool]]]:
     return todo
 
 
-def synthetic_table(split: str, rows: int, seed: int) -> pa.Table:
+def synthetic_table(split: str, rows: int, seed: int, level: int | None = None) -> pa.Table:
     """Generate questions with a proposed answer and its worked solution, half of them wrong.
 
     Args:
         split: "train" or "test". No question of one occurs in the other, whatever the seeds.
         rows: Number of rows; even, since exactly half of them are correct.
         seed: Seed of the draw. The same arguments give the same table.
+        level: Level of difficulty of all questions; None for the shares of `LEVEL_SHARES`.
 
     Returns:
         `rows` rows in random order, no question twice, with the columns `question`, `answer`,
-        `solution` (strings), `is_correct` (bool) and `error` (string): "none" in a correct row,
-        otherwise
+        `solution` (strings), `is_correct` (bool), `level` (int, of `LEVEL_SHARES`) and `error`
+        (string): "none" in a correct row, otherwise
 
         - "slip": one step's result is miscalculated, and carried through to the answer;
         - "operation": one step adds where it should subtract, or the reverse, and is carried
@@ -310,8 +307,8 @@ def synthetic_table(split: str, rows: int, seed: int) -> pa.Table:
         - "answer": the solution is right, but the proposed answer is not the one it arrives at.
 
     Raises:
-        ValueError: Unknown split; rows odd or not positive; more rows than there are questions;
-            reasoning-gym not installed.
+        ValueError: Unknown split or level; rows odd or not positive; more rows than there are
+            questions; reasoning-gym not installed.
     """
     import pyarrow as pa
 
@@ -320,45 +317,53 @@ def synthetic_table(split: str, rows: int, seed: int) -> pa.Table:
             f"Synthetic data: expected the split {' or '.join(SPLITS)}, got {split!r}. Choose one "
             "of them."
         )
+    if level is not None and level not in LEVEL_SHARES:
+        raise ValueError(
+            f"Synthetic data: expected a level from 1 to {max(LEVEL_SHARES)}, got {level}. Choose "
+            "one of them, or none for all."
+        )
     if rows <= 0 or rows % 2:
         raise ValueError(
             f"Synthetic data: expected an even, positive number of rows, got {rows}. Half of the "
             "rows are correct."
         )
-    table = _draw_rows(split, rows, Random(f"{split} {seed}"))
+    rng = Random(f"{split} {seed}")
+    rows_by_level = _rows_by_level(rows) if level is None else {level: rows}
+    table: list[_Row] = []
+    for drawn_level, drawn_rows in rows_by_level.items():
+        table += _draw_rows(split, drawn_rows, drawn_level, rng)
+    rng.shuffle(table)
     return pa.table(dict(zip(COLUMNS, zip(*table, strict=True), strict=True)))
 
 
-def _draw_rows(split: str, rows: int, rng: Random):
-    table = []
-    templates = _templates()
-    seen = set()
-    parts = sum(LEVEL_SHARES.values())
-    for level, part in LEVEL_SHARES.items():
-        n = rows * part // parts // 2 * 2
-        table += _draw_level(split, n, level, templates, seen, rng)
-    rng.shuffle(table)
-    return table
+def _rows_by_level(rows: int) -> dict[int, int]:
+    """An even number of rows for every level; the easiest gets those that remain."""
+    counts = {level: int(rows // 2 * share) * 2 for level, share in LEVEL_SHARES.items()}
+    counts[1] += rows - sum(counts.values())
+    return counts
 
 
-def _draw_level(split, rows, level, templates, seen, rng):
+def _draw_rows(split: str, rows: int, level: int, rng: Random) -> list[_Row]:
     todo = _rows_by_error(rows)
-    table = []
+    draw = _problems(level)
+    table: list[_Row] = []
+    seen: set[str] = set()
     draws = 0
     while len(table) < rows:
         draws += 1
         if draws > MAX_DRAWS:
-            raise ValueError(f"ran out at level {level}: {len(table)} of {rows}")
-        if level == 3:
-            item = templates[rng.choice(TEMPLATES)](rng, 1.0)
-            question, work = item["question"], item["metadata"]["answer_cot"]
-        else:
-            question, work = draw_problem(level, rng)
-        if question in seen or (level == 3 and len(question.split()) > MAX_WORDS) or _split_of(question) != split:
+            raise ValueError(
+                f"Synthetic data: questions of level {level} ran out after {len(table)} of {rows} "
+                "rows. Ask for fewer."
+            )
+        question, work = draw(rng)
+        if question in seen or len(question.split()) > MAX_WORDS or _split_of(question) != split:
             continue
         parsed = _parse(question, work)
+        # Chosen before it is known which errors the question admits: otherwise the questions that
+        # admit few would all get the same error.
         error = rng.choice([error for error in todo if todo[error]])
-        versions = parsed.wrong_versions(*error) if parsed else []
+        versions = parsed.wrong_versions(*error, MAX_NUMBERS[level]) if parsed else []
         if parsed is None or not versions:
             continue
         kind, correct = todo[error].pop()
@@ -366,7 +371,32 @@ def _draw_level(split, rows, level, templates, seen, rng):
         if not correct:
             wrong_solution, answer = parsed.write(rng.choice(versions))
             solution = solution if kind == "answer" else wrong_solution
-        table.append((question, answer, solution, correct, CORRECT if correct else kind, str(level)))
+        table.append((question, answer, solution, correct, CORRECT if correct else kind, level))
         seen.add(question)
         draws = 0
     return table
+
+
+def _problems(level: int) -> Callable[[Random], tuple[str, str]]:
+    """What draws a question and its solution, which ends with `#### ` and the answer."""
+    if level != TEMPLATE_LEVEL:
+        return partial(draw_problem, level, MAX_NUMBERS[level])
+    templates = _templates()
+
+    def draw(rng: Random) -> tuple[str, str]:
+        item = templates[rng.choice(TEMPLATES)](rng, 1.0)
+        return item["question"], item["metadata"]["answer_cot"]
+
+    return draw
+
+
+def _templates() -> Mapping[int, Any]:
+    try:
+        from reasoning_gym import create_dataset
+    except ImportError as error:
+        raise ValueError(
+            "Synthetic data needs reasoning-gym, which is not installed. Run "
+            '`pip install "mv-lightning[synthetic]"`, or choose another source of data.'
+        ) from error
+    templates: Mapping[int, Any] = create_dataset("gsm_symbolic", seed=0, size=1).generators
+    return templates

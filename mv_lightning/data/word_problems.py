@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-NUMBERS = range(2, 31)
+NUMBERS = range(2, 20)
 """The numbers of a question."""
-MAX_RESULT = 99
-"""No step's result exceeds this."""
 MAX_DRAWS = 1_000
 """Draws of numbers for one problem; most combinations fit."""
 
@@ -77,11 +75,6 @@ _ONE_STEP = (
         "{name} has {equation} {items}.",
         "{a} - {b}",
     ),
-    _one(
-        "{name} buys {a} bags of {b} {items} for {c} dollars. How many {items} does {name} buy?",
-        "{name} buys {equation} {items}.",
-        "{a} * {b}",
-    ),
 )
 _TWO_STEPS = (
     _Problem(
@@ -105,7 +98,7 @@ _TWO_STEPS = (
         "together?",
         (
             ("{friend} has {equation} {items}.", "{a} + {b}"),
-            ("Together they have {equation} {items}.", "{a} + {r0}"),
+            ("Together they have {equation} {items}.", "{r0} + {a}"),
         ),
     ),
     _Problem(
@@ -151,24 +144,25 @@ _TWO_STEPS = (
         ),
     ),
 )
-PROBLEMS = {1: _ONE_STEP, 2: _TWO_STEPS}
+_PROBLEMS = {1: _ONE_STEP, 2: _TWO_STEPS}
 """The problems of each level."""
 
 
-def draw_problem(level: int, rng: Random) -> tuple[str, str]:
+def draw_problem(level: int, max_number: int, rng: Random) -> tuple[str, str]:
     """Draw a question and its solution, which ends with `#### ` and the answer.
 
     Args:
         level: 1 for one step, 2 for two or three.
+        max_number: No result of a step exceeds it.
         rng: Decides everything.
     """
-    problem = rng.choice(PROBLEMS[level])
+    problem = rng.choice(_PROBLEMS[level])
     name, friend = rng.sample(_NAMES, 2)
     items, others = rng.sample(_ITEMS, 2)
     words = {"name": name, "friend": friend, "items": items, "others": others}
     for _ in range(MAX_DRAWS):
         numbers = dict(zip("abcd", rng.sample(NUMBERS, 4), strict=True))
-        results = _results(problem, numbers)
+        results = _results(problem, numbers, max_number)
         if results is None:
             continue
         values = words | numbers | results
@@ -181,15 +175,19 @@ def draw_problem(level: int, rng: Random) -> tuple[str, str]:
     raise AssertionError(f"no numbers fit {problem.question!r}")
 
 
-def _results(problem: _Problem, numbers: dict[str, int]) -> dict[str, int] | None:
-    """The result of every step, or None if one is not from 1 to `MAX_RESULT`."""
+def _results(problem: _Problem, numbers: dict[str, int], max_number: int) -> dict[str, int] | None:
+    """The result of every step, or None if the numbers do not fit.
+
+    Two numbers fit if both their sum and their difference are from 1 to `max_number`, or their
+    product: the numbers then say nothing about the operation.
+    """
     results: dict[str, int] = {}
     for i, (_, expression) in enumerate(problem.steps):
         left, operation, right = expression.replace("{", "").replace("}", "").split()
         known = numbers | results
         x, y = known[left], known[right]
-        result = {"+": x + y, "-": x - y, "*": x * y}[operation]
-        if not 1 <= result <= MAX_RESULT:
+        possible = {"*": x * y} if operation == "*" else {"+": x + y, "-": x - y}
+        if min(possible.values()) < 1 or max(possible.values()) > max_number:
             return None
-        results[f"r{i}"] = result
+        results[f"r{i}"] = possible[operation]
     return results
