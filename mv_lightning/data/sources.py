@@ -152,10 +152,10 @@ def make_source(name: str, tables: Sequence[pa.Table], labels_N: np.ndarray | No
     table = pa.concat_tables(tables, promote_options="default")
     if table.num_rows == 0:
         raise ValueError(f"{name}: no rows: expected at least one. Add rows, or correct the name.")
-    for name in SLICE_COLUMNS:
-        if name in table.column_names:
-            index = table.column_names.index(name)
-            table = table.set_column(index, name, table[name].fill_null(""))
+    for column in SLICE_COLUMNS:
+        if column in table.column_names:
+            index = table.column_names.index(column)
+            table = table.set_column(index, column, table[column].fill_null(""))
     question_ids_N = question_ids(table["question"])
     fingerprint = content_fingerprint(table, labels_N)
     counts = {

@@ -109,7 +109,8 @@ def evaluate(outputs: EvalOutputs, split: Split) -> EvalReport:
     """Compute all metrics of evaluated rows, over all of them and by slices.
 
     Slices are by `tokens` (upper bounds of fifths), `truncated` (truncated or complete) and, where
-    the split states it, `kind` of error, `level` of difficulty, `question` (seen or unseen in training) and `source`.
+    the split states it, `kind` of error, `level` of difficulty, `question` (seen or unseen in
+    training) and `source`.
 
     Args:
         outputs: Of rows of `split`, in any order.
