@@ -2,15 +2,15 @@
 
 A demo, a test or a CI run needs labelled rows without a download. `reasoning-gym` writes
 grade-school questions together with their worked solutions (its `gsm_symbolic`, after Mirzadeh et
-al., "GSM-Symbolic", https://arxiv.org/abs/2410.05229). This module parses the equations of a
-solution into steps, changes one step, recomputes everything that depends on it and writes the text
-again: the label is known by construction, and so is the kind of error.
+al., "GSM-Symbolic", https://arxiv.org/abs/2410.05229), and `word_problems` has easier ones. This
+module parses the equations of a solution into steps, changes one step, recomputes everything that
+depends on it and writes the text again: the label is known by construction, and so is the kind of
+error.
 
-Only the reasoning should distinguish a wrong row from a correct one. Every wrong row therefore has
-a correct counterpart, drawn from the questions in which the same error is possible and written by
-the same code, and errors come in opposite pairs (up and down, plus for minus and minus for plus),
-so that neither the size of an answer nor a count of words and signs predicts the label. The tests
-measure this.
+Only the reasoning should distinguish a wrong row from a correct one. Every question therefore has
+both, written by the same code, and errors come in opposite pairs (up and down, plus for minus and
+minus for plus), so that neither the size of an answer nor a count of words and signs predicts the
+label. The tests measure this.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, KIND_COLUMN, LEVEL_COLUMN)
-LEVEL_SHARES = {1: 0.75, 2: 0.125, 3: 0.125}
+LEVEL_SHARES = {1: 0.8, 2: 0.1, 3: 0.1}
 """Share of the rows of each level of difficulty: questions of one step, of two or three steps, and
 of the templates of reasoning-gym. A small model learns to check the first; the others show where it
 ends."""
@@ -54,16 +54,15 @@ TEMPLATES = (0, 6, 9, 10, 12, 16, 20, 23, 24, 39, 43, 44, 45, 48, 54, 58, 59, 62
 English, two to five steps in whole numbers that all come from the question."""
 MAX_WORDS = 32
 """Of a question: every word costs time on a CPU, and short questions have the same errors."""
-MAX_NUMBERS = {1: 20, 2: 60, 3: 400}
-"""No answer of a level exceeds this, nor any number of a correct row: a small model should be able
-to check the arithmetic."""
-MAX_NUMBER = max(MAX_NUMBERS.values())
+ANSWERS = {1: range(1, 13), 2: range(5, 61), 3: range(5, 401)}
+"""The proposed answers of each level: a small model should be able to check the arithmetic. At the
+first level every answer is equally frequent; at the others an answer of 1 would have no wrong ones
+below it, which would predict the label."""
+MAX_NUMBER = max(map(max, ANSWERS.values()))
+"""No number of a row exceeds this."""
 SLIPS = (2, 4, 10, 20)
 """Sizes of an arithmetic slip. They are even, and half of them keep the last digit, so that neither
 parity nor roundness predicts the label."""
-MIN_ANSWER = 5
-"""No proposed answer is below this: an answer of 1 has no wrong ones below it, which would predict
-the label."""
 MAX_RATIO = 3
 """Of a wrong answer to the right one, or of the right one to the wrong one."""
 MAX_DRAWS = 10_000
@@ -160,8 +159,9 @@ class _ParsedSolution:
     def _slips(self) -> Iterator[tuple[int, _Step]]:
         for i, step in enumerate(self.steps):
             for size in SLIPS:
-                # Both signs or none: a slip of 20 in a result of 15 could only go up.
-                if 2 * size <= self.results[i]:
+                # Both signs or none: a slip of 20 in a result of 15 could only go up. The result of
+                # a question of one step is the answer, which has bounds of its own.
+                if len(self.steps) == 1 or 2 * size <= self.results[i]:
                     yield i, replace(step, slip=size)
                     yield i, replace(step, slip=-size)
 
@@ -179,7 +179,7 @@ class _ParsedSolution:
                     other = _Term(term.currency, value)
                     yield i, replace(step, terms=_replace_at(step.terms, j, other))
 
-    def wrong_versions(self, kind: str, direction: str, max_answer: int) -> list[_Steps]:
+    def wrong_versions(self, kind: str, direction: str, answers: range) -> list[_Steps]:
         """The steps of every wrong version of this kind and direction, see `STEP_ERRORS`."""
         versions = []
         right = self.results[-1]
@@ -190,7 +190,7 @@ class _ParsedSolution:
                 continue
             low, high = sorted((right, results[-1]))
             other_direction = "down" if right == low else "up"
-            plausible = MIN_ANSWER <= low < high <= min(MAX_RATIO * low, max_answer)
+            plausible = low in answers and high in answers and low < high <= MAX_RATIO * low
             if plausible and direction != other_direction:
                 versions.append(steps)
         return versions
@@ -272,17 +272,17 @@ def _split_of(question: str) -> str:
     return "test" if int(digest[:2], 16) % 5 == 0 else "train"
 
 
-def _rows_by_error(rows: int) -> dict[tuple[str, str], list[tuple[str, bool]]]:
-    """The rows to fill: (kind of step error, direction) -> the (kind, label) of its rows."""
-    todo: dict[tuple[str, str], list[tuple[str, bool]]] = {}
+def _wrong_rows(questions: int) -> dict[tuple[str, str], list[str]]:
+    """The wrong rows to fill: (kind of step error, direction) -> their kinds."""
+    todo: dict[tuple[str, str], list[str]] = {}
     for kind, directions in STEP_ERRORS.items():
         for direction in directions:
             todo[kind, direction] = []
-    for i in range(rows // 2):
+    for i in range(questions):
         turn, kind = i // len(ERRORS), ERRORS[i % len(ERRORS)]
         step_kind = kind if kind in STEP_ERRORS else tuple(STEP_ERRORS)[turn % len(STEP_ERRORS)]
         directions = STEP_ERRORS[step_kind]
-        todo[step_kind, directions[turn % len(directions)]] += [(kind, True), (kind, False)]
+        todo[step_kind, directions[turn % len(directions)]].append(kind)
     return todo
 
 
@@ -296,7 +296,7 @@ def synthetic_table(split: str, rows: int, seed: int, level: int | None = None) 
         level: Level of difficulty of all questions; None for the shares of `LEVEL_SHARES`.
 
     Returns:
-        `rows` rows in random order, no question twice, with the columns `question`, `answer`,
+        `rows` rows in random order, two of each question, with the columns `question`, `answer`,
         `solution` (strings), `is_correct` (bool), `level` (int, of `LEVEL_SHARES`) and `error`
         (string): "none" in a correct row, otherwise
 
@@ -344,7 +344,7 @@ def _rows_by_level(rows: int) -> dict[int, int]:
 
 
 def _draw_rows(split: str, rows: int, level: int, rng: Random) -> list[_Row]:
-    todo = _rows_by_error(rows)
+    todo = _wrong_rows(rows // 2)
     draw = _problems(level)
     table: list[_Row] = []
     seen: set[str] = set()
@@ -363,15 +363,16 @@ def _draw_rows(split: str, rows: int, level: int, rng: Random) -> list[_Row]:
         # Chosen before it is known which errors the question admits: otherwise the questions that
         # admit few would all get the same error.
         error = rng.choice([error for error in todo if todo[error]])
-        versions = parsed.wrong_versions(*error, MAX_NUMBERS[level]) if parsed else []
+        versions = parsed.wrong_versions(*error, ANSWERS[level]) if parsed else []
         if parsed is None or not versions:
             continue
-        kind, correct = todo[error].pop()
+        kind = todo[error].pop()
         solution, answer = parsed.write(parsed.steps)
-        if not correct:
-            wrong_solution, answer = parsed.write(rng.choice(versions))
-            solution = solution if kind == "answer" else wrong_solution
-        table.append((question, answer, solution, correct, CORRECT if correct else kind, level))
+        wrong_solution, wrong_answer = parsed.write(rng.choice(versions))
+        if kind == "answer":
+            wrong_solution = solution
+        table.append((question, answer, solution, True, CORRECT, level))
+        table.append((question, wrong_answer, wrong_solution, False, kind, level))
         seen.add(question)
         draws = 0
     return table
@@ -380,7 +381,7 @@ def _draw_rows(split: str, rows: int, level: int, rng: Random) -> list[_Row]:
 def _problems(level: int) -> Callable[[Random], tuple[str, str]]:
     """What draws a question and its solution, which ends with `#### ` and the answer."""
     if level != TEMPLATE_LEVEL:
-        return partial(draw_problem, level, MAX_NUMBERS[level])
+        return partial(draw_problem, level, ANSWERS[level][-1])
     templates = _templates()
 
     def draw(rng: Random) -> tuple[str, str]:

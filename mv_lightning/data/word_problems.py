@@ -7,11 +7,12 @@ step state a number that their solution does not need, which an error can take i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from random import Random
 
-NUMBERS = range(2, 20)
-"""The numbers of a question."""
+NUMBERS = {1: range(1, 12), 2: range(2, 20)}
+"""The numbers of a question of each level."""
 MAX_DRAWS = 1_000
 """Draws of numbers for one problem; most combinations fit."""
 
@@ -154,7 +155,7 @@ def draw_problem(level: int, max_result: int, rng: Random) -> tuple[str, str]:
     items, others = rng.sample(_ITEMS, 2)
     words = {"name": name, "friend": friend, "items": items, "others": others}
     for _ in range(MAX_DRAWS):
-        numbers = dict(zip("abcd", rng.sample(NUMBERS, 4), strict=True))
+        numbers = dict(zip("abcd", rng.sample(NUMBERS[level], 4), strict=True))
         equations, answer = _solve(problem, numbers, max_result)
         if answer is None:
             continue
@@ -163,8 +164,13 @@ def draw_problem(level: int, max_result: int, rng: Random) -> tuple[str, str]:
             for (sentence, _), equation in zip(problem.steps, equations, strict=True)
         ]
         question = problem.question.format(**words, **numbers)
-        return question, "\n".join([*sentences, f"#### {answer}"])
+        return _singular(question), _singular("\n".join([*sentences, f"#### {answer}"]))
     raise AssertionError(f"no numbers fit {problem.question!r}")
+
+
+def _singular(text: str) -> str:
+    """The text with "1 coin" for "1 coins"."""
+    return re.sub(r"\b(1 (?:more |fewer )?\w+)s\b", r"\1", text)
 
 
 def _solve(

@@ -18,11 +18,11 @@ pytest.importorskip("reasoning_gym")
 
 from mv_lightning.data import synthetic
 from mv_lightning.data.synthetic import (
+    ANSWERS,
     COLUMNS,
     CORRECT,
     ERRORS,
     LEVEL_SHARES,
-    MAX_NUMBERS,
     synthetic_table,
 )
 
@@ -108,6 +108,17 @@ def test_levels_have_their_shares() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_every_question_has_a_right_and_a_wrong_row(level: int) -> None:
+    rows = train_rows(level)
+    sides = [
+        {row["question"] for row in rows if row["is_correct"] == side} for side in (True, False)
+    ]
+    assert sides[0] == sides[1] and len(sides[0]) * 2 == len(rows)
+    answers = {(row["question"], row["answer"]) for row in rows}
+    assert len(answers) == len(rows), "the two answers differ"
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_kinds_have_equal_shares(level: int) -> None:
     rows = train_rows(level)
     counts = Counter(row["error"] for row in rows)
@@ -163,7 +174,7 @@ def test_wrong_answers_are_wrong(split: str, level: int, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("level", LEVELS)
 def test_answers_stay_plausible(level: int) -> None:
     for row in (*train_rows(level), *held_out_rows(level)):
-        assert synthetic.MIN_ANSWER <= int(row["answer"]) <= MAX_NUMBERS[level]
+        assert int(row["answer"]) in ANSWERS[level]
         assert max(numbers(row["question"] + row["solution"])) <= synthetic.MAX_NUMBER
         assert len(f"{row['question']} {row['solution']}".split()) <= 150
 
@@ -187,16 +198,14 @@ def test_seeds_and_splits_differ() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_no_question_twice_nor_in_both_splits(level: int) -> None:
+def test_no_question_is_in_both_splits(level: int) -> None:
     seen = {"train": set[str](), "test": set[str]()}
     for split, rows in (
         ("train", train_rows(level)),
         ("test", held_out_rows(level)),
         ("train", rows_of("train", 1000, 1, level)),
     ):
-        questions = {row["question"] for row in rows}
-        assert len(questions) == len(rows)
-        seen[split] |= questions
+        seen[split] |= {row["question"] for row in rows}
     assert not seen["train"] & seen["test"]
     # Nor the same numbers with another name.
     train, test = (set(map(tuple, map(numbers, questions))) for questions in seen.values())
@@ -228,10 +237,6 @@ def by_column(row: Row) -> str:
     return " ".join(re.sub(r"(\S+)", rf"{text}_\1", row[text]) for text in TEXTS)
 
 
-def question(row: Row) -> str:
-    return str(row["question"])
-
-
 def accuracy(model: Any, features: Callable[[Row], Any], level: int) -> float:
     """Accuracy on held-out rows of a classifier that is trained on the other split."""
     train, held_out = train_rows(level), held_out_rows(level)
@@ -253,7 +258,7 @@ def test_sizes_do_not_predict_the_label(features: Callable[[Row], list[float]], 
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("text", [together, by_column, question])
+@pytest.mark.parametrize("text", [together, by_column])
 @pytest.mark.parametrize("token", [r"\w+", r"\S+"], ids=["words", "words and signs"])
 def test_words_do_not_predict_the_label(text: Callable[[Row], str], token: str, level: int) -> None:
     pytest.importorskip("sklearn")
@@ -277,10 +282,14 @@ def test_a_solution_is_parsed_and_written_again() -> None:
         "She had 60 pears because 5 * 12 = 60 pears.\nSo 60 - 9 = 51 are left.\nThe answer is 51."
     )
     assert parsed.write(parsed.steps) == (solution, "51")
-    carried = {parsed.write(steps) for steps in parsed.wrong_versions("operation", "-+", 80)}
+    carried = {
+        parsed.write(steps) for steps in parsed.wrong_versions("operation", "-+", range(5, 80))
+    }
     assert carried == {(solution.replace("- 9", "+ 9").replace("51", "69"), "69")}
-    slipped = {parsed.write(steps)[0] for steps in parsed.wrong_versions("slip", "up", 80)}
-    assert not parsed.wrong_versions("operation", "-+", 68), "the answer would be 69"
+    slipped = {
+        parsed.write(steps)[0] for steps in parsed.wrong_versions("slip", "up", range(5, 80))
+    }
+    assert not parsed.wrong_versions("operation", "-+", range(5, 69)), "the answer would be 69"
     assert (
         "She had 70 pears because 5 * 12 = 70 pears.\nSo 70 - 9 = 61 are left.\nThe answer is 61."
         in slipped
