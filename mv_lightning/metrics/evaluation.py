@@ -140,8 +140,7 @@ def evaluate_adversarial(
         split: These rows; their kinds of error are the names of the checks.
         ordinary: Of rows as they are, whose wrong ones are compared.
     """
-    assert split.kinds_N is not None
-    checks_M = split.kinds_N[split.positions(outputs.rows_N)]
+    checks_M = split.slices["kind"][split.positions(outputs.rows_N)]
     wrong_N = ~ordinary.labels_N
     share = None
     if wrong_N.any():
