@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, KIND_COLUMN, LEVEL_COLUMN)
-LEVEL_SHARES = {1: 0.8, 2: 0.1, 3: 0.1}
+LEVEL_SHARES = {1: 0.9, 2: 0.05, 3: 0.05}
 """Share of the rows of each level of difficulty: questions of one step, of two or three steps, and
 of the templates of reasoning-gym. A small model learns to check the first; the others show where it
 ends."""
@@ -56,7 +56,7 @@ MAX_WORDS = 32
 """Of a question: every word costs time on a CPU, and short questions have the same errors."""
 ANSWERS = {1: range(1, 13), 2: range(5, 61), 3: range(5, 401)}
 """The proposed answers of each level: a small model should be able to check the arithmetic. At the
-first level every answer is equally frequent; at the others an answer of 1 would have no wrong ones
+first level all are about equally frequent; at the others an answer of 1 would have no wrong ones
 below it, which would predict the label."""
 MAX_NUMBER = max(map(max, ANSWERS.values()))
 """No number of a row exceeds this."""

@@ -98,9 +98,9 @@ def test_exactly_half_is_correct(rows: int) -> None:
 def test_levels_have_their_shares() -> None:
     rows = rows_of("train", 160, level=None)
     assert Counter(row["level"] for row in rows) == {
-        level: 160 * share for level, share in LEVEL_SHARES.items()
+        level: round(160 * share) for level, share in LEVEL_SHARES.items()
     }
-    assert {row["level"] for row in rows[:40]} == set(LEVELS), "levels are mixed"
+    assert {row["level"] for row in rows[:100]} == set(LEVELS), "levels are mixed"
     for level in LEVELS:
         labels = [row["is_correct"] for row in rows if row["level"] == level]
         assert sum(labels) * 2 == len(labels)
