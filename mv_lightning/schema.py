@@ -13,8 +13,8 @@ Shape suffixes used here and in `data/batching.py` and `model/`:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -103,8 +103,9 @@ class Split:
     """N rows, tokenised."""
     question_ids_N: np.ndarray
     """int64 [N], equal for rows of the same question."""
-    kinds_N: np.ndarray | None = None
-    """str [N], the kind of error, where the source states it."""
+    slices: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """str [N] each, by the name of the slicing: what the source states about the rows, the `kind`
+    of error and the `level` of difficulty."""
     seen_N: np.ndarray | None = None
     """bool [N], whether the question occurs in training rows; None where rows are grouped by
     question, so that it never does, or where it is not known."""

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KIND_COLUMN = "error"
-"""Optional column: the kind of error in a wrong solution, so that accuracy can be shown by kind."""
+"""Optional column: the kind of error in a wrong solution."""
+LEVEL_COLUMN = "level"
+"""Optional column: the level of difficulty of a question."""
+SLICE_COLUMNS = {KIND_COLUMN: "kind", LEVEL_COLUMN: "level"}
+"""Optional columns by which metrics are shown too, and the name of each slicing."""
 
 EXACT_FLOAT = 2.0**53
 """From here on a double no longer holds every integer."""
@@ -61,8 +65,7 @@ def select_columns(names: Sequence[str], context: str, labelled: bool | None) ->
         raise ValueError(
             f"{context}: several columns are named {', '.join(repeated)}. Keep one of each."
         )
-    if list(names).count(KIND_COLUMN) == 1:
-        needed.append(KIND_COLUMN)
+    needed += [name for name in SLICE_COLUMNS if list(names).count(name) == 1]
     return needed
 
 
@@ -77,7 +80,7 @@ def rename_columns(names: Sequence[str], columns: Mapping[str, str], context: st
     Raises:
         ValueError: No such old name, an unknown new name, or a new name for two columns.
     """
-    known = (*TEXT_COLUMNS, LABEL_COLUMN, KIND_COLUMN)
+    known = (*TEXT_COLUMNS, LABEL_COLUMN, *SLICE_COLUMNS)
     unknown = [new for new in columns.values() if new not in known]
     if unknown or len(set(columns.values())) < len(columns):
         raise ValueError(
@@ -109,8 +112,8 @@ def check_texts(table: pa.Table, context: str, labels_N: np.ndarray | None) -> t
         labels_N: bool [N], or None for rows without labels.
 
     Returns:
-        The three text columns, and the kinds of error where they are text, all `pa.string()`; the
-        number of answers that were numbers and are text now.
+        The three text columns, and those of `SLICE_COLUMNS` that hold text or whole numbers, all
+        `pa.string()`; the number of answers that were numbers and are text now.
 
     Raises:
         ValueError: A null, an empty question, or a type that is not text; the rows are named.
@@ -130,8 +133,13 @@ def check_texts(table: pa.Table, context: str, labels_N: np.ndarray | None) -> t
 
     solution = _text_column(table["solution"], context, "solution").fill_null("")
     columns = {"question": question, "answer": answer, "solution": solution}
-    if KIND_COLUMN in table.column_names and is_text(table[KIND_COLUMN].type):
-        columns[KIND_COLUMN] = _text_column(table[KIND_COLUMN], context, KIND_COLUMN)
+    for name in SLICE_COLUMNS:
+        if name not in table.column_names:
+            continue
+        if pa.types.is_integer(table[name].type):
+            columns[name] = table[name].cast(pa.string())
+        elif is_text(table[name].type):
+            columns[name] = _text_column(table[name], context, name)
     return pa.table(columns), converted
 
 

@@ -76,15 +76,16 @@ def _one_table(source: str, table: pa.Table) -> Origin:
 def _synthetic(source: str, split: str) -> pa.Table:
     from mv_lightning.data.synthetic import synthetic_table
 
-    _, colon, rows = source.partition(":")
-    if not colon:
-        return synthetic_table(split, SYNTHETIC_ROWS, DEFAULT_SEED)
-    if not rows.isdecimal() or int(rows) == 0:
+    _, *numbers = source.split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() and int(number) > 0 for number in numbers):
         raise ValueError(
-            f"{source}: expected a number of rows after the colon, got {rows!r}. Write for example "
-            f"`{SYNTHETIC}:{SYNTHETIC_ROWS}`."
+            f"{source}: expected a number of rows after the colon, and at most a level of "
+            f"difficulty after another, got {':'.join(numbers)!r}. Write for example "
+            f"`{SYNTHETIC}:{SYNTHETIC_ROWS}` or `{SYNTHETIC}:{SYNTHETIC_ROWS}:1`."
         )
-    return synthetic_table(split, int(rows), DEFAULT_SEED)
+    rows = int(numbers[0]) if numbers else SYNTHETIC_ROWS
+    level = int(numbers[1]) if len(numbers) == 2 else None
+    return synthetic_table(split, rows, DEFAULT_SEED, level)
 
 
 def _saved(folder: Path, split: str) -> pa.Table:

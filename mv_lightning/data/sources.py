@@ -16,7 +16,7 @@ import numpy as np
 
 from mv_lightning.data.column_types import plain_column
 from mv_lightning.data.columns import (
-    KIND_COLUMN,
+    SLICE_COLUMNS,
     check_labels,
     check_texts,
     is_blank,
@@ -44,7 +44,8 @@ class Source:
     name: str
     """What the user wrote."""
     table: datasets.Dataset
-    """N rows: question, answer, solution, and `error` where the source has it; text, no nulls."""
+    """N rows: question, answer, solution, and `error` and `level` where the source has them; text,
+    no nulls."""
     labels_N: np.ndarray | None
     """bool [N], True where the answer is correct; None when the rows were loaded without labels."""
     question_ids_N: np.ndarray
@@ -151,9 +152,10 @@ def make_source(name: str, tables: Sequence[pa.Table], labels_N: np.ndarray | No
     table = pa.concat_tables(tables, promote_options="default")
     if table.num_rows == 0:
         raise ValueError(f"{name}: no rows: expected at least one. Add rows, or correct the name.")
-    if KIND_COLUMN in table.column_names:
-        kinds = table[KIND_COLUMN].fill_null("")
-        table = table.set_column(table.column_names.index(KIND_COLUMN), KIND_COLUMN, kinds)
+    for column in SLICE_COLUMNS:
+        if column in table.column_names:
+            index = table.column_names.index(column)
+            table = table.set_column(index, column, table[column].fill_null(""))
     question_ids_N = question_ids(table["question"])
     fingerprint = content_fingerprint(table, labels_N)
     counts = {

@@ -2,34 +2,41 @@
 
 A demo, a test or a CI run needs labelled rows without a download. `reasoning-gym` writes
 grade-school questions together with their worked solutions (its `gsm_symbolic`, after Mirzadeh et
-al., "GSM-Symbolic", https://arxiv.org/abs/2410.05229). This module parses the equations of a
-solution into steps, changes one step, recomputes everything that depends on it and writes the text
-again: the label is known by construction, and so is the kind of error.
+al., "GSM-Symbolic", https://arxiv.org/abs/2410.05229), and `word_problems` has easier ones. This
+module parses the equations of a solution into steps, changes one step, recomputes everything that
+depends on it and writes the text again: the label is known by construction, and so is the kind of
+error.
 
-Only the reasoning should distinguish a wrong row from a correct one. Every wrong row therefore has
-a correct counterpart, drawn from the questions in which the same error is possible and written by
-the same code, and errors come in opposite pairs (up and down, plus for minus and minus for plus),
-so that neither the size of an answer nor a count of words and signs predicts the label. The tests
-measure this.
+Only the reasoning should distinguish a wrong row from a correct one. Every question therefore has
+both, written by the same code, and errors come in opposite pairs (up and down, plus for minus and
+minus for plus), so that neither the size of an answer nor a count of words and signs predicts the
+label. The tests measure this.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from mv_lightning.data.columns import KIND_COLUMN
+from mv_lightning.data.columns import KIND_COLUMN, LEVEL_COLUMN
+from mv_lightning.data.word_problems import draw_problem
 from mv_lightning.hashing import sha256_bytes
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, KIND_COLUMN)
+COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, KIND_COLUMN, LEVEL_COLUMN)
+LEVEL_SHARES = {1: 0.9, 2: 0.05, 3: 0.05}
+"""Share of the rows of each level of difficulty: questions of one step, of two or three steps, and
+of the templates of reasoning-gym. A small model learns to check the first; the others show where it
+ends."""
+TEMPLATE_LEVEL = 3
 SPLITS = ("train", "test")
 
 STEP_ERRORS = {"slip": ("up", "down"), "operation": ("+-", "-+"), "quantity": ("up", "down")}
@@ -47,14 +54,15 @@ TEMPLATES = (0, 6, 9, 10, 12, 16, 20, 23, 24, 39, 43, 44, 45, 48, 54, 58, 59, 62
 English, two to five steps in whole numbers that all come from the question."""
 MAX_WORDS = 32
 """Of a question: every word costs time on a CPU, and short questions have the same errors."""
-MAX_NUMBER = 400
-"""No number of a row exceeds this: a small model should be able to check the arithmetic."""
+ANSWERS = {1: range(1, 13), 2: range(5, 61), 3: range(5, 401)}
+"""The proposed answers of each level: a small model should be able to check the arithmetic. At the
+first level all are about equally frequent; at the others an answer of 1 would have no wrong ones
+below it, which would predict the label."""
+MAX_NUMBER = max(map(max, ANSWERS.values()))
+"""No number of a row exceeds this."""
 SLIPS = (2, 4, 10, 20)
 """Sizes of an arithmetic slip. They are even, and half of them keep the last digit, so that neither
 parity nor roundness predicts the label."""
-MIN_ANSWER = 5
-"""No proposed answer is below this: an answer of 1 has no wrong ones below it, which would predict
-the label."""
 MAX_RATIO = 3
 """Of a wrong answer to the right one, or of the right one to the wrong one."""
 MAX_DRAWS = 10_000
@@ -113,6 +121,8 @@ class _Step:
 
 
 _Steps = tuple[_Step, ...]
+_Row = tuple[str, str, str, bool, str, int]
+"""The values of `COLUMNS`."""
 
 
 def _solve(steps: _Steps) -> list[int] | None:
@@ -149,8 +159,9 @@ class _ParsedSolution:
     def _slips(self) -> Iterator[tuple[int, _Step]]:
         for i, step in enumerate(self.steps):
             for size in SLIPS:
-                # Both signs or none: a slip of 20 in a result of 15 could only go up.
-                if 2 * size <= self.results[i]:
+                # Both signs or none: a slip of 20 in a result of 15 could only go up. The result of
+                # a question of one step is the answer, which has bounds of its own.
+                if len(self.steps) == 1 or 2 * size <= self.results[i]:
                     yield i, replace(step, slip=size)
                     yield i, replace(step, slip=-size)
 
@@ -168,7 +179,7 @@ class _ParsedSolution:
                     other = _Term(term.currency, value)
                     yield i, replace(step, terms=_replace_at(step.terms, j, other))
 
-    def wrong_versions(self, kind: str, direction: str) -> list[_Steps]:
+    def wrong_versions(self, kind: str, direction: str, answers: range) -> list[_Steps]:
         """The steps of every wrong version of this kind and direction, see `STEP_ERRORS`."""
         versions = []
         right = self.results[-1]
@@ -179,7 +190,7 @@ class _ParsedSolution:
                 continue
             low, high = sorted((right, results[-1]))
             other_direction = "down" if right == low else "up"
-            plausible = MIN_ANSWER <= low < high <= MAX_RATIO * low
+            plausible = low in answers and high in answers and low < high <= MAX_RATIO * low
             if plausible and direction != other_direction:
                 versions.append(steps)
         return versions
@@ -210,7 +221,7 @@ def _parse(question: str, source: str) -> _ParsedSolution | None:
     work, _, answer = source.partition("####")
     work = _BEFORE_SYMBOL.sub(lambda m: f"{m[1]} {_SYMBOLS.get(m[2], m[2])} ", work.strip())
     equations = _EQUATION.findall(work)
-    if len(equations) < 2 or _UNREAD.search(question) or _UNREAD.search(_EQUATION.sub("", work)):
+    if not equations or _UNREAD.search(question) or _UNREAD.search(_EQUATION.sub("", work)):
         return None
     givens = set(_numbers(question))
     results = [_numbers(right)[0] for _, right in equations]
@@ -261,6 +272,125 @@ def _split_of(question: str) -> str:
     return "test" if int(digest[:2], 16) % 5 == 0 else "train"
 
 
+def _wrong_rows(questions: int) -> dict[tuple[str, str], list[str]]:
+    """The wrong rows to fill: (kind of step error, direction) -> their kinds."""
+    todo: dict[tuple[str, str], list[str]] = {}
+    for kind, directions in STEP_ERRORS.items():
+        for direction in directions:
+            todo[kind, direction] = []
+    for i in range(questions):
+        turn, kind = i // len(ERRORS), ERRORS[i % len(ERRORS)]
+        step_kind = kind if kind in STEP_ERRORS else tuple(STEP_ERRORS)[turn % len(STEP_ERRORS)]
+        directions = STEP_ERRORS[step_kind]
+        todo[step_kind, directions[turn % len(directions)]].append(kind)
+    return todo
+
+
+def synthetic_table(split: str, rows: int, seed: int, level: int | None = None) -> pa.Table:
+    """Generate questions with a proposed answer and its worked solution, half of them wrong.
+
+    Args:
+        split: "train" or "test". No question of one occurs in the other, whatever the seeds.
+        rows: Number of rows; even, since exactly half of them are correct.
+        seed: Seed of the draw. The same arguments give the same table.
+        level: Level of difficulty of all questions; None for the shares of `LEVEL_SHARES`.
+
+    Returns:
+        `rows` rows in random order, two of each question, with the columns `question`, `answer`,
+        `solution` (strings), `is_correct` (bool), `level` (int, of `LEVEL_SHARES`) and `error`
+        (string): "none" in a correct row, otherwise
+
+        - "slip": one step's result is miscalculated, and carried through to the answer;
+        - "operation": one step adds where it should subtract, or the reverse, and is carried
+          through;
+        - "quantity": one step takes another number of the question, and is carried through;
+        - "answer": the solution is right, but the proposed answer is not the one it arrives at.
+
+    Raises:
+        ValueError: Unknown split or level; rows odd or not positive; more rows than there are
+            questions; reasoning-gym not installed.
+    """
+    import pyarrow as pa
+
+    if split not in SPLITS:
+        raise ValueError(
+            f"Synthetic data: expected the split {' or '.join(SPLITS)}, got {split!r}. Choose one "
+            "of them."
+        )
+    if level is not None and level not in LEVEL_SHARES:
+        raise ValueError(
+            f"Synthetic data: expected a level from 1 to {max(LEVEL_SHARES)}, got {level}. Choose "
+            "one of them, or none for all."
+        )
+    if rows <= 0 or rows % 2:
+        raise ValueError(
+            f"Synthetic data: expected an even, positive number of rows, got {rows}. Half of the "
+            "rows are correct."
+        )
+    rng = Random(f"{split} {seed}")
+    rows_by_level = _rows_by_level(rows) if level is None else {level: rows}
+    table: list[_Row] = []
+    for drawn_level, drawn_rows in rows_by_level.items():
+        table += _draw_rows(split, drawn_rows, drawn_level, rng)
+    rng.shuffle(table)
+    return pa.table(dict(zip(COLUMNS, zip(*table, strict=True), strict=True)))
+
+
+def _rows_by_level(rows: int) -> dict[int, int]:
+    """An even number of rows for every level; the easiest gets those that remain."""
+    counts = {level: int(rows // 2 * share) * 2 for level, share in LEVEL_SHARES.items()}
+    counts[1] += rows - sum(counts.values())
+    return counts
+
+
+def _draw_rows(split: str, rows: int, level: int, rng: Random) -> list[_Row]:
+    todo = _wrong_rows(rows // 2)
+    draw = _problems(level)
+    table: list[_Row] = []
+    seen: set[str] = set()
+    draws = 0
+    while len(table) < rows:
+        draws += 1
+        if draws > MAX_DRAWS:
+            raise ValueError(
+                f"Synthetic data: questions of level {level} ran out after {len(table)} of {rows} "
+                "rows. Ask for fewer."
+            )
+        question, work = draw(rng)
+        if question in seen or len(question.split()) > MAX_WORDS or _split_of(question) != split:
+            continue
+        parsed = _parse(question, work)
+        # Chosen before it is known which errors the question admits: otherwise the questions that
+        # admit few would all get the same error.
+        error = rng.choice([error for error in todo if todo[error]])
+        versions = parsed.wrong_versions(*error, ANSWERS[level]) if parsed else []
+        if parsed is None or not versions:
+            continue
+        kind = todo[error].pop()
+        solution, answer = parsed.write(parsed.steps)
+        wrong_solution, wrong_answer = parsed.write(rng.choice(versions))
+        if kind == "answer":
+            wrong_solution = solution
+        table.append((question, answer, solution, True, CORRECT, level))
+        table.append((question, wrong_answer, wrong_solution, False, kind, level))
+        seen.add(question)
+        draws = 0
+    return table
+
+
+def _problems(level: int) -> Callable[[Random], tuple[str, str]]:
+    """What draws a question and its solution, which ends with `#### ` and the answer."""
+    if level != TEMPLATE_LEVEL:
+        return partial(draw_problem, level, ANSWERS[level][-1])
+    templates = _templates()
+
+    def draw(rng: Random) -> tuple[str, str]:
+        item = templates[rng.choice(TEMPLATES)](rng, 1.0)
+        return item["question"], item["metadata"]["answer_cot"]
+
+    return draw
+
+
 def _templates() -> Mapping[int, Any]:
     try:
         from reasoning_gym import create_dataset
@@ -271,92 +401,3 @@ def _templates() -> Mapping[int, Any]:
         ) from error
     templates: Mapping[int, Any] = create_dataset("gsm_symbolic", seed=0, size=1).generators
     return templates
-
-
-def _rows_by_error(rows: int) -> dict[tuple[str, str], list[tuple[str, bool]]]:
-    """The rows to fill: (kind of step error, direction) -> the (kind, label) of its rows."""
-    todo: dict[tuple[str, str], list[tuple[str, bool]]] = {}
-    for kind, directions in STEP_ERRORS.items():
-        for direction in directions:
-            todo[kind, direction] = []
-    for i in range(rows // 2):
-        turn, kind = i // len(ERRORS), ERRORS[i % len(ERRORS)]
-        step_kind = kind if kind in STEP_ERRORS else tuple(STEP_ERRORS)[turn % len(STEP_ERRORS)]
-        directions = STEP_ERRORS[step_kind]
-        todo[step_kind, directions[turn % len(directions)]] += [(kind, True), (kind, False)]
-    return todo
-
-
-def synthetic_table(split: str, rows: int, seed: int) -> pa.Table:
-    """Generate questions with a proposed answer and its worked solution, half of them wrong.
-
-    Args:
-        split: "train" or "test". No question of one occurs in the other, whatever the seeds.
-        rows: Number of rows; even, since exactly half of them are correct.
-        seed: Seed of the draw. The same arguments give the same table.
-
-    Returns:
-        `rows` rows in random order, no question twice, with the columns `question`, `answer`,
-        `solution` (strings), `is_correct` (bool) and `error` (string): "none" in a correct row,
-        otherwise
-
-        - "slip": one step's result is miscalculated, and carried through to the answer;
-        - "operation": one step adds where it should subtract, or the reverse, and is carried
-          through;
-        - "quantity": one step takes another number of the question, and is carried through;
-        - "answer": the solution is right, but the proposed answer is not the one it arrives at.
-
-    Raises:
-        ValueError: Unknown split; rows odd or not positive; more rows than there are questions;
-            reasoning-gym not installed.
-    """
-    import pyarrow as pa
-
-    if split not in SPLITS:
-        raise ValueError(
-            f"Synthetic data: expected the split {' or '.join(SPLITS)}, got {split!r}. Choose one "
-            "of them."
-        )
-    if rows <= 0 or rows % 2:
-        raise ValueError(
-            f"Synthetic data: expected an even, positive number of rows, got {rows}. Half of the "
-            "rows are correct."
-        )
-    table = _draw_rows(split, rows, Random(f"{split} {seed}"))
-    return pa.table(dict(zip(COLUMNS, zip(*table, strict=True), strict=True)))
-
-
-def _draw_rows(split: str, rows: int, rng: Random) -> list[tuple[str, str, str, bool, str]]:
-    templates = _templates()
-    todo = _rows_by_error(rows)
-    table: list[tuple[str, str, str, bool, str]] = []
-    seen: set[str] = set()
-    draws = 0
-    while len(table) < rows:
-        draws += 1
-        if draws > MAX_DRAWS:
-            raise ValueError(
-                f"Synthetic data: questions ran out after {len(table)} of {rows} rows. Ask for "
-                "fewer."
-            )
-        item = templates[rng.choice(TEMPLATES)](rng, 1.0)
-        question = item["question"]
-        if question in seen or len(question.split()) > MAX_WORDS or _split_of(question) != split:
-            continue
-        parsed = _parse(question, item["metadata"]["answer_cot"])
-        # Chosen before it is known which errors the question admits: otherwise the questions that
-        # admit few would all get the same error.
-        error = rng.choice([error for error in todo if todo[error]])
-        versions = parsed.wrong_versions(*error) if parsed else []
-        if parsed is None or not versions:
-            continue
-        kind, correct = todo[error].pop()
-        solution, answer = parsed.write(parsed.steps)
-        if not correct:
-            wrong_solution, answer = parsed.write(rng.choice(versions))
-            solution = solution if kind == "answer" else wrong_solution
-        table.append((question, answer, solution, correct, CORRECT if correct else kind))
-        seen.add(question)
-        draws = 0
-    rng.shuffle(table)
-    return table

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_FIGURE_TITLES = {"kind": "kind of error", "level": "level of difficulty", "source": "source"}
+"""Slicings that have a figure."""
+
+
 @dataclass(frozen=True)
 class EvalReport:
     """The metrics of evaluated rows."""
@@ -72,10 +76,9 @@ class EvalReport:
             "log_odds": plots.log_odds_histogram(labels_N, log_odds_N),
             "length": plots.accuracy_by(self.slices["tokens"], "tokens of the row, at most"),
         }
-        if "kind" in self.slices:
-            figures["kind"] = plots.accuracy_by(self.slices["kind"], "kind of error")
-        if "source" in self.slices:
-            figures["source"] = plots.accuracy_by(self.slices["source"], "source")
+        for name, title in _FIGURE_TITLES.items():
+            if name in self.slices:
+                figures[name] = plots.accuracy_by(self.slices[name], title)
         if 0 < self.overall.true_rows < self.overall.rows:
             figures["roc"] = plots.roc_curve(labels_N, log_odds_N)
         return figures
@@ -106,7 +109,8 @@ def evaluate(outputs: EvalOutputs, split: Split) -> EvalReport:
     """Compute all metrics of evaluated rows, over all of them and by slices.
 
     Slices are by `tokens` (upper bounds of fifths), `truncated` (truncated or complete) and, where
-    the split states it, `kind` of error, `question` (seen or unseen in training) and `source`.
+    the split states it, `kind` of error, `level` of difficulty, `question` (seen or unseen in
+    training) and `source`.
 
     Args:
         outputs: Of rows of `split`, in any order.
@@ -136,8 +140,7 @@ def evaluate_adversarial(
         split: These rows; their kinds of error are the names of the checks.
         ordinary: Of rows as they are, whose wrong ones are compared.
     """
-    assert split.kinds_N is not None
-    checks_M = split.kinds_N[split.positions(outputs.rows_N)]
+    checks_M = split.slices["kind"][split.positions(outputs.rows_N)]
     wrong_N = ~ordinary.labels_N
     share = None
     if wrong_N.any():
@@ -156,8 +159,7 @@ def _slice_values(split: Split, order_N: np.ndarray) -> dict[str, np.ndarray]:
         "tokens": upper_quantile(tokens_N),
         "truncated": np.where(truncated_N, "truncated", "complete"),
     }
-    if split.kinds_N is not None:
-        values["kind"] = split.kinds_N[order_N]
+    values |= {name: values_N[order_N] for name, values_N in split.slices.items()}
     if split.seen_N is not None:
         values["question"] = np.where(split.seen_N[order_N], "seen", "unseen")
     if split.sources_N is not None:

@@ -22,6 +22,7 @@ _SLICE_TITLES = {
     "tokens": "tokens, at most",
     "truncated": "solution",
     "kind": "kind of error:",
+    "level": "level:",
     "question": "question",
     "source": "source:",
 }

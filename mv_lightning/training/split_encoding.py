@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mv_lightning.data.cache import cached
-from mv_lightning.data.columns import KIND_COLUMN
+from mv_lightning.data.columns import SLICE_COLUMNS
 from mv_lightning.data.encoding import encode_rows
 from mv_lightning.data.prompts import Prompt
 from mv_lightning.data.sources import Source
@@ -97,9 +97,11 @@ class SplitEncoder:
         encoded = cached(self.folder / f"{name}-{digest}", key, encode, write=self.write)
         self._print_truncation(name, encoded)
         question_ids_N = source.question_ids_N[rows_N]
-        kinds_N = seen_N = sources_N = None
-        if KIND_COLUMN in chosen.column_names:
-            kinds_N = np.array(chosen[KIND_COLUMN][:])
+        seen_N = sources_N = None
+        slices = {}
+        for column, slicing in SLICE_COLUMNS.items():
+            if column in chosen.column_names:
+                slices[slicing] = np.array(chosen[column][:])
         if train_rows_N is not None:
             seen_N = np.isin(question_ids_N, source.question_ids_N[train_rows_N])
         if source.source_N is not None:
@@ -108,7 +110,7 @@ class SplitEncoder:
         if shortened is not None:
             counts = _count_summaries(shortened, chosen["solution"][:], chosen["answer"][:])
             self._print_summaries(name, counts, len(rows_N))
-        return Split(encoded, question_ids_N, kinds_N, seen_N, sources_N, ids, counts)
+        return Split(encoded, question_ids_N, slices, seen_N, sources_N, ids, counts)
 
     def _shorten(self, name: str, rows: datasets.Dataset) -> Shortened | None:
         if self.summarizer is None:

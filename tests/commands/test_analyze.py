@@ -25,13 +25,14 @@ def run(out: Path, source: str, *options: str) -> dict[str, Any]:
 
 
 def test_a_report_of_synthetic_rows(tiny_folder: Path, tmp_path: Path) -> None:
-    result = run(tmp_path, "synthetic:160", "--tokenizer", str(tiny_folder))
+    options = ["--tokenizer", str(tiny_folder), "--splits.group_by_question", "true"]
+    result = run(tmp_path, "synthetic:160", *options)
     assert result["counts"]["rows"] == 160 and result["true_share"] == 0.5
     assert list(result["lengths"]) == ["words", "tokens", "tokens of a row"]
     assert result["lengths"]["words"]["question"]["max"] <= 60
     shares = result["truncated_share"]["detailed"]
     assert shares["512"] >= shares["1024"] >= shares["2048"]
-    # No question occurs twice in the synthetic rows: nothing leaks, and lookup knows nothing.
+    # Grouped by question, nothing leaks, and lookup knows nothing.
     splits, baselines = result["splits"]["splits"], result["baselines"]
     assert [splits[name]["overlap"] for name in ("test", "val_1", "val_2", "val_3")] == [0] * 4
     assert baselines["majority"]["accuracy"] == baselines["lookup"]["accuracy"] == 0.5

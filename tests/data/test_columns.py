@@ -215,12 +215,24 @@ def test_numbers_elsewhere_are_refused(name: str, column: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "rows.CSV", "rows.arrow", "saved"])
-def test_the_kind_of_error_is_kept(name: str, tmp_path: Path) -> None:
+def test_kind_of_error_and_level_are_kept(name: str, tmp_path: Path) -> None:
     kinds = ["none", "none", "slip", "operation", "slip"]
-    rows = [dict(row, error=kind) for row, kind in zip(ROWS, kinds, strict=True)]
+    levels = [1, 12, 2, 1, 3]
+    rows = [
+        dict(row, level=level, error=kind)
+        for row, kind, level in zip(ROWS, kinds, levels, strict=True)
+    ]
     source = load(tmp_path / name, rows)
-    assert source.table.column_names == ["question", "answer", "solution", "error"]
+    assert source.table.column_names == ["question", "answer", "solution", "error", "level"]
     assert source.table["error"][:] == kinds
+    assert source.table["level"][:] == ["1", "12", "2", "1", "3"]
+
+
+def test_levels_may_be_text_or_missing(tmp_path: Path) -> None:
+    texts = [dict(row, level="hard") for row in ROWS]
+    assert load(tmp_path / "rows.jsonl", texts).table["level"][:] == ["hard"] * len(ROWS)
+    some = [dict(row, level=7 if row is ROWS[1] else None) for row in ROWS]
+    assert load(tmp_path / "rows.parquet", some).table["level"][:] == ["", "7", "", "", ""]
 
 
 def test_kinds_of_error_have_no_nulls_and_are_text(tmp_path: Path) -> None:

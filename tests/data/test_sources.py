@@ -115,12 +115,13 @@ def test_synthetic_rows_are_generated() -> None:
     source = load_source("synthetic:40")
     assert source.labels_N is not None
     assert (len(source.labels_N), source.labels_N.sum()) == (40, 20)
-    assert source.table.column_names == ["question", "answer", "solution", "error"]
+    assert source.table.column_names == ["question", "answer", "solution", "error", "level"]
+    assert set(load_source("synthetic:40:2").table["level"]) == {"2"}
     assert load_source("synthetic:40").fingerprint == source.fingerprint
     assert load_source("synthetic:40", split="test").fingerprint != source.fingerprint
-    for name in ("synthetic:", "synthetic:many", "synthetic:0", "synthetic:-2"):
+    for name in ("", "many", "0", "-2", "40:", "40:easy", "40:0", "40:1:1"):
         with pytest.raises(ValueError, match="expected a number of rows after the colon"):
-            load_source(name)
+            load_source(f"synthetic:{name}")
 
 
 def test_the_hub_out_of_reach_is_one_message_and_files_leave_no_cache(tmp_path: Path) -> None:

@@ -17,29 +17,39 @@ import pytest
 pytest.importorskip("reasoning_gym")
 
 from mv_lightning.data import synthetic
-from mv_lightning.data.synthetic import COLUMNS, CORRECT, ERRORS, synthetic_table
+from mv_lightning.data.synthetic import (
+    ANSWERS,
+    COLUMNS,
+    CORRECT,
+    ERRORS,
+    LEVEL_SHARES,
+    synthetic_table,
+)
 
 Row = dict[str, Any]
+
+LEVELS = tuple(LEVEL_SHARES)
+HARDEST = max(LEVELS)
 
 EQUATION = re.compile(r"(\S+(?: [-+*/] \S+)+) = (\S+)")
 
 
 @cache
-def rows_of(split: str, rows: int, seed: int = 0) -> list[Row]:
-    table: list[Row] = synthetic_table(split, rows, seed).to_pylist()
+def rows_of(split: str, rows: int, seed: int = 0, level: int | None = HARDEST) -> list[Row]:
+    table: list[Row] = synthetic_table(split, rows, seed, level).to_pylist()
     return table
 
 
-def train_rows() -> list[Row]:
-    return rows_of("train", 3000)
+def train_rows(level: int) -> list[Row]:
+    return rows_of("train", 3000 if level == HARDEST else 2000, level=level)
 
 
-def held_out_rows() -> list[Row]:
-    return rows_of("test", 1000)
+def held_out_rows(level: int) -> list[Row]:
+    return rows_of("test", 1000, level=level)
 
 
-def of_kind(*kinds: str) -> list[Row]:
-    return [row for row in train_rows() if row["error"] in kinds]
+def of_kind(level: int, *kinds: str) -> list[Row]:
+    return [row for row in train_rows(level) if row["error"] in kinds]
 
 
 def equations(solution: str) -> list[tuple[str, int]]:
@@ -74,6 +84,7 @@ def test_schema() -> None:
         "string",
         "bool",
         "string",
+        "int64",
     ]
 
 
@@ -84,30 +95,59 @@ def test_exactly_half_is_correct(rows: int) -> None:
     assert sum(labels) == rows // 2
 
 
-def test_kinds_have_equal_shares() -> None:
-    counts = Counter(row["error"] for row in train_rows())
-    assert counts == {CORRECT: 1500, **dict.fromkeys(ERRORS, 375)}
-    assert all((row["error"] == CORRECT) == row["is_correct"] for row in train_rows())
+def test_levels_have_their_shares() -> None:
+    rows = rows_of("train", 160, level=None)
+    assert Counter(row["level"] for row in rows) == {
+        level: round(160 * share) for level, share in LEVEL_SHARES.items()
+    }
+    assert {row["level"] for row in rows[:100]} == set(LEVELS), "levels are mixed"
+    for level in LEVELS:
+        labels = [row["is_correct"] for row in rows if row["level"] == level]
+        assert sum(labels) * 2 == len(labels)
+        assert {row["level"] for row in train_rows(level)} == {level}
 
 
-def test_equations_hold_but_for_one_slip() -> None:
-    assert all(len(equations(row["solution"])) >= 2 for row in train_rows())
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_question_has_a_right_and_a_wrong_row(level: int) -> None:
+    rows = train_rows(level)
+    sides = [
+        {row["question"] for row in rows if row["is_correct"] == side} for side in (True, False)
+    ]
+    assert sides[0] == sides[1] and len(sides[0]) * 2 == len(rows)
+    answers = {(row["question"], row["answer"]) for row in rows}
+    assert len(answers) == len(rows), "the two answers differ"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_kinds_have_equal_shares(level: int) -> None:
+    rows = train_rows(level)
+    counts = Counter(row["error"] for row in rows)
+    assert counts == {CORRECT: len(rows) // 2, **dict.fromkeys(ERRORS, len(rows) // 8)}
+    assert all((row["error"] == CORRECT) == row["is_correct"] for row in rows)
+
+
+@pytest.mark.parametrize(("level", "least", "most"), [(1, 1, 1), (2, 2, 3), (3, 2, 5)])
+def test_equations_hold_but_for_one_slip(level: int, least: int, most: int) -> None:
+    steps = {len(equations(row["solution"])) for row in train_rows(level)}
+    assert steps == set(range(least, most + 1))
     assert {
         wrong_equations(row["solution"])
-        for row in of_kind(CORRECT, "operation", "quantity", "answer")
+        for row in of_kind(level, CORRECT, "operation", "quantity", "answer")
     } == {0}
-    assert {wrong_equations(row["solution"]) for row in of_kind("slip")} == {1}
+    assert {wrong_equations(row["solution"]) for row in of_kind(level, "slip")} == {1}
 
 
-def test_solutions_arrive_at_their_answers() -> None:
-    for row in train_rows():
+@pytest.mark.parametrize("level", LEVELS)
+def test_solutions_arrive_at_their_answers(level: int) -> None:
+    for row in train_rows(level):
         assert equations(row["solution"])[-1][1] == int(final_answer(row["solution"]))
         assert (final_answer(row["solution"]) == row["answer"]) == (row["error"] != "answer")
 
 
-def test_steps_take_known_numbers() -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_steps_take_known_numbers(level: int) -> None:
     """An error is carried through: a step uses numbers of the question or results of steps."""
-    for row in train_rows():
+    for row in train_rows(level):
         known = set(numbers(row["question"]))
         for left, result in equations(row["solution"]):
             assert known.issuperset(numbers(left)), row
@@ -116,8 +156,9 @@ def test_steps_take_known_numbers() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_wrong_answers_are_wrong(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the answers that the library gives, intercepted on their way into the generator."""
+@pytest.mark.parametrize("level", LEVELS)
+def test_wrong_answers_are_wrong(split: str, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the answers that the problems come with, intercepted before they are parsed."""
     truth: dict[str, str] = {}
     parse = synthetic._parse
 
@@ -126,13 +167,14 @@ def test_wrong_answers_are_wrong(split: str, monkeypatch: pytest.MonkeyPatch) ->
         return parse(question, source)
 
     monkeypatch.setattr(synthetic, "_parse", record)
-    for row in synthetic_table(split, 400, 2).to_pylist():
+    for row in synthetic_table(split, 200, 2, level).to_pylist():
         assert (row["answer"] == truth[row["question"]]) == row["is_correct"], row
 
 
-def test_answers_stay_plausible() -> None:
-    for row in (*train_rows(), *held_out_rows()):
-        assert synthetic.MIN_ANSWER <= int(row["answer"]) <= synthetic.MAX_NUMBER
+@pytest.mark.parametrize("level", LEVELS)
+def test_answers_stay_plausible(level: int) -> None:
+    for row in (*train_rows(level), *held_out_rows(level)):
+        assert int(row["answer"]) in ANSWERS[level]
         assert max(numbers(row["question"] + row["solution"])) <= synthetic.MAX_NUMBER
         assert len(f"{row['question']} {row['solution']}".split()) <= 150
 
@@ -150,21 +192,20 @@ def test_same_arguments_same_table() -> None:
 
 
 def test_seeds_and_splits_differ() -> None:
-    first, second = (rows_of("train", 200, seed) for seed in (0, 1))
+    first, second = (rows_of("train", 200, seed, None) for seed in (0, 1))
     assert len({row["question"] for row in first} & {row["question"] for row in second}) < 100
-    assert first != rows_of("test", 200, 0)
+    assert first != rows_of("test", 200, 0, None)
 
 
-def test_no_question_twice_nor_in_both_splits() -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_question_is_in_both_splits(level: int) -> None:
     seen = {"train": set[str](), "test": set[str]()}
     for split, rows in (
-        ("train", train_rows()),
-        ("test", held_out_rows()),
-        ("train", rows_of("train", 1000, 1)),
+        ("train", train_rows(level)),
+        ("test", held_out_rows(level)),
+        ("train", rows_of("train", 1000, 1, level)),
     ):
-        questions = {row["question"] for row in rows}
-        assert len(questions) == len(rows)
-        seen[split] |= questions
+        seen[split] |= {row["question"] for row in rows}
     assert not seen["train"] & seen["test"]
     # Nor the same numbers with another name.
     train, test = (set(map(tuple, map(numbers, questions))) for questions in seen.values())
@@ -196,52 +237,37 @@ def by_column(row: Row) -> str:
     return " ".join(re.sub(r"(\S+)", rf"{text}_\1", row[text]) for text in TEXTS)
 
 
+def accuracy(model: Any, features: Callable[[Row], Any], level: int) -> float:
+    """Accuracy on held-out rows of a classifier that is trained on the other split."""
+    train, held_out = train_rows(level), held_out_rows(level)
+    model.fit([features(row) for row in train], [row["is_correct"] for row in train])
+    predicted = model.predict([features(row) for row in held_out])
+    return float((predicted == [row["is_correct"] for row in held_out]).mean())
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("features", [lengths, answer_only])
-def test_sizes_do_not_predict_the_label(features: Callable[[Row], list[float]]) -> None:
+def test_sizes_do_not_predict_the_label(features: Callable[[Row], list[float]], level: int) -> None:
     pytest.importorskip("sklearn")
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    model.fit([features(row) for row in train_rows()], [row["is_correct"] for row in train_rows()])
-    accuracy = model.score(
-        [features(row) for row in held_out_rows()], [row["is_correct"] for row in held_out_rows()]
-    )
-    assert 1 - CHANCE <= accuracy <= CHANCE
+    assert 1 - CHANCE <= accuracy(model, features, level) <= CHANCE
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("text", [together, by_column])
 @pytest.mark.parametrize("token", [r"\w+", r"\S+"], ids=["words", "words and signs"])
-def test_words_do_not_predict_the_label(text: Callable[[Row], str], token: str) -> None:
+def test_words_do_not_predict_the_label(text: Callable[[Row], str], token: str, level: int) -> None:
     pytest.importorskip("sklearn")
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(CountVectorizer(token_pattern=token), LogisticRegression(max_iter=2000))
-    model.fit([text(row) for row in train_rows()], [row["is_correct"] for row in train_rows()])
-    accuracy = model.score(
-        [text(row) for row in held_out_rows()], [row["is_correct"] for row in held_out_rows()]
-    )
-    assert 1 - CHANCE <= accuracy <= CHANCE
-
-
-def test_right_and_wrong_rows_have_the_same_questions() -> None:
-    """The words of a question say nothing about the label."""
-    pytest.importorskip("sklearn")
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    model = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=2000))
-    model.fit(
-        [row["question"] for row in train_rows()], [row["is_correct"] for row in train_rows()]
-    )
-    accuracy = model.score(
-        [row["question"] for row in held_out_rows()], [row["is_correct"] for row in held_out_rows()]
-    )
-    assert 1 - CHANCE <= accuracy <= CHANCE
+    assert 1 - CHANCE <= accuracy(model, text, level) <= CHANCE
 
 
 def test_a_solution_is_parsed_and_written_again() -> None:
@@ -256,9 +282,14 @@ def test_a_solution_is_parsed_and_written_again() -> None:
         "She had 60 pears because 5 * 12 = 60 pears.\nSo 60 - 9 = 51 are left.\nThe answer is 51."
     )
     assert parsed.write(parsed.steps) == (solution, "51")
-    carried = {parsed.write(steps) for steps in parsed.wrong_versions("operation", "-+")}
+    carried = {
+        parsed.write(steps) for steps in parsed.wrong_versions("operation", "-+", range(5, 80))
+    }
     assert carried == {(solution.replace("- 9", "+ 9").replace("51", "69"), "69")}
-    slipped = {parsed.write(steps)[0] for steps in parsed.wrong_versions("slip", "up")}
+    slipped = {
+        parsed.write(steps)[0] for steps in parsed.wrong_versions("slip", "up", range(5, 80))
+    }
+    assert not parsed.wrong_versions("operation", "-+", range(5, 69)), "the answer would be 69"
     assert (
         "She had 70 pears because 5 * 12 = 70 pears.\nSo 70 - 9 = 61 are left.\nThe answer is 61."
         in slipped
@@ -274,7 +305,7 @@ def test_a_solution_is_parsed_and_written_again() -> None:
         ("Has 5 and 12, eats 60?", "5 * 12 = 60\n60 - 12 = 48\n#### 48"),
         ("Has 5 and 12, eats 0.5?", "5 * 12 = 60\n60 - 5 = 55\n#### 55"),
         ("Has 5 and 12, eats 9?", "5 * 12 = 60\nx = 60 - 9 = 51\n#### 51"),
-        ("Has 5 and 12?", "5 * 12 = 60\n#### 60"),
+        ("Has 5?", "It is 5.\n#### 5"),
         ("Has 5 and 120?", "5 * 120 = 600\n600 - 5 = 595\n#### 595"),
     ],
     ids=[
@@ -284,7 +315,7 @@ def test_a_solution_is_parsed_and_written_again() -> None:
         "ambiguous",
         "decimal",
         "unread",
-        "one step",
+        "no step",
         "large",
     ],
 )
@@ -299,20 +330,22 @@ def test_ambiguous_solutions_are_left_out(question: str, source: str) -> None:
         (("train", 7, 0), "even, positive"),
         (("train", 0, 0), "even, positive"),
         (("train", -2, 0), "even, positive"),
+        (("train", 2, 0, 4), "expected a level from 1 to 3, got 4"),
+        (("train", 2, 0, 0), "expected a level from 1 to 3, got 0"),
     ],
 )
-def test_wrong_arguments(arguments: tuple[str, int, int], message: str) -> None:
+def test_wrong_arguments(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         synthetic_table(*arguments)
 
 
 def test_running_out_of_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "MAX_DRAWS", 3)
-    with pytest.raises(ValueError, match=r"of 2000 rows\. Ask for fewer"):
-        synthetic_table("test", 2000, 0)
+    with pytest.raises(ValueError, match=r"of level 3 ran .*of 2000 rows\. Ask for fewer"):
+        synthetic_table("test", 2000, 0, 3)
 
 
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(ValueError, match=r'pip install "mv-lightning\[synthetic\]"'):
-        synthetic_table("train", 2, 0)
+        synthetic_table("train", 2, 0, 3)

@@ -38,7 +38,7 @@ def test_slices_follow_what_the_split_states(encoded: EncodedRows) -> None:
     split = Split(
         encoded,
         np.arange(16),
-        kinds_N=np.array(["slip", ""] * 8),
+        slices={"kind": np.array(["slip", ""] * 8), "level": np.arange(16).astype(str)},
         seen_N=seen_N,
         sources_N=sources_N,
         ids=[f"q{row}" for row in range(16)],
@@ -54,6 +54,7 @@ def test_slices_follow_what_the_split_states(encoded: EncodedRows) -> None:
     assert rows["question"] == {"seen": 2, "unseen": 4}
     assert rows["source"] == {"gsm8k": 3, "mmlu": 3}
     assert rows["kind"] == {"": 3, "slip": 3}
+    assert rows["level"] == {str(row): 1 for row in range(3, 9)}
     assert list(report.ids) == ["q8", "q7", "q6", "q5", "q4", "q3"] and not report.is_complete
     in_N = sources_N[outputs.rows_N] == "mmlu"
     expected = score(outputs.labels_N[in_N], outputs.log_odds_N[in_N])

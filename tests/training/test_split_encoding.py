@@ -29,7 +29,7 @@ def encoder(tiny_settings: BaseSettings, tmp_path: Path) -> SplitEncoder:
 
 
 def write_rows(path: Path, ids: list[str]) -> str:
-    """Write a row for each ID; the error of a row names it."""
+    """Write a row for each ID; the error and the level of a row name it."""
     lines = [
         {
             "id": name,
@@ -38,6 +38,7 @@ def write_rows(path: Path, ids: list[str]) -> str:
             "solution": "",
             "is_correct": True,
             "error": f"e{i}",
+            "level": 10 + i,
         }
         for i, name in enumerate(ids)
     ]
@@ -45,13 +46,14 @@ def write_rows(path: Path, ids: list[str]) -> str:
     return str(path)
 
 
-def test_ids_kinds_and_questions_are_those_of_the_rows(
+def test_ids_slices_and_questions_are_those_of_the_rows(
     encoder: SplitEncoder, tmp_path: Path
 ) -> None:
     source = load_source(write_rows(tmp_path / "rows.jsonl", list("abcdef")))
     split = encoder.encode("val", source, ROWS_N, train_rows_N=np.array([1, 2]))
     assert split.ids == ["f", "a", "d"] and split.encoded.rows_N.tolist() == ROWS_N.tolist()
-    assert split.kinds_N is not None and split.kinds_N.tolist() == ["e5", "e0", "e3"]
+    slices = {name: values_N.tolist() for name, values_N in split.slices.items()}
+    assert slices == {"kind": ["e5", "e0", "e3"], "level": ["15", "10", "13"]}
     # Row 5 has the question of row 1; rows 0 and 3 have questions of their own.
     assert split.seen_N is not None and split.seen_N.tolist() == [True, False, False]
 

@@ -1,0 +1,64 @@
+"""The problems of the easier levels say what their solutions compute."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+import pytest
+
+from mv_lightning.data import word_problems
+from mv_lightning.data.word_problems import draw_problem
+
+
+def numbers(text: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", text)]
+
+
+@pytest.mark.parametrize(("level", "max_result"), [(1, 20), (2, 60)])
+def test_solutions_are_right_and_small(level: int, max_result: int) -> None:
+    rng = Random(level)
+    operations = set()
+    for _ in range(300):
+        question, solution = draw_problem(level, max_result, rng)
+        *lines, last = solution.split("\n")
+        known = numbers(question)
+        assert len(set(known)) == len(known) and "{" not in question + solution
+        for line in lines:
+            x, operation, y, result = re.search(r"(\d+) (.) (\d+) = (\d+)", line).groups()  # type: ignore[union-attr]
+            assert {int(x), int(y)} <= set(known), (question, solution)
+            assert eval(f"{x} {operation} {y}") == int(result)
+            assert 1 <= int(result) <= max_result
+            known.append(int(result))
+            operations.add(operation)
+        assert last == f"#### {known[-1]}"
+    assert operations == ({"+", "-"} if level == 1 else {"+", "-", "*"})
+
+
+def test_a_question_of_one_step_has_a_number_too_many() -> None:
+    rng = Random(0)
+    for _ in range(100):
+        question, solution = draw_problem(1, 20, rng)
+        assert len(set(numbers(question)) - set(numbers(solution.partition("=")[0]))) == 1
+
+
+def test_numbers_do_not_tell_the_operation() -> None:
+    """Either operation gives a result from 1 to the largest."""
+    rng = Random(3)
+    for _ in range(200):
+        _, solution = draw_problem(1, 20, rng)
+        x, _, y = re.search(r"(\d+) (.) (\d+) =", solution).groups()  # type: ignore[union-attr]
+        assert int(x) - int(y) >= 1 and int(x) + int(y) <= 20
+
+
+def test_every_problem_is_drawn_and_the_seed_decides() -> None:
+    for level, problems in word_problems._PROBLEMS.items():
+        drawn = [draw_problem(level, 60, Random(seed)) for seed in range(200)]
+        assert drawn == [draw_problem(level, 60, Random(seed)) for seed in range(200)]
+        sentences = {re.sub(r"[A-Z]\w*|\d+", "", solution) for _, solution in drawn}
+        assert len(sentences) >= len(problems), "each has another solution"
+
+
+def test_numbers_that_never_fit() -> None:
+    with pytest.raises(AssertionError, match="no numbers fit"):
+        draw_problem(1, 2, Random(0))
