@@ -203,6 +203,11 @@ class ExperimentFolder:
         return self.path / "tokens"
 
     @property
+    def summaries(self) -> Path:
+        """The summaries of long solutions, of all runs."""
+        return self.path / "summaries"
+
+    @property
     def lock(self) -> Path:
         """The lock of the process that runs the experiment."""
         return self.path / ".lock"

@@ -151,9 +151,10 @@ def _cost(run: Run, base: BaseSettings, dims: ModelDims | None) -> tuple[str, st
     """Trained parameters and the peak memory on a GPU, as `estimate` computes them."""
     if dims is None:
         return "-", "-"
-    lora = LoraSettings(**run.settings["model"]["lora"])
-    optim = OptimSettings(**run.settings["model"]["optim"])
+    model = run.settings["model"]
+    lora, optim = LoraSettings(**model["lora"]), OptimSettings(**model["optim"])
     rows = run.settings["data"]["batch_size"]
     tokens = rows * run.settings["data"]["max_length"]
-    items = training_memory(dims, base, lora, optim, tokens, rows)
-    return f"{dims.trained(lora.r):,}", f"{sum(item.bytes for item in items) / 1e9:.1f}"
+    head = model["head"]
+    items = training_memory(dims, base, lora, optim, tokens, rows, head=head)
+    return f"{dims.trained(lora.r, head):,}", f"{sum(item.bytes for item in items) / 1e9:.1f}"

@@ -74,7 +74,7 @@ class Summarizer:
             folder: Where summaries are stored; None to store none.
         """
         self._settings = settings
-        self._folder = folder
+        self.folder = folder
         self._known: dict[str, str] = {}
         """Summaries by the hash of the text that they are of."""
 
@@ -169,7 +169,7 @@ class Summarizer:
 
     @property
     def _path(self) -> Path | None:
-        return self._folder and self._folder / f"{self.metadata['fingerprint']}.jsonl"
+        return self.folder and self.folder / f"{self.metadata['fingerprint']}.jsonl"
 
     def _stored(self) -> dict[str, str]:
         """What is stored; a line that a kill or another process tore is left out."""

@@ -46,7 +46,7 @@ def run_all(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     experiment = ExperimentFolder(folder)
     lock = RunLock(experiment.lock, "--folder")
     lock.acquire()
-    shared = SharedResources(experiment.tokens)
+    shared = SharedResources(experiment.tokens, experiment.summaries)
     clock = _Clock(runs)
     failures: dict[str, str] = {}
     try:

@@ -88,7 +88,7 @@ def attach(base: PreTrainedModel, settings: LoraSettings, head: HeadKind = "verd
 
 
 def detach(model: PeftModel) -> PreTrainedModel:
-    """Remove the adapters, so that the base is as it was before `attach`.
+    """Remove the adapters and a head of its own, so that the base is as it was before `attach`.
 
     Args:
         model: The adapted model; it is of no use afterwards.
@@ -97,6 +97,7 @@ def detach(model: PeftModel) -> PreTrainedModel:
         The frozen base model, in training mode.
     """
     base: PreTrainedModel = model.unload()
+    set_head(base, "verdict")
     base.disable_input_require_grads()
     if base.is_gradient_checkpointing:
         enable_checkpointing(base)

@@ -1,4 +1,4 @@
-"""What several runs in one process share: a loaded base model, and tokenised rows.
+"""What several runs in one process share: a loaded base model, tokenised rows, and summaries.
 
 Loading and quantizing an 8B base takes longer than a short run trains. The base is frozen, so a run
 leaves it as it was once its adapters are removed: a run with shared resources has the same result,
@@ -30,13 +30,15 @@ class SharedResources:
     A run that ends with an error does not give it back; the next one loads it again.
     """
 
-    def __init__(self, tokens: Path) -> None:
+    def __init__(self, tokens: Path, summaries: Path) -> None:
         """Load nothing yet.
 
         Args:
             tokens: Folder of the tokenised rows of all runs.
+            summaries: Folder of the summaries of their solutions.
         """
         self._tokens = tokens
+        self._summaries = summaries
         self._model: PreTrainedModel | None = None
         self._loaded_as: tuple[BaseSettings, torch.dtype] | None = None
 
@@ -49,6 +51,8 @@ class SharedResources:
         """
         module.load_base = self._load_base
         datamodule.tokens = self._tokens
+        if datamodule.summarizer is not None:
+            datamodule.summarizer.folder = self._summaries
 
     def take_back(self, module: VerdictModule) -> None:
         """Take the base back from a run that ended well.

@@ -56,12 +56,13 @@ def test_nothing_leaks_from_one_run_into_the_next(
 ) -> None:
     compared = ("--model.lora.dropout", "0.1", "--trainer.max_steps", "3")
     other = ("--model.lora.r", "64", "--model.optim.lr", "0.01", "--seed_everything", "9")
+    other += ("--model.head", "linear")
     alone, shared = PhaseFolder(tmp_path / "alone", 1), PhaseFolder(tmp_path / "shared", 1)
     args = fit_args(tiny_folder, alone.run, *compared)
     run_forked(args, tmp_path / "log.txt")
     run_forked(["test", *args[1:], *TEST_OPTIONS], tmp_path / "log.txt")
 
-    resources = SharedResources(tmp_path / "tokens")
+    resources = SharedResources(tmp_path / "tokens", tmp_path / "summaries")
     run(fit_args(tiny_folder, tmp_path / "before", *other), resources)
     args = fit_args(tiny_folder, shared.run, *compared)
     run(args, resources)
@@ -90,7 +91,7 @@ class Lent:
 def test_a_run_that_fails_or_differs_loads_the_base_again(
     tiny_settings: base.BaseSettings, tmp_path: Path, loaded: list[base.BaseSettings]
 ) -> None:
-    resources = SharedResources(tmp_path)
+    resources = SharedResources(tmp_path, tmp_path)
 
     def use(settings: base.BaseSettings, dtype: torch.dtype, succeeds: bool = True) -> int:
         lent = Lent()
