@@ -104,7 +104,7 @@ def require_bitsandbytes(setting: str, alternative: str) -> Any:
 
 
 def prepare_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Set the dtype of the matmuls of quantized layers, and keep their weights as they are.
+    """Set the dtype of matmuls and of what is not quantized; keep quantized weights as they are.
 
     On CPUs with avx512_bf16 bitsandbytes repacks weights in evaluation. The repacked layers use a
     kernel without gradients, so that training after the first validation would silently lose two
@@ -115,7 +115,7 @@ def prepare_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
     Args:
         model: The quantized base model; changed in place.
-        dtype: Of the matmuls. Files that are quantized already state one of their own.
+        dtype: Files that are quantized already state one of their own.
 
     Raises:
         ValueError: The head is quantized, whose rows the verdict is read from.
@@ -134,6 +134,10 @@ def prepare_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
             module.compute_type_is_set = True
             if module.weight.is_cuda:
                 expand_scales(module.weight)
+    for parameter in model.parameters():
+        # Files that are quantized already keep the dtype that the rest is stored in.
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.to(dtype)
 
 
 @torch.no_grad()

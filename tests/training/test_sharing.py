@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from mv_lightning.artifacts.layout import PhaseFolder
+from mv_lightning.data.summaries import Summarizer, SummarySettings
 from mv_lightning.model import adapters, base
 from mv_lightning.model.adapter_files import WEIGHTS
 from mv_lightning.testing import run_forked, tiny_options
@@ -86,17 +87,19 @@ class Lent:
     load_base: Callable[..., PreTrainedModel] | None = None
     tokens: Path | None = None
     adapted: PeftModel | None = None
+    summarizer: Summarizer = field(default_factory=lambda: Summarizer(SummarySettings("t5")))
 
 
 def test_a_run_that_fails_or_differs_loads_the_base_again(
     tiny_settings: base.BaseSettings, tmp_path: Path, loaded: list[base.BaseSettings]
 ) -> None:
-    resources = SharedResources(tmp_path, tmp_path)
+    resources = SharedResources(tmp_path, tmp_path / "summaries")
 
     def use(settings: base.BaseSettings, dtype: torch.dtype, succeeds: bool = True) -> int:
         lent = Lent()
         resources.lend(lent, lent)  # type: ignore[arg-type]
         assert lent.load_base is not None and lent.tokens == tmp_path
+        assert lent.summarizer.folder == tmp_path / "summaries"
         model = lent.load_base(settings, dtype, torch.device("cpu"))
         assert model.dtype == dtype
         lent.adapted = adapters.attach(model, adapters.LoraSettings(r=4))
