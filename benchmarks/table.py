@@ -161,6 +161,7 @@ SPEED = (
         "ratio",
         TIMES,
     ),
+    Row("server under 32 clients, against row after row, CPU", "serve", "serve", "ratio", TIMES),
     Row(
         "share of matrix products in a training step, CPU",
         "train --against matmul",

@@ -47,6 +47,10 @@ COMMANDS = {
         "a verifier as an adapter, a merged model or a reward model, for other tools",
         "mv_lightning.commands.export",
     ),
+    "serve": Command(
+        "answer HTTP requests with a verifier's calibrated probabilities",
+        "mv_lightning.commands.serve",
+    ),
     "report": Command(
         "a page about a run: settings, curves, metrics, worst mistakes",
         "mv_lightning.commands.report",

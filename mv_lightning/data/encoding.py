@@ -143,6 +143,25 @@ def encode_rows(
     )
 
 
+def join_rows(parts: Sequence[EncodedRows]) -> EncodedRows:
+    """Return the rows of several calls of `encode_rows` as those of one, numbered from 0.
+
+    Args:
+        parts: At least one, tokenised under the same prompt.
+    """
+    rows = sum(map(len, parts))
+    arrays = {}
+    for name in ("ids_T", "labels_N", "truncated_N", "question_prefix_N"):
+        arrays[name] = np.concatenate([getattr(part, name) for part in parts])
+    lengths_N = np.concatenate([part.lengths_N for part in parts])
+    return EncodedRows(
+        **arrays,
+        starts_N=np.concatenate([[0], np.cumsum(lengths_N)]),
+        rows_N=np.arange(rows),
+        prefix_ids=parts[0].prefix_ids,
+    )
+
+
 @dataclass(frozen=True)
 class _PromptTokens:
     """A prompt as token ids."""

@@ -16,6 +16,7 @@ from mv_lightning.data.encoding import (
     RowsTooLongError,
     _truncate_middle,
     encode_rows,
+    join_rows,
     verdict_token_ids,
 )
 from mv_lightning.data.prompts import PROMPTS, Prompt
@@ -388,6 +389,20 @@ def test_chunks_of_rows_change_nothing_but_the_progress(
     assert chunked.starts_N.tolist() == whole.starts_N.tolist()
     assert chunked.labels_N.tolist() == labels_N.tolist()
     assert chunked.rows_N.tolist() == rows_N.tolist()
+
+
+@pytest.mark.parametrize("cut", [1, 4])
+def test_joined_rows_are_rows_encoded_together(tokenizer, cut: int) -> None:
+    rows = [(f"What is {n}?", str(n), "so " * 30 * n) for n in range(5)]
+    untruncated = encode(tokenizer, rows)
+    limit = len(untruncated.prefix_ids) + int(untruncated.lengths_N[2])
+    whole = encode(tokenizer, rows, limit)
+    joined = join_rows([encode(tokenizer, rows[:cut], limit), encode(tokenizer, rows[cut:], limit)])
+    for name in ("ids_T", "starts_N", "labels_N", "rows_N", "truncated_N", "question_prefix_N"):
+        one, other = getattr(joined, name), getattr(whole, name)
+        assert one.tolist() == other.tolist() and one.dtype == other.dtype, name
+    assert joined.prefix_ids == whole.prefix_ids
+    assert whole.truncated_N.astype(bool).tolist() == [False] * 3 + [True] * 2
 
 
 def test_a_tokenizer_that_changes_the_instruction_is_refused(tokenizer) -> None:

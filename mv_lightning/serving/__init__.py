@@ -1,0 +1,1 @@
+"""A verifier behind HTTP: requests, batches that they share, and metrics."""
