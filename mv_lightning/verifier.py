@@ -12,7 +12,6 @@ import torch
 
 from mv_lightning.artifacts.adapter_location import adapter_folder
 from mv_lightning.artifacts.calibrations import load_calibration
-from mv_lightning.artifacts.layout import ADAPTER_FOLDER
 from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_micro_batches
 from mv_lightning.data.completions import Messages, completion_rows, extract_answer
 from mv_lightning.data.encoding import (
@@ -78,8 +77,7 @@ class Verifier:
                 an adapter on the Hub: `owner/name` or `owner/name@revision`.
             base: Hub id or folder of the base model, if it is not where it was in training.
             device: Where to compute. Default: the first GPU, or the CPU if there is none.
-            precision: `bf16-mixed`, `16-mixed` or `32-true`. Default: bf16 where
-                the device has it, otherwise fp16 on a GPU and fp32 on a CPU.
+            precision: `bf16-mixed`, `16-mixed` or `32-true`. Default: see `default_precision`.
             eval_tokens: Maximum tokens of a batch; fewer take less memory.
             max_length: Maximum tokens of a row. Default: as in training.
 
@@ -89,7 +87,7 @@ class Verifier:
         """
         if max_length is not None and max_length < 1:
             raise ValueError(f"expected max_length to be positive, got {max_length}. Raise it")
-        folder = _final_adapter(adapter_folder(folder))
+        folder = adapter_folder(folder)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = compute_dtype(precision or default_precision(device), device)
         metadata = adapter_files.read_metadata(folder)
@@ -257,9 +255,3 @@ class Verifier:
                 "16-mixed may overflow: try bf16-mixed or 32-true"
             )
         return odds_N
-
-
-def _final_adapter(folder: Path) -> Path:
-    """The folder of an adapter, or that of the final adapter of a phase."""
-    adapter = folder / ADAPTER_FOLDER
-    return adapter if adapter.is_dir() else folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mv_lightning.artifacts.layout import CALIBRATION_FILE
+from mv_lightning.artifacts.layout import ADAPTER_FOLDER, CALIBRATION_FILE
 from mv_lightning.model.adapter_files import METADATA_FILE, WEIGHTS
 from mv_lightning.model.location import hub_location
 
@@ -13,8 +13,8 @@ def adapter_folder(name: str | Path) -> Path:
     """Return the folder of an adapter, downloaded from the Hub if it is there.
 
     Args:
-        name: A folder, or `owner/name` or `owner/name@revision` on the Hub, to which
-            `export --push` has written an adapter.
+        name: A folder of an adapter or of a phase (its final adapter is taken), or `owner/name` or
+            `owner/name@revision` on the Hub, to which `export --push` has written an adapter.
 
     Raises:
         ValueError: It is no folder, and cannot be loaded from the Hub.
@@ -22,7 +22,9 @@ def adapter_folder(name: str | Path) -> Path:
     path = Path(name).expanduser()
     location = None if path.exists() else hub_location(str(name))
     if location is None:
-        return path.absolute()
+        path = path.absolute()
+        final = path / ADAPTER_FOLDER
+        return final if final.is_dir() else path
     from huggingface_hub import snapshot_download
     from peft.utils import CONFIG_NAME
 

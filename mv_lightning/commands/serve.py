@@ -9,12 +9,13 @@ and a full queue refuses.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from mv_lightning.artifacts.adapter_location import adapter_folder
 from mv_lightning.commands.options import (
     add_options,
     build,
     command_parser,
-    local_path,
     parse_options,
 )
 from mv_lightning.data.batching import EVAL_TOKENS
@@ -61,7 +62,8 @@ def run(args: list[str]) -> None:
     parser.add_argument(
         "folder",
         metavar="FOLDER",
-        help="Folder of a finished phase, such as checkpoints/phase3, or of an adapter",
+        help="Folder of a finished phase, such as checkpoints/phase3, or of an adapter; or "
+        "OWNER/NAME on the Hub",
     )
     for group in (ServeOptions, Address, Limits):
         add_options(parser, "serve", group)
@@ -69,8 +71,8 @@ def run(args: list[str]) -> None:
     options = build(ServeOptions, values.serve)
     address = build(Address, values.serve)
     limits = build(Limits, values.serve)
-    folder = local_path(values.folder)
     _check_extra()
+    folder = adapter_folder(values.folder)
     from mv_lightning.serving.server import build_server, build_service, verifier_version
     from mv_lightning.training.console import silence_libraries
     from mv_lightning.verifier import Verifier
@@ -85,7 +87,12 @@ def run(args: list[str]) -> None:
         precision=options.precision,
         eval_tokens=options.eval_tokens,
     )
-    service = build_service(verifier, options.name or folder.name, verifier_version(folder), limits)
+    service = build_service(
+        verifier,
+        options.name or Path(values.folder).absolute().name,
+        verifier_version(folder),
+        limits,
+    )
     listener.listen()
     host = f"[{address.host}]" if ":" in address.host else address.host
     port = listener.getsockname()[1]

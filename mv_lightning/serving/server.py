@@ -6,7 +6,7 @@ from pathlib import Path
 
 import uvicorn
 
-from mv_lightning.artifacts.layout import ADAPTER_FOLDER, CALIBRATION_FILE
+from mv_lightning.artifacts.layout import CALIBRATION_FILE
 from mv_lightning.hashing import sha256_bytes, sha256_file
 from mv_lightning.model.adapter_files import METADATA_FILE, WEIGHTS
 from mv_lightning.serving.app import Service
@@ -23,12 +23,9 @@ def verifier_version(folder: Path) -> str:
     """Return digits that change with the weights, the prompt, the base or the calibration.
 
     Args:
-        folder: Of a finished phase or of an adapter.
+        folder: Of an adapter.
     """
-    adapter = folder / ADAPTER_FOLDER
-    if not adapter.is_dir():
-        adapter = folder
-    files = [adapter / name for name in (WEIGHTS, METADATA_FILE, CALIBRATION_FILE)]
+    files = [folder / name for name in (WEIGHTS, METADATA_FILE, CALIBRATION_FILE)]
     digests = [sha256_file(file) if file.is_file() else "none" for file in files]
     return sha256_bytes(" ".join(digests).encode())[:_VERSION_DIGITS]
 

@@ -63,7 +63,34 @@ _NO_ADAPTER = (
 
 
 class VerdictDataModule(pl.LightningDataModule):
-    """Balanced phase shards of labelled answers, tokenised under one prompt and packed."""
+    """Balanced phase shards of labelled answers, tokenised under one prompt and packed.
+
+    Args:
+        source: Labelled rows: a Hub id, a file or folder (parquet, JSONL, CSV, Arrow), or
+            `synthetic` for generated rows (`synthetic:20000` for another number of them). Or a
+            list of sources, each with a path and if needed name, rows or share, and columns.
+        phase: Which shard this run trains on, from 1.
+        splits: How the source is divided.
+        prompt: `answer_only`, `explanation`, `detailed`, `chat` (for instruction-tuned bases),
+            or a YAML file with instruction, body and cue. null: that of the adapter, the
+            default outside `fit`.
+        max_length: Maximum tokens; a longer solution loses its middle. null: as for prompt.
+        batch_size: Rows of a micro-batch; trainer.accumulate_grad_batches of these are a step.
+        packing: How the rows of a micro-batch are laid out. `clean`: end to end, none sees
+            another. `contaminated`: each sees the rows before it and their labels, as in the
+            plain packing of the contest report; for an ablation, in training only. `none`:
+            padded to the longest; the results of `clean` at a higher cost.
+        summarize: Long solutions replaced by summaries.
+        eval_tokens: Maximum tokens of a batch in validation, test and prediction.
+        adversarial_rows: Rows of each check of `test` whether the verifier can be fooled: wrong
+            rows with a meaningless solution, with an instruction to say True, and so on. 0:
+            no checks.
+        num_workers: Processes that pack batches ahead.
+        base: The base model, whose tokenizer is used; see `BaseSettings.name`.
+        run_dir: Folder of the run, for tokenised rows and the manifest of the splits.
+        predict_source, id_column, rows_too_long: See `PredictSettings`.
+        pair_weight: See `VerdictModule`. Above 0, the rows of a question are kept together.
+    """
 
     def __init__(
         self,
@@ -86,34 +113,7 @@ class VerdictDataModule(pl.LightningDataModule):
         pair_weight: float = 0.0,
         rows_too_long: RowsTooLong = "error",
     ) -> None:
-        """Keep the settings; nothing is read before `setup`.
-
-        Args:
-            source: Labelled rows: a Hub id, a file or folder (parquet, JSONL, CSV, Arrow), or
-                `synthetic` for generated rows (`synthetic:20000` for another number of them). Or a
-                list of sources, each with a path and if needed name, rows or share, and columns.
-            phase: Which shard this run trains on, from 1.
-            splits: How the source is divided.
-            prompt: `answer_only`, `explanation`, `detailed`, `chat` (for instruction-tuned bases),
-                or a YAML file with instruction, body and cue. null: that of the adapter, the
-                default outside `fit`.
-            max_length: Maximum tokens; a longer solution loses its middle. null: as for prompt.
-            batch_size: Rows of a micro-batch; trainer.accumulate_grad_batches of these are a step.
-            packing: How the rows of a micro-batch are laid out. `clean`: end to end, none sees
-                another. `contaminated`: each sees the rows before it and their labels, as in the
-                plain packing of the contest report; for an ablation, in training only. `none`:
-                padded to the longest; the results of `clean` at a higher cost.
-            summarize: Long solutions replaced by summaries.
-            eval_tokens: Maximum tokens of a batch in validation, test and prediction.
-            adversarial_rows: Rows of each check of `test` whether the verifier can be fooled: wrong
-                rows with a meaningless solution, with an instruction to say True, and so on. 0:
-                no checks.
-            num_workers: Processes that pack batches ahead.
-            base: The base model, whose tokenizer is used; see `BaseSettings.name`.
-            run_dir: Folder of the run, for tokenised rows and the manifest of the splits.
-            predict_source, id_column, rows_too_long: See `PredictSettings`.
-            pair_weight: See `VerdictModule`. Above 0, the rows of a question are kept together.
-        """
+        """Keep the settings; nothing is read before `setup`."""
         super().__init__()
         if prompt is None or max_length is None:
             raise ValueError(_NO_ADAPTER)

@@ -42,7 +42,31 @@ class RowLosses:
 
 class VerdictModule(pl.LightningModule):
     """Fine-tunes adapters on a 4-bit base model so that the token after the prompt is the
-    verdict."""
+    verdict.
+
+    Args:
+        base: The base model.
+        lora: The adapters.
+        optim: Optimizer and schedule.
+        head: What computes the log-odds: `verdict`, the rows of the two verdict tokens in the
+            base's own head; `linear`, a new linear layer, trained from zero with the binary
+            cross-entropy and saved beside the adapter.
+        prompt_loss_weight: Weight of each prompt token's loss relative to the verdict's. 0
+            trains on the verdict only, 1 is plain supervised fine-tuning on every token.
+        pair_weight: Weight of a second loss of each row, which compares its log-odds with those
+            of the rows of the same question with the other label (Bradley-Terry), relative to
+            the verdict's. Above 0, the rows of a question are kept in one micro-batch.
+        label_smoothing: Share of a label (0 to below 1) that is spread evenly over True and
+            False: with 0.1, the target of the right verdict is 0.95.
+        init_from: Folder of the adapter to start from, its Hub id (`owner/name` or
+            `owner/name@revision`), or `previous` for that of the phase before. Without it `fit`
+            starts with new adapters, and the other commands use the adapter of their own phase.
+            With `none` they use the base as it is, and write into the folder `untrained` of the
+            run.
+        prompt: As for the data module; saved with the adapter.
+        max_length: As for the data module; saved with the adapter.
+        predict_mode: See `PredictSettings.mode`.
+    """
 
     load_base: Callable[..., PreTrainedModel] = staticmethod(base.load_base)
     """How the base is loaded; a process that runs several phases may keep it, see `sharing.py`."""
@@ -62,31 +86,7 @@ class VerdictModule(pl.LightningModule):
         max_length: int | None,
         predict_mode: Literal["verdict", "generate"] = "verdict",
     ) -> None:
-        """Keep the settings; weights are loaded in `configure_model`.
-
-        Args:
-            base: The base model.
-            lora: The adapters.
-            optim: Optimizer and schedule.
-            head: What computes the log-odds: `verdict`, the rows of the two verdict tokens in the
-                base's own head; `linear`, a new linear layer, trained from zero with the binary
-                cross-entropy and saved beside the adapter.
-            prompt_loss_weight: Weight of each prompt token's loss relative to the verdict's. 0
-                trains on the verdict only, 1 is plain supervised fine-tuning on every token.
-            pair_weight: Weight of a second loss of each row, which compares its log-odds with those
-                of the rows of the same question with the other label (Bradley-Terry), relative to
-                the verdict's. Above 0, the rows of a question are kept in one micro-batch.
-            label_smoothing: Share of a label (0 to below 1) that is spread evenly over True and
-                False: with 0.1, the target of the right verdict is 0.95.
-            init_from: Folder of the adapter to start from, its Hub id (`owner/name` or
-                `owner/name@revision`), or `previous` for that of the phase before. Without it `fit`
-                starts with new adapters, and the other commands use the adapter of their own phase.
-                With `none` they use the base as it is, and write into the folder `untrained` of the
-                run.
-            prompt: As for the data module; saved with the adapter.
-            max_length: As for the data module; saved with the adapter.
-            predict_mode: See `PredictSettings.mode`.
-        """
+        """Keep the settings; weights are loaded in `configure_model`."""
         super().__init__()
         assert prompt is not None and max_length is not None, "the data module refuses this"
         _check_losses(prompt_loss_weight, pair_weight, label_smoothing)

@@ -17,6 +17,8 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "me" / "verifier").mkdir(parents=True)
     assert adapter_folder(REPO) == tmp_path / REPO
+    (tmp_path / "run/phase2/adapter").mkdir(parents=True)
+    assert adapter_folder("run/phase2") == tmp_path / "run/phase2/adapter"
     assert adapter_folder("a/b/c") == tmp_path / "a/b/c"  # no folder, and no name on the Hub
 
 

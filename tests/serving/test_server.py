@@ -71,9 +71,8 @@ def accepts(address: tuple[str, int]) -> bool:
 
 
 def test_version(trained_phase: Path, tmp_path: Path) -> None:
-    version = verifier_version(trained_phase)
+    version = verifier_version(trained_phase / "adapter")
     assert len(version) == 12
-    assert verifier_version(trained_phase / "adapter") == version
     copy = shutil.copytree(trained_phase / "adapter", tmp_path / "adapter")
     assert verifier_version(copy) == version
     (copy / CALIBRATION_FILE).write_text("{}")
