@@ -133,19 +133,7 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
     if options.push is not None:
         check_login(options.push)
     phase = read_phase(phase_folder)
-    metadata = read_metadata(phase.folder.adapter)
-    if metadata.get("summarizer", NO_SUMMARIZER) != NO_SUMMARIZER:
-        raise ValueError(
-            f"{phase.folder.adapter} was trained on summaries (data.summarize), which an export "
-            "cannot write. Export a phase that was trained on whole solutions, or use the Verifier "
-            "class"
-        )
-    if metadata.get("head") == "linear":
-        raise ValueError(
-            f"{phase.folder.adapter} was trained with model.head=linear, which the formats of this "
-            "command do not have: they read the verdict from two tokens of the base's own head. "
-            "Export a phase that was trained with model.head=verdict, or use the Verifier class"
-        )
+    _check_formats(phase.folder.adapter)
     held_out = held_out_rows(phase, options.source, options.rows)
     with atomic_folder(options.out) as folder:
         write_export(options.format, phase.folder.adapter, folder)
@@ -178,3 +166,20 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
     print(f"written to {options.out}")
     if options.push is not None:
         print(f"pushed to {push(options.out, options.push, options.private)}")
+
+
+def _check_formats(adapter: Path) -> None:
+    """Refuse an adapter that no format can hold."""
+    metadata = read_metadata(adapter)
+    if metadata.get("summarizer", NO_SUMMARIZER) != NO_SUMMARIZER:
+        raise ValueError(
+            f"{adapter} was trained on summaries (data.summarize), which an export "
+            "cannot write. Export a phase that was trained on whole solutions, or use the Verifier "
+            "class"
+        )
+    if metadata.get("head") == "linear":
+        raise ValueError(
+            f"{adapter} was trained with model.head=linear, which the formats of this "
+            "command do not have: they read the verdict from two tokens of the base's own head. "
+            "Export a phase that was trained with model.head=verdict, or use the Verifier class"
+        )

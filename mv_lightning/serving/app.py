@@ -196,4 +196,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _internal_error(request: Request, error: Exception) -> Response:
     body = {"detail": "the server failed; its log says why", "error_type": "internal_error"}
-    return JSONResponse(body, status_code=500)
+    # uvicorn closes the connection after an error that nothing handled: say so.
+    return JSONResponse(body, status_code=500, headers={"Connection": "close"})

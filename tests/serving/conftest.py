@@ -22,7 +22,7 @@ from mv_lightning.schema import TEXT_COLUMNS, EncodedRows
 from mv_lightning.serving.server import build_server, build_service
 from mv_lightning.serving.settings import Limits
 
-EVAL_TOKENS = 4096
+EVAL_TOKENS = 2560
 
 
 class HeldVerifier:
