@@ -167,6 +167,11 @@ class PhaseFolder:
         """The phase's curves."""
         return RunFolder(self.run).tensorboard / self.path.name
 
+    @property
+    def trackers(self) -> Path:
+        """The runs of the loggers that number them."""
+        return self.path / "trackers.json"
+
     def evaluated_rows(self, stage: str) -> Path:
         """Return the CSV of the log-odds of every evaluated row.
 

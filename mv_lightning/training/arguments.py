@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import (
+    Callback,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 
 from mv_lightning.training.settings import LINKS
 
@@ -20,6 +26,15 @@ REPLACED_TRAINER_OPTIONS = {
     "reload_dataloaders_every_n_epochs": "another phase: its rows are the same in all epochs",
 }
 """Options of the Trainer that are refused, and what to use instead."""
+REFUSED_CALLBACKS: dict[type[Callback], str] = {
+    StochasticWeightAveraging: "it copies the model before the adapters are attached, so that it "
+    "would average nothing. Use `ensemble` to combine several adapters",
+    WeightAveraging: "its checkpoints hold a second copy of the whole base, and a phase cannot "
+    "resume from them. Use `ensemble` to combine several adapters",
+    GradientAccumulationScheduler: "the rows of an optimizer step are chosen before the training. "
+    "Use trainer.accumulate_grad_batches, with another value in another phase",
+}
+"""Callbacks of Lightning that cannot work here, why, and what to use instead."""
 
 
 def configs_first(args: list[str]) -> list[str]:
@@ -98,3 +113,19 @@ def refuse_replaced_options(trainer: Namespace) -> None:
             raise ValueError(
                 f"trainer.{name}={value} is not supported here. Use {alternative} instead"
             )
+
+
+def refuse_callbacks(callbacks: Iterable[Callback]) -> None:
+    """Refuse callbacks that cannot work here.
+
+    Args:
+        callbacks: The option `trainer.callbacks`.
+
+    Raises:
+        ValueError: One of them is among `REFUSED_CALLBACKS`.
+    """
+    for callback in callbacks:
+        for refused, reason in REFUSED_CALLBACKS.items():
+            if isinstance(callback, refused):
+                name = type(callback).__name__
+                raise ValueError(f"trainer.callbacks: {name} is not supported here: {reason}")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
@@ -25,6 +25,7 @@ from mv_lightning.model.precision import default_precision
 from mv_lightning.schema import DEFAULT_SEED
 from mv_lightning.training.arguments import (
     configs_first,
+    refuse_callbacks,
     refuse_linked_targets,
     refuse_replaced_options,
 )
@@ -43,7 +44,7 @@ from mv_lightning.training.settings import (
     resume_locked_settings,
 )
 from mv_lightning.training.sharing import SharedResources
-from mv_lightning.training.tensorboard_logger import PhaseLogger
+from mv_lightning.training.trackers import continue_runs, phase_logger, store_run_ids
 
 ADAPTER_DEFAULTS = ("data.prompt", "data.max_length")
 """Options that default, outside `fit`, to those that the adapter was trained with."""
@@ -135,7 +136,8 @@ class PhaseArgumentParser(LightningArgumentParser):
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the configuration and the manifest of the splits once the run is accepted.
+    """Writes the configuration, the manifest of the splits and the ids of the trackers' runs once
+    the run is accepted.
 
     Lightning would write before the model and the checkpoint are checked, over the files of an
     earlier run.
@@ -145,13 +147,14 @@ class SaveRunConfig(SaveConfigCallback):
         """Do nothing yet."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write both files."""
+        """Write the files."""
         if not trainer.is_global_zero:
             return
         folder: PhaseFolder = trainer.datamodule.folder
         folder.path.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, folder.config, skip_none=False, overwrite=True)
         trainer.datamodule.write_manifest()
+        store_run_ids(trainer.loggers, folder)
 
 
 class VerdictCLI(LightningCLI):
@@ -208,6 +211,8 @@ class VerdictCLI(LightningCLI):
         if config.get("ckpt_path"):
             changes["ckpt_path"] = str(_absolute(config.ckpt_path))
         self._folder = run_folder.phase(config.data.phase)
+        if self._command == "fit" and not config.run.fresh:
+            continue_runs(config.trainer.logger, self._folder)
         changes["model.init_from"] = self._initial_adapter(config.model.init_from)
         self._add_adapter_defaults(config, changes)
         if config.trainer.precision is None:
@@ -260,6 +265,8 @@ class VerdictCLI(LightningCLI):
         config, settings = self.config[self._command], self.config_init[self._command]
         trainer_config, run_settings = config.trainer, settings.run
         init_from = config.model.init_from
+        callbacks = _as_list(settings.trainer.callbacks)
+        refuse_callbacks(callbacks)
         self.phase = Phase(
             self._folder,
             run_settings,
@@ -268,14 +275,16 @@ class VerdictCLI(LightningCLI):
             dev_run=bool(trainer_config.fast_dev_run),
         )
         self.phase.open(self._command, config.get("ckpt_path"))
-        callbacks = _as_list(settings.trainer.callbacks)
         callbacks += self._interface_callbacks(callbacks)
         callbacks += self.phase.callbacks(self._command, trainer_config.max_time)
         if self._command == "predict" and not trainer_config.fast_dev_run:
             callbacks.append(self._prediction_writer(settings.predict))
-        if trainer_config.logger in (None, True):
-            fits = self._command == "fit" and not trainer_config.fast_dev_run
-            kwargs["logger"] = fits and PhaseLogger(self._folder, self.phase.steps_before)
+        if self._command != "fit" or trainer_config.fast_dev_run:
+            kwargs["logger"] = False  # there are no curves, and a CSVLogger would delete its file
+        elif trainer_config.logger in (None, True):
+            kwargs["logger"] = phase_logger(self._folder)
+        if any(isinstance(callback, Checkpoint) for callback in callbacks):
+            kwargs["enable_checkpointing"] = True
         # Counted in optimizer steps and over epochs, so that it does not depend on accumulation.
         accumulate = trainer_config.accumulate_grad_batches
         if accumulate < 1:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mv_lightning.artifacts.calibrations import save_calibration
@@ -44,6 +43,7 @@ from mv_lightning.training.stopping import (
     stop_reason,
 )
 from mv_lightning.training.throughput import ThroughputMonitor
+from mv_lightning.training.trackers import keep_csv_rows, log_figures
 from mv_lightning.versioning import read_versioned_json, write_versioned_json
 
 
@@ -76,6 +76,7 @@ class Phase:
         self._dev_run = dev_run
         self._lock = RunLock(folder.lock)
         self._checkpoint: Path | None = None
+        self._checkpoint_step = 0
         self._early_stopped_step: int | None = None
         self._finished = False
         self._best: BestAdapter | None = None
@@ -154,6 +155,8 @@ class Phase:
             self.folder.rename_existing()
         if self._checkpoint is not None:
             print(f"{self.folder.path} was interrupted; resuming from {self._checkpoint}")
+            if trainer.is_global_zero:
+                keep_csv_rows(trainer.loggers, self.steps_before + self._checkpoint_step)
         if self._early_stopped_step is not None:  # train no further
             trainer.fit_loop.epoch_loop.max_steps = self._early_stopped_step
         # Read by the module too: weights that a checkpoint replaces need no initialisation.
@@ -213,6 +216,7 @@ class Phase:
             if corruption:
                 raise ValueError(f"--ckpt_path {path} is damaged: {corruption}. Name another one")
         self._checkpoint = path
+        self._checkpoint_step = checkpoint["global_step"]
         self.steps_before = checkpoint["steps_before"]
         if checkpoint["stop_reason"] == "early_stopped":
             self._early_stopped_step = checkpoint["global_step"]
@@ -244,7 +248,7 @@ class Phase:
             }
             for name, value in values.items():
                 summary[f"val_{name}"] = None if isnan(value) else value
-            _log(trainer, report, {} if validated else values)
+            self._log(trainer, report, {} if validated else values)
         write_versioned_json(self.folder.summary, summary)
         accuracy = f", validation accuracy {summary['val_acc']:.3f}" if "val_acc" in summary else ""
         print(
@@ -281,6 +285,16 @@ class Phase:
             "settings": self._settings,
             "environment": environment(device),
         }
+
+    def _log(self, trainer: pl.Trainer, report: EvalReport, values: Mapping[str, float]) -> None:
+        """Log the figures, and values that are not logged yet, at the last step."""
+        step = self.steps_before + trainer.global_step - 1  # Lightning counts steps from 0
+        for logger in trainer.loggers:
+            logger.log_metrics({f"val/{name}": value for name, value in values.items()}, step)
+        figures = {f"val/{name}": figure for name, figure in report.figures.items()}
+        log_figures(trainer.loggers, figures, step)
+        for logger in trainer.loggers:
+            logger.save()
 
     def _initial_adapter(self) -> dict[str, str] | None:
         """Return which adapter the phase starts from."""
@@ -334,16 +348,3 @@ class Phase:
             f"{names[reason]}: stopped after step {step} of {planned_steps(trainer)}; the same "
             f"command {start}"
         )
-
-
-def _log(trainer: pl.Trainer, report: EvalReport, values: Mapping[str, float]) -> None:
-    """Log the figures, and values that are not logged yet, at the last step."""
-    for logger in trainer.loggers:
-        named = {f"val/{name}": value for name, value in values.items()}
-        logger.log_metrics(named, step=trainer.global_step - 1)  # Lightning counts steps from 0
-        if isinstance(logger, TensorBoardLogger):
-            for name, figure in report.figures.items():
-                logger.experiment.add_figure(
-                    f"val/{name}", figure, trainer.global_step, close=False
-                )
-        logger.save()

@@ -58,6 +58,7 @@ class ResumeCheckpoint(pl.Callback):
         """
         self._folder = folder
         self._run = run
+        self._steps_before = steps_before
         self._stored = {"settings": dict(settings), "steps_before": steps_before}
         self._timer = None if max_time is None else Timer(max_time)
         self._saved_step = 0
@@ -78,6 +79,7 @@ class ResumeCheckpoint(pl.Callback):
         if self._timer is not None:
             self._timer.on_train_start(trainer, pl_module)
         self._check_disk(trainer, pl_module)
+        self._set_logged_step(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -90,7 +92,7 @@ class ResumeCheckpoint(pl.Callback):
             self._restored = None
             self._saved_step = step
             # Lightning counts the first step after a resume twice for its loggers.
-            trainer.fit_loop.epoch_loop._batches_that_stepped = step
+            self._set_logged_step(trainer)
         if batch_idx % trainer.accumulate_grad_batches:
             return
         reason = self._requested_stop(trainer)
@@ -148,6 +150,11 @@ class ResumeCheckpoint(pl.Callback):
         """Keep the random state until the first micro-batch: setting up draws random numbers."""
         self._restored = checkpoint["random"][trainer.global_rank]
         self._saved_step = checkpoint["global_step"]
+
+    def _set_logged_step(self, trainer: pl.Trainer) -> None:
+        """Make all loggers count the steps over all phases."""
+        step = self._steps_before + trainer.global_step
+        trainer.fit_loop.epoch_loop._batches_that_stepped = step
 
     def _check_disk(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         folder, keep = self._folder.checkpoints, self._run.keep

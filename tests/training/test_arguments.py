@@ -5,9 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 
 from mv_lightning.cli import main
-from mv_lightning.training.arguments import REPLACED_TRAINER_OPTIONS, configs_first
+from mv_lightning.training.arguments import (
+    REPLACED_TRAINER_OPTIONS,
+    configs_first,
+    refuse_callbacks,
+)
 from mv_lightning.training.settings import LINKS
 from tests.conftest import ROOT
 
@@ -43,3 +55,21 @@ def test_options_that_would_be_ignored_are_refused(
     message = capsys.readouterr().err
     assert end.value.code == 2 and f"trainer.{name}=3" in message.replace("3.0", "3")
     assert REPLACED_TRAINER_OPTIONS[name] in message
+
+
+@pytest.mark.parametrize(
+    ("callback", "reason"),
+    [
+        (StochasticWeightAveraging(swa_lrs=0.1), "would average nothing"),
+        (EMAWeightAveraging(), "second copy of the whole base"),
+        (GradientAccumulationScheduler({0: 2}), "chosen before the training"),
+    ],
+)
+def test_callbacks_that_cannot_work_are_refused_with_the_reason(
+    callback: Callback, reason: str
+) -> None:
+    usable: list[Callback] = [EarlyStopping("val/loss"), ModelCheckpoint()]
+    refuse_callbacks(usable)
+    with pytest.raises(ValueError, match=reason) as error:
+        refuse_callbacks([*usable, callback])
+    assert type(callback).__name__ in str(error.value)
