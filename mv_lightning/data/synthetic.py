@@ -24,7 +24,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from mv_lightning.data.columns import KIND_COLUMN, LEVEL_COLUMN
-from mv_lightning.data.word_problems import draw_problem
+from mv_lightning.data.word_problems import MIN_RESULT, draw_problem
 from mv_lightning.hashing import sha256_bytes
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 
@@ -54,7 +54,7 @@ TEMPLATES = (0, 6, 9, 10, 12, 16, 20, 23, 24, 39, 43, 44, 45, 48, 54, 58, 59, 62
 English, two to five steps in whole numbers that all come from the question."""
 MAX_WORDS = 32
 """Of a question: every word costs time on a CPU, and short questions have the same errors."""
-ANSWERS = {1: range(1, 13), 2: range(5, 61), 3: range(5, 401)}
+ANSWERS = {1: range(MIN_RESULT, 13), 2: range(5, 61), 3: range(5, 401)}
 """The proposed answers of each level: a small model should be able to check the arithmetic. At the
 first level all are about equally frequent; at the others an answer of 1 would have no wrong ones
 below it, which would predict the label."""
@@ -97,7 +97,7 @@ class _Step:
         return [term.value if term.source is None else results[term.source] for term in self.terms]
 
     def result(self, results: list[int]) -> int | None:
-        """The step's result, or None if it is not a whole number from 1 to `MAX_NUMBER`."""
+        """The step's result, or None unless it is whole and from `MIN_RESULT` to `MAX_NUMBER`."""
         first, *others = self.values(results)
         summands = [first]
         for operation, value in zip(self.operations, others, strict=True):
@@ -110,7 +110,7 @@ class _Step:
             else:
                 summands.append(value if operation == "+" else -value)
         total = sum(summands) + self.slip
-        return total if 1 <= total <= MAX_NUMBER else None
+        return total if MIN_RESULT <= total <= MAX_NUMBER else None
 
     def equation(self, results: list[int], result: int) -> str:
         first, *others = self.values(results)

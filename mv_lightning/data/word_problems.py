@@ -2,7 +2,8 @@
 
 A small model cannot follow the problems of `gsm_symbolic`. These have the same form, a question and
 a solution with an equation for each step, and the same errors are possible: the problems of one
-step state a number that their solution does not need, which an error can take instead.
+step state a number that their solution does not need, which an error can take instead, and their
+solution says in words what it computes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from random import Random
 
 NUMBERS = {1: range(1, 12), 2: range(2, 20)}
 """The numbers of a question of each level."""
+MIN_RESULT = 2
+"""Of a step: after an error, the noun that follows a 1 would be in the wrong form."""
 MAX_DRAWS = 1_000
 """Draws of numbers for one problem; most combinations fit."""
 
@@ -36,37 +39,37 @@ _ONE_STEP = (
     _one(
         "{name} has {a} {items} and {c} {others}. {friend} gives {name} {b} more {items}. How many "
         "{items} does {name} have now?",
-        "{name} has {equation} {items}.",
+        "{name} has {a} {items} and gets {b} more, so {equation} {items}.",
         "a + b",
     ),
     _one(
         "{name} has {a} {items} and {c} {others}. {name} gives {friend} {b} {items}. How many "
         "{items} does {name} have now?",
-        "{name} has {equation} {items}.",
+        "{name} has {a} {items} and gives away {b}, so {equation} {items}.",
         "a - b",
     ),
     _one(
         "{name} has {a} {items}. {friend} has {b} {items} and {c} {others}. How many {items} do "
         "they have together?",
-        "They have {equation} {items}.",
+        "{name} has {a} {items} and {friend} has {b}, together {equation} {items}.",
         "a + b",
     ),
     _one(
         "{name} has {a} {items}. {friend} has {b} {items} and {c} {others}. How many more {items} "
         "does {name} have than {friend}?",
-        "{name} has {equation} more {items}.",
+        "{name} has {a} {items} and {friend} has {b}, so {equation} more {items}.",
         "a - b",
     ),
     _one(
         "{friend} has {c} {others} and {a} {items}. {name} has {b} more {items} than {friend}. How "
         "many {items} does {name} have?",
-        "{name} has {equation} {items}.",
+        "{friend} has {a} {items} and {name} has {b} more, so {equation} {items}.",
         "a + b",
     ),
     _one(
         "{friend} has {c} {others} and {a} {items}. {name} has {b} fewer {items} than {friend}. "
         "How many {items} does {name} have?",
-        "{name} has {equation} {items}.",
+        "{friend} has {a} {items} and {name} has {b} fewer, so {equation} {items}.",
         "a - b",
     ),
 )
@@ -160,7 +163,7 @@ def draw_problem(level: int, max_result: int, rng: Random) -> tuple[str, str]:
         if answer is None:
             continue
         sentences = [
-            sentence.format(equation=equation, **words)
+            sentence.format(equation=equation, **words, **numbers)
             for (sentence, _), equation in zip(problem.steps, equations, strict=True)
         ]
         question = problem.question.format(**words, **numbers)
@@ -178,15 +181,15 @@ def _solve(
 ) -> tuple[list[str], int | None]:
     """The equations of the steps, and the answer, which is None if the numbers do not fit.
 
-    Two numbers fit if both their sum and their difference are from 1 to `max_result`, or their
-    product: the numbers then say nothing about the operation.
+    Two numbers fit if both their sum and their difference, or their product, are from `MIN_RESULT`
+    to `max_result`: the numbers then say nothing about the operation.
     """
     known, equations, result = dict(numbers), list[str](), None
     for i, (_, expression) in enumerate(problem.steps):
         left, operation, right = expression.split()
         x, y = known[left], known[right]
         possible = {"*": x * y} if operation == "*" else {"+": x + y, "-": x - y}
-        if min(possible.values()) < 1 or max(possible.values()) > max_result:
+        if min(possible.values()) < MIN_RESULT or max(possible.values()) > max_result:
             return equations, None
         result = known[f"r{i}"] = possible[operation]
         equations.append(f"{x} {operation} {y} = {result}")

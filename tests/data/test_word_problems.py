@@ -28,7 +28,7 @@ def test_solutions_are_right_and_small(level: int, max_result: int) -> None:
             x, operation, y, result = re.search(r"(\d+) (.) (\d+) = (\d+)", line).groups()  # type: ignore[union-attr]
             assert {int(x), int(y)} <= set(known), (question, solution)
             assert eval(f"{x} {operation} {y}") == int(result)
-            assert 1 <= int(result) <= max_result
+            assert 2 <= int(result) <= max_result
             known.append(int(result))
             operations.add(operation)
         assert last == f"#### {known[-1]}"
@@ -40,15 +40,16 @@ def test_a_question_of_one_step_has_a_number_too_many() -> None:
     for _ in range(100):
         question, solution = draw_problem(1, 20, rng)
         assert len(set(numbers(question)) - set(numbers(solution.partition("=")[0]))) == 1
+        assert not re.search(r"\b1 (more |fewer )?\w+s\b", question + solution)
 
 
 def test_numbers_do_not_tell_the_operation() -> None:
-    """Either operation gives a result from 1 to the largest."""
+    """Either operation gives a result from the smallest to the largest."""
     rng = Random(3)
     for _ in range(200):
         _, solution = draw_problem(1, 20, rng)
         x, _, y = re.search(r"(\d+) (.) (\d+) =", solution).groups()  # type: ignore[union-attr]
-        assert int(x) - int(y) >= 1 and int(x) + int(y) <= 20
+        assert int(x) - int(y) >= 2 and int(x) + int(y) <= 20
 
 
 def test_every_problem_is_drawn_and_the_seed_decides() -> None:

@@ -56,10 +56,10 @@ def test_slices_follow_what_the_split_states(encoded: EncodedRows) -> None:
     assert rows["kind"] == {"": 3, "slip": 3}
     assert rows["level"] == {str(row): 1 for row in range(3, 9)}
     assert list(report.ids) == ["q8", "q7", "q6", "q5", "q4", "q3"] and not report.is_complete
-    in_N = sources_N[outputs.rows_N] == "mmlu"
+    in_N = sources_N[outputs.rows_N] == "gsm8k"
     expected = score(outputs.labels_N[in_N], outputs.log_odds_N[in_N])
     for metric in ("balanced_accuracy", "ece"):
-        assert report.slices["source"]["mmlu"].values[metric] == expected.values[metric]
+        assert report.slices["source"]["gsm8k"].values[metric] == expected.values[metric]
     plain = evaluate(outputs, Split(encoded, np.arange(16)))
     assert set(plain.slices) == {"tokens", "truncated"}
     assert list(plain.ids) == ["8", "7", "6", "5", "4", "3"]
