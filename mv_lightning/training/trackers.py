@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import (
 )
 
 from mv_lightning.artifacts.layout import PhaseFolder
-from mv_lightning.atomic import read_json, write_json
+from mv_lightning.versioning import read_versioned_json, write_versioned_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def store_run_ids(loggers: Iterable[Logger], folder: PhaseFolder) -> None:
     """
     ids = [(type(logger).__name__, logger.version) for logger in loggers]
     if any(name in RUN_ID_OPTIONS for name, _ in ids):
-        write_json(folder.trackers, ids)
+        write_versioned_json(folder.trackers, {"runs": ids})
 
 
 def continue_runs(loggers: Any, folder: PhaseFolder) -> None:
@@ -81,7 +81,8 @@ def continue_runs(loggers: Any, folder: PhaseFolder) -> None:
     if not folder.trackers.is_file():
         return
     given = loggers if isinstance(loggers, list) else [loggers]
-    for logger, (name, run_id) in zip(given, read_json(folder.trackers), strict=False):
+    stored = read_versioned_json(folder.trackers, "the run ids of loggers")["runs"]
+    for logger, (name, run_id) in zip(given, stored, strict=False):
         option = RUN_ID_OPTIONS.get(name)
         if option is None or not isinstance(logger, Namespace):
             continue

@@ -12,13 +12,13 @@ from lightning.pytorch.loggers import CSVLogger
 
 from mv_lightning.artifacts.curves import tensorboard_curve
 from mv_lightning.artifacts.layout import PhaseFolder
-from mv_lightning.atomic import write_json
 from mv_lightning.cli import main
 from mv_lightning.experiments.resume_check import compare_phases
 from mv_lightning.testing import tiny_options
 from mv_lightning.training.checkpoint_files import checkpoints, read_checkpoint
 from mv_lightning.training.module import VerdictModule
 from mv_lightning.training.trackers import continue_runs, keep_csv_rows, phase_logger
+from mv_lightning.versioning import write_versioned_json
 from tests.conftest import ROOT
 
 STEP = VerdictModule.training_step
@@ -120,7 +120,8 @@ def test_a_tracker_continues_its_own_run_unless_another_is_named(tmp_path: Path)
     given = loggers()
     continue_runs(given, folder)
     assert given == loggers(), "there is no earlier start"
-    write_json(folder.trackers, [["CSVLogger", 0], ["MLFlowLogger", "abc"]])
+    runs = [["CSVLogger", 0], ["MLFlowLogger", "abc"]]
+    write_versioned_json(folder.trackers, {"runs": runs})
     continue_runs(given, folder)
     assert given == loggers(run_id="abc")
     named = loggers(run_id="other")
