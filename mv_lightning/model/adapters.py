@@ -70,12 +70,14 @@ def attach(base: PreTrainedModel, settings: LoraSettings, head: HeadKind = "verd
     if getattr(base, "is_loaded_in_4bit", False):
         from bitsandbytes.nn import Linear4bit
 
-        from mv_lightning.model.linear import FusedLinear4bit
+        from mv_lightning.model.linear import FusedLinear4bit, join_projections
 
         # PEFT's way to set the adapter class of a layer type; it is not saved with the adapter.
         config._register_custom_module({Linear4bit: FusedLinear4bit})
     base.disable_input_require_grads()  # PEFT enables them where activations are recomputed
     model: PeftModel = get_peft_model(base, config)
+    if getattr(base, "is_loaded_in_4bit", False):
+        join_projections(base)
     recomputes = any(getattr(m, "gradient_checkpointing", False) for m in base.modules())
     if settings.dropout and recomputes:
         enable_checkpointing(base, dropout=True)
@@ -96,6 +98,10 @@ def detach(model: PeftModel) -> PreTrainedModel:
     Returns:
         The frozen base model, in training mode.
     """
+    if getattr(model.get_base_model(), "is_loaded_in_4bit", False):
+        from mv_lightning.model.linear import separate_projections
+
+        separate_projections(model)
     base: PreTrainedModel = model.unload()
     set_head(base, "verdict")
     base.disable_input_require_grads()

@@ -37,7 +37,8 @@ def describe(model: torch.nn.Module) -> dict[str, object]:
     """Everything about a base that could change the next run."""
     modules = {}
     for name, module in model.named_modules():
-        hooks = [list(table.values()) for table in (module._forward_hooks, module._backward_hooks)]
+        tables = (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks)
+        hooks = [list(table.values()) for table in tables]
         checkpoint = getattr(module, "_gradient_checkpointing_func", None)
         modules[name] = (
             type(module),

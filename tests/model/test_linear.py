@@ -6,8 +6,12 @@ import pytest
 import torch
 from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 
-from mv_lightning.model import adapters, base
+from mv_lightning.model import adapters, base, linear
+from mv_lightning.model.activation_checkpointing import enable_checkpointing
 from mv_lightning.model.linear import FusedLinear4bit
+from mv_lightning.schema import Packing
+
+PACKING = Packing(lengths=(4, 5), parents=(-1, 0))
 
 
 def layers(model: torch.nn.Module) -> list[FusedLinear4bit]:
@@ -97,3 +101,70 @@ def test_a_disabled_or_merged_adapter_adds_nothing(tiny: torch.nn.Module, state:
         layer.merge()
     assert torch.equal(layer(x), layer.base_layer(x))
     assert not torch.equal(layer(x), adapted)
+
+
+def results(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Hidden states, and the gradients of their input and of all adapters, of two sums."""
+    rng = torch.Generator().manual_seed(4)
+    x = torch.randn(1, 9, 128, generator=rng).requires_grad_()
+    model.zero_grad()
+    for factor in (1, 3):
+        base_model = model.get_base_model().model
+        hidden = base_model(inputs_embeds=factor * x, packing=PACKING).last_hidden_state
+        hidden.pow(3).sum().backward()
+    trained = adapters.trained_parameters(model).values()
+    return [hidden.detach(), x.grad, *(parameter.grad for parameter in trained)]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_projections_of_the_same_input_together_equal_each_alone(
+    tiny: torch.nn.Module, recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bias and a scale of its own for each."""
+    tiny.train()
+    for index, layer in enumerate(layers(tiny)):
+        layer.scaling["default"] = 0.5 + index / 10
+        bias = torch.randn(layer.out_features, generator=torch.Generator().manual_seed(index))
+        layer.base_layer.bias = torch.nn.Parameter(bias, requires_grad=False)
+    if recompute:
+        enable_checkpointing(tiny.get_base_model())
+    alone = results(tiny)
+    calls: list[int] = []
+    outputs = linear._outputs
+    monkeypatch.setattr(linear, "_outputs", lambda s, x: calls.append(len(s)) or outputs(s, x))
+    monkeypatch.setattr(linear, "JOINED_ON", ("cpu",))
+    together = results(tiny)
+    # Two layers, two passes, each perhaps computed again; what a layer computes last is not.
+    assert calls.count(3) == calls.count(2) == 4 * (1 + recompute)
+    assert set(calls) == {1, 2, 3}
+    for got, expected in zip(together, alone, strict=True):
+        assert expected.abs().max() > 0
+        largest = expected.abs().max().item()
+        torch.testing.assert_close(got, expected, atol=1e-5 * largest, rtol=0)
+    for layer in layers(tiny):
+        assert layer.shared_input is None or not layer.shared_input._pending
+
+
+def test_what_is_computed_together_ends_with_the_modules_forward_pass(
+    tiny: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "JOINED_ON", ("cpu",))
+    mlp = tiny.get_base_model().model.layers[0].mlp
+    shared, x = mlp.gate_proj.shared_input, torch.randn(4, 128)
+    alone = mlp.gate_proj(x)  # without its module
+    assert shared is not None and not shared._pending
+
+    def fail(*_: object) -> None:
+        assert list(shared._pending) == [mlp.up_proj]
+        raise KeyError
+
+    handle = mlp.gate_proj.register_forward_hook(fail)
+    with pytest.raises(KeyError):
+        mlp(x)
+    handle.remove()
+    assert not shared._pending and not shared.applies_to(x)
+    mlp.up_proj.enable_adapters(False)
+    gates: list[torch.Tensor] = []
+    mlp.gate_proj.register_forward_hook(lambda *args: gates.append(args[-1]))
+    mlp(x)
+    assert torch.equal(gates[0], alone)

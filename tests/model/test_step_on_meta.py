@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
-from mv_lightning.model import adapters, attention, verdict
+from mv_lightning.model import adapters, attention, linear, verdict
 from mv_lightning.model.activation_checkpointing import enable_checkpointing
 from mv_lightning.model.flat_optimizer import _parts
 from mv_lightning.model.quantization import quantization_config
@@ -37,7 +37,7 @@ PACKING = Packing(
     lengths=(90, *[60] * ROWS, *[235] * ROWS), parents=(-1, *[0] * ROWS, *range(1, ROWS + 1))
 )
 """Eight rows of 385 tokens with questions of their own, behind one instruction."""
-MAX_LAUNCHES = {False: 219, True: 293}
+MAX_LAUNCHES = {False: 202, True: 272}
 """Operators that start a kernel, for each layer of a step, without recomputation and with it."""
 
 
@@ -121,7 +121,7 @@ class Operators(TorchDispatchMode):
             self.waits[str(func)] += 1
         if "_local_scalar_dense" in str(func) or "nonzero" in str(func):
             self.waits[str(func)] += 1
-        if not func.is_view:
+        if not func.is_view and not str(func).startswith("aten.empty"):
             self.launches[str(func)] += 1
         return func(*args, **kwargs)
 
@@ -142,8 +142,9 @@ class TensorsFromLists(TorchFunctionMode):
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attention of a GPU; the meta device knows no autocast, and the base is in bf16 anyway."""
+    """The operations of a GPU; the meta device knows no autocast, and the base is in bf16."""
     monkeypatch.setattr(attention, "_fastest", lambda query, settings: attention._varlen)
+    monkeypatch.setattr(linear, "JOINED_ON", ("meta",))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
 
