@@ -122,7 +122,7 @@ def test_dotted_options_exist(document: Path) -> None:
     shell = [word for line in shell_lines(document) for word in shlex.split(line)]
     for code in [*inline_code(document), *shell]:
         for name in re.findall(rf"(?<![\w./])(?:--)?((?:{GROUPS})\.[a-z_.0-9]+)(?![\w/])", code):
-            if name.endswith(".yaml") or name.startswith("trainer.callbacks."):
+            if name.endswith(".yaml") or name.startswith(("trainer.callbacks.", "trainer.logger.")):
                 continue
             assert name in option_names(), code
 

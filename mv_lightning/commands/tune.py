@@ -26,8 +26,9 @@ from mv_lightning.commands.options import (
     split_args,
 )
 from mv_lightning.experiments.child_run import check_status, run_child
+from mv_lightning.experiments.option_files import option_args
 from mv_lightning.experiments.search import FINISHED, FIRST, PRUNED, Budget, Search, TrialRecord
-from mv_lightning.experiments.search_space import SearchSpace, option_args, read_space
+from mv_lightning.experiments.search_space import SearchSpace, read_space
 from mv_lightning.experiments.trial_run import TrialRun, train
 from mv_lightning.metrics.plots import save_png, search_history, search_importances
 from mv_lightning.reporting.blocks import Table

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mv_lightning.experiments.option_files import read_mapping, value_text
 from mv_lightning.schema import DEFAULT_SEED
 
 RESERVED = {
@@ -19,6 +19,7 @@ RESERVED = {
     "ckpt_path": "another --folder",
 }
 """Options that are set for each run of an experiment, and what to use instead."""
+_NAMES = ("title", "base", "axes", "cells", "options", "seeds", "reference")
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,7 @@ def read_grid(file: Path) -> Grid:
     Raises:
         ValueError: It cannot be read, or is not such a mapping.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"the grid {file} cannot be read: {error}") from error
-    known = {"title", "base", "axes", "cells", "options", "seeds", "reference"}
-    if not isinstance(content, dict) or not content.keys() <= known:
-        got = sorted(content.keys() - known) if isinstance(content, dict) else content
-        raise ValueError(
-            f"the grid {file}: expected a mapping of {', '.join(sorted(known))}, got {got!r}. "
-            "Correct the names"
-        )
+    content = read_mapping(file, "the grid", _NAMES)
     axes = _options(file, "axes", content.get("axes", {}))
     listed = content.get("cells", [])
     seeds = content.get("seeds", [DEFAULT_SEED])
@@ -148,24 +137,6 @@ def make_cells(
             parts = [f"{short[name]}={value_text(value)}" for name, value in options.items()]
             cells.append(GridCell(", ".join(parts), options))
     return cells
-
-
-def value_text(value: Any) -> str:
-    """Return a value as a configuration file spells it.
-
-    Args:
-        value: Of an option.
-    """
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def option_args(options: Mapping[str, Any]) -> list[str]:
-    """Return options as arguments of a command line.
-
-    Args:
-        options: Dotted names and values.
-    """
-    return [f"--{name}={value_text(value)}" for name, value in options.items()]
 
 
 def _options(file: Path, name: str, value: Any) -> Mapping[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mv_lightning.artifacts.layout import ExperimentFolder
 from mv_lightning.atomic import atomic_file
-from mv_lightning.experiments.grid import Grid, value_text
+from mv_lightning.experiments.grid import Grid
+from mv_lightning.experiments.option_files import value_text
 from mv_lightning.experiments.results import CellResult
 from mv_lightning.metrics.comparison import COMPARED, Interval
 from mv_lightning.metrics.plots import SettingPoint, metric_by_setting, save_png

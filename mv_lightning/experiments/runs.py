@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from mv_lightning.artifacts.layout import PhaseFolder, checkpoint_step
 from mv_lightning.data.splits import SplitPlan
-from mv_lightning.experiments.grid import RESERVED, Grid, GridCell, option_args
+from mv_lightning.experiments.grid import RESERVED, Grid, GridCell
+from mv_lightning.experiments.option_files import option_args
 from mv_lightning.hashing import sha256_bytes
 from mv_lightning.model.location import absolute_name
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mv_lightning.experiments.option_files import read_mapping
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -145,13 +146,8 @@ def read_space(file: Path) -> SearchSpace:
     Raises:
         ValueError: It cannot be read, or is not such a mapping.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"the search space {file} cannot be read: {error}") from error
-    content = _mapping(file, "the file", content, ("title", "base", "options", "space", "pruning"))
+    known = ("title", "base", "options", "space", "pruning")
+    content = read_mapping(file, "the search space", known)
     pruning = _mapping(file, "pruning", content.get("pruning", {}), ("first_rung", "reduction"))
     options, base = content.get("options", {}), content.get("base", [])
     if not isinstance(options, dict) or not isinstance(base, list):
@@ -178,18 +174,6 @@ def read_space(file: Path) -> SearchSpace:
         first_rung=first_rung,
         reduction=reduction,
     )
-
-
-def option_args(options: Mapping[str, Any]) -> list[str]:
-    """Return options as arguments of a command line.
-
-    Args:
-        options: Dotted names and values.
-    """
-    args = []
-    for name, value in options.items():
-        args.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
-    return args
 
 
 def _mapping(file: Path, name: str, value: Any, known: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mv_lightning.experiments.grid import Grid, GridCell, make_cells, option_args, read_grid
+from mv_lightning.experiments.grid import Grid, GridCell, make_cells, read_grid
+from mv_lightning.experiments.option_files import option_args
 from mv_lightning.training.cli import parse_all
 from tests.conftest import ROOT
 
@@ -57,13 +58,6 @@ def test_the_first_cell_is_the_reference_by_default(tmp_path: Path) -> None:
 def test_names_that_would_be_equal_stay_long() -> None:
     cells = make_cells({"model.lora.r": [1], "data.r": [None], "run.keep": ["x"]}, [])
     assert [cell.label for cell in cells] == ["model.lora.r=1, data.r=null, keep=x"]
-
-
-def test_values_are_spelt_as_in_a_configuration_file() -> None:
-    options = {"a.b": True, "c": None, "d": 0.001, "e": "text, more", "f": [{"path": "x"}]}
-    assert option_args(options) == [
-        "--a.b=true", "--c=null", "--d=0.001", "--e=text, more", '--f=[{"path": "x"}]',
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
