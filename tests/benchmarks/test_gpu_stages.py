@@ -44,6 +44,7 @@ def test_the_profile_covers_the_steps(folder: Path) -> None:
     assert result["launches_a_step"] is None
 
 
+@pytest.mark.slow
 def test_one_model_is_trained_in_two_ways_saved_and_used(folder: Path) -> None:
     result = STAGES["package"](folder, SMALL)
     check_steps(result, SMALL.steps)
@@ -54,6 +55,7 @@ def test_one_model_is_trained_in_two_ways_saved_and_used(folder: Path) -> None:
     assert result["mfu"] > 0
 
 
+@pytest.mark.slow
 def test_phase_1_runs_on_rows_of_one_length(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +66,7 @@ def test_phase_1_runs_on_rows_of_one_length(
     assert tokens_a_row == pytest.approx(SMALL.long_row, abs=5)
 
 
+@pytest.mark.slow
 def test_generation_is_measured(folder: Path) -> None:
     result = STAGES["generate"](folder, SMALL)
     assert result["predicted_rows"] == SMALL.generated
