@@ -30,7 +30,7 @@ def adapter(trained_phase: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     generator = torch.Generator().manual_seed(0)
     for name, weight in weights.items():
         if "lora_B" in name:
-            weight.normal_(std=0.1, generator=generator)
+            weight.normal_(std=0.2, generator=generator)
     save_file(weights, folder / WEIGHTS)
     stored = json.loads((folder / CALIBRATION_FILE).read_text())
     stored["calibration"] |= {"temperature": 1.7, "threshold": 0.05}

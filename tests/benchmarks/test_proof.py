@@ -263,6 +263,7 @@ def test_a_row_without_a_probability_is_not_scored(proof: TinyProof, tmp_path: P
         )
 
 
+@pytest.mark.slow
 def test_the_untrained_base_is_a_run(proof: TinyProof) -> None:
     real_data.run_and_store("tiny-untrained", ["zeroeval"], proof.runs, proof.sets)
     result = proof.results["proof/tiny-untrained"]
@@ -271,6 +272,7 @@ def test_the_untrained_base_is_a_run(proof: TinyProof) -> None:
     assert result["cpu_seconds_by_stage"].keys() == {"predict zeroeval"}
 
 
+@pytest.mark.slow
 def test_cpu_seconds_are_summed_over_starts(tmp_path: Path) -> None:
     folder = ProofFolder(tmp_path, "run")
     for _ in range(2):

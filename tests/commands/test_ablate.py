@@ -97,6 +97,7 @@ def test_a_killed_grid_continues_with_the_same_result(
     assert untested.evaluated_rows("test").read_bytes() == test_rows
 
 
+@pytest.mark.slow
 def test_added_cells_run_and_failed_ones_are_told(
     finished: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -335,7 +335,11 @@ def test_the_stack_of_the_ensemble_is_measured_where_questions_repeat(
     right_N = np.array([line.endswith("True") for line in written]) == labels_N
     assert right_N.mean() == pytest.approx(accuracies["verdict"])
     plain = [*files["rows"], "--out", str(tmp_path / "b"), "--labels", rows]
-    main(["ensemble", *plain, *fitted[:-1], SOURCE])
+    alone = []
+    for row, line in enumerate(lines):
+        alone.append(json.dumps({**json.loads(line), "question": str(row)}))
+    (tmp_path / "alone.jsonl").write_text("\n".join(alone))
+    main(["ensemble", *plain, *fitted[:-1], str(tmp_path / "alone.jsonl")])
     assert summary(tmp_path / "b")["no_stack"] == "no validation question has several solutions"
 
 

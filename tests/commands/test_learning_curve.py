@@ -22,6 +22,7 @@ def command(base: Path, folder: Path, *more: str) -> list[str]:
     return ["learning-curve", "--rows", "8", "12", "24", *own, "--config", config, *given, *more]
 
 
+@pytest.mark.slow
 def test_the_curve_of_a_tiny_model(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

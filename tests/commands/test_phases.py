@@ -52,6 +52,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_it_carries_on_where_it_stopped(
     tiny_folder: Path, tmp_path: Path, one_thread: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_folder_without_phases_is_told(tmp_path: Path, capfd: pytest.CaptureFi
     )
 
 
+@pytest.mark.slow
 def test_an_interrupt_says_how_to_continue(tiny_folder: Path, tmp_path: Path) -> None:
     """As Ctrl-C in a terminal, which reaches the parent and the phase that it runs."""
     run = tmp_path / "run"

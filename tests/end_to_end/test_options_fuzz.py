@@ -238,7 +238,7 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-@settings(max_examples=40, **EVERYTHING)
+@settings(max_examples=15, **EVERYTHING)
 @given(line=command_lines())
 def test_a_command_line_ends_well_or_with_one_message(
     line: tuple[str, dict[str, str]], tiny_folder: Path, trained: Path, tmp_path: Path

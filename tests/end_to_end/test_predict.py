@@ -371,7 +371,7 @@ GENERATE = (
     "--predict.source",
     "synthetic:20",
     "--data.eval_tokens",
-    "2048",
+    "1024",
 )
 
 

@@ -68,6 +68,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(
     assert summaries[0]["val_loss"] == pytest.approx(summaries[1]["val_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_resume_where_they_were_stopped(tiny_folder: Path, tmp_path: Path) -> None:
     """Each process gets its own random generator back: with dropout, one for both would show."""
     options = (

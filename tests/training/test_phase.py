@@ -163,6 +163,7 @@ def test_a_finished_phase_names_the_settings_that_differ(
     assert "other settings: model.optim.lr was 0.0001, is 0.5" in message
 
 
+@pytest.mark.slow
 def test_a_phase_whose_first_adapter_was_replaced_is_not_finished(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -210,7 +210,7 @@ def test_what_lightning_does_not_restore_is_restored(tmp_path: Path) -> None:
     trainer = StubTrainer(step=4)
     resumed.on_train_batch_start(trainer, MODULE, None, 8)
     assert torch.equal(torch.rand(3), expected)
-    assert trainer.fit_loop.epoch_loop._batches_that_stepped == 4
+    assert trainer.fit_loop.epoch_loop._batches_that_stepped == 7 + 4  # over all phases
     after = torch.rand(3)
     resumed.on_train_batch_start(trainer, MODULE, None, 9)
     assert not torch.equal(torch.rand(3), after) and not torch.equal(torch.rand(3), expected)
