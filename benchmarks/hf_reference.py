@@ -21,7 +21,7 @@ VERDICT = re.compile(r"\b(True|False)\b")
 
 def prompts(encoded: EncodedRows) -> list[list[int]]:
     """Return the token ids of every row, preceded by the shared instruction."""
-    return [[*encoded.prefix_ids, *encoded.row(index).tolist()] for index in range(len(encoded))]
+    return [encoded.prompt_ids(index).tolist() for index in range(len(encoded))]
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,10 @@ class EncodedRows:
         """Return the ids of a row after the prefix, int32."""
         return self.ids_T[self.starts_N[index] : self.starts_N[index + 1]]
 
+    def prompt_ids(self, index: int) -> np.ndarray:
+        """Return the ids of a row's whole prompt, the instruction included: int64."""
+        return np.concatenate([np.array(self.prefix_ids, dtype=np.int64), self.row(index)])
+
     @cached_property
     def prefix_groups_N(self) -> np.ndarray:
         """int64 [N], from 0: equal for the rows that start with the same question prefix."""

@@ -97,7 +97,7 @@ class Verifier:
             gradient_checkpointing=False,
         )
         prompt = prompt_from_metadata(metadata["prompt"])
-        summarizer = Summarizer.from_metadata(metadata.get("summarizer"))
+        summarizer = Summarizer.from_metadata(metadata["summarizer"])
         tokenizer = load_tokenizer(settings)
         loaded = load_base(settings, dtype, device)
         current = {
@@ -109,7 +109,7 @@ class Verifier:
         adapter_files.check_compatible(metadata, current, f"the adapter in {folder}")
         # Weights that are loaded next need no LoftQ initialisation.
         lora = adapters.LoraSettings(**{**metadata["lora"], "loftq": False})
-        model = adapters.attach(loaded, lora, metadata.get("head", "verdict"))
+        model = adapters.attach(loaded, lora, metadata["head"])
         adapter_files.load(model, folder)
         return cls(
             model=model.eval(),

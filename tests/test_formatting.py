@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from mv_lightning.formatting import setting_differences, shorten
+from mv_lightning.formatting import first_line, flatten_settings, setting_differences, shorten
 
 
 def test_shorten_marks_what_it_leaves_out() -> None:
@@ -19,3 +19,14 @@ def test_setting_differences_name_both_values_and_only_what_is_asked_for() -> No
         setting_differences(stored, {"rank": 16, "prompt": "basic", "seed": 1})
         == "rank was 8, is 16; seed was None, is 1"
     )
+
+
+def test_the_first_line_of_an_error_or_its_type() -> None:
+    assert first_line(OSError("\n no such file \nadvice")) == "no such file "
+    assert first_line(ValueError(" ")) == "ValueError"
+
+
+def test_settings_by_dotted_names() -> None:
+    settings = {"model": {"lora": {"r": 8}, "head": "linear"}, "seed": 3, "none": {}}
+    assert flatten_settings(settings) == {"model.lora.r": 8, "model.head": "linear", "seed": 3}
+    assert flatten_settings({"r": 8}, "model.lora.") == {"model.lora.r": 8}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mv_lightning.artifacts.layout import ADAPTER_FOLDER, CALIBRATION_FILE
+from mv_lightning.formatting import first_line
 from mv_lightning.model.adapter_files import METADATA_FILE, WEIGHTS
 from mv_lightning.model.location import hub_location
 
@@ -34,9 +35,9 @@ def adapter_folder(name: str | Path) -> Path:
             location.source, revision=location.revision, allow_patterns=files
         )
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"no adapter in {path.absolute()}: there is no such folder, and {name} could not be "
-            f"loaded from the Hub: {reason} Correct the name, or log in with `hf auth login`"
+            f"loaded from the Hub: {first_line(error)} Correct the name, or log in with "
+            "`hf auth login`"
         ) from error
     return Path(folder)

@@ -10,6 +10,19 @@ from typing import Any
 from mv_lightning.artifacts.layout import PhaseFolder
 
 
+def logged_curve(folder: PhaseFolder, settings: Mapping[str, Any], tag: str) -> dict[int, float]:
+    """Return a curve that a phase logged: value by step; empty where nothing is found.
+
+    A step that was repeated after an interruption counts once.
+
+    Args:
+        folder: A phase.
+        settings: All of its settings.
+        tag: Name of the curve, such as `train/loss`.
+    """
+    return dict(tensorboard_curve(folder, tag)) or dict(csv_curve(settings, tag))
+
+
 def tensorboard_curve(folder: PhaseFolder, tag: str) -> Iterator[tuple[int, float]]:
     """Yield the steps and values of a curve in the order in which they were logged.
 

@@ -171,13 +171,13 @@ def export(phase_folder: Path, options: ExportOptions) -> None:
 def _check_formats(adapter: Path) -> None:
     """Refuse an adapter that no format can hold."""
     metadata = read_metadata(adapter)
-    if metadata.get("summarizer", NO_SUMMARIZER) != NO_SUMMARIZER:
+    if metadata["summarizer"] != NO_SUMMARIZER:
         raise ValueError(
             f"{adapter} was trained on summaries (data.summarize), which an export "
             "cannot write. Export a phase that was trained on whole solutions, or use the Verifier "
             "class"
         )
-    if metadata.get("head") == "linear":
+    if metadata["head"] == "linear":
         raise ValueError(
             f"{adapter} was trained with model.head=linear, which the formats of this "
             "command do not have: they read the verdict from two tokens of the base's own head. "

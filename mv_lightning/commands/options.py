@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import mv_lightning.commands
+from mv_lightning.formatting import flatten_settings
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -246,19 +247,11 @@ def _known_values(parser: ArgumentParser, file: Path) -> Iterator[tuple[str, Any
                 f"--config {file}: expected one of the groups {', '.join(SHARED_GROUPS)} or of a "
                 f"command, got {group!r}"
             )
-        for name, value in _flat(group, values):
+        for name, value in flatten_settings({group: values}).items():
             if name in known:
                 yield name, value
             elif group in {dest.partition(".")[0] for dest in known} - set(SHARED_GROUPS):
                 raise ValueError(f"--config {file}: there is no option {name!r}")
-
-
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _flat(f"{name}.{key}", part)
-    else:
-        yield name, value
 
 
 def _normalised(arg: str) -> str:

@@ -26,10 +26,11 @@ from mv_lightning.commands.options import (
     split_args,
 )
 from mv_lightning.experiments.child_run import check_status, run_child
-from mv_lightning.experiments.option_files import option_args
+from mv_lightning.experiments.option_files import option_args, shared_args
 from mv_lightning.experiments.search import FINISHED, FIRST, PRUNED, Budget, Search, TrialRecord
 from mv_lightning.experiments.search_space import SearchSpace, read_space
 from mv_lightning.experiments.trial_run import TrialRun, train
+from mv_lightning.formatting import flatten_settings
 from mv_lightning.metrics.plots import save_png, search_history, search_importances
 from mv_lightning.reporting.blocks import Table
 from mv_lightning.reporting.phase_blocks import with_interval
@@ -102,7 +103,7 @@ def run(args: list[str]) -> None:
         own_args.append(fit_args.pop(0))
     values = parse_options(parser, own_args)
     options, space = build(TuneOptions, values.tune), read_space(local_path(values.space))
-    base_args = _base_args(space, fit_args)
+    base_args = shared_args(space.base, space.options, fit_args)
     first = space.first_trial(parse(["fit"]))
     for corner in space.corners():  # every value is checked before time is spent
         settings = parse(["fit", *base_args, *option_args(corner)])
@@ -122,31 +123,14 @@ def run(args: list[str]) -> None:
     _finish(search, trials, space, has_test_set=bool(settings["data"]["splits"]["test_rows"]))
 
 
-def _base_args(space: SearchSpace, fit_args: Sequence[str]) -> list[str]:
-    args = []
-    for path in space.base:
-        args += ["--config", str(path)]
-    return [*args, *option_args(space.options), *fit_args]
-
-
 def _common_settings(settings: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
     """What decides the result of a trial beside its own settings, and the space."""
-    flat = dict(_flat("", settings))
+    flat = flatten_settings(settings)
     common = {**resume_locked_settings(flat), "data.source": flat["data.source"]}
     common |= {"model.base.name": flat["model.base.name"], "data.prompt": flat["data.prompt"]}
     kept = {name: value for name, value in common.items() if name not in space.dimensions}
     dimensions = {name: list(dim.ends) for name, dim in space.dimensions.items()}
     return {**kept, "space": dimensions}
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat += _flat(f"{prefix}{name}.", value)
-        else:
-            flat.append((f"{prefix}{name}", value))
-    return flat
 
 
 def _search(search: Search, trials: _Trials, budget: Budget) -> None:
@@ -180,15 +164,13 @@ def _finish(search: Search, trials: _Trials, space: SearchSpace, has_test_set: b
     chosen = {"best": best}
     if records[FIRST].log_loss is not None:
         chosen = {"report": records[FIRST], "best": best}
-    metrics = {}
+    metrics, summary = {}, {}
     for name, record in chosen.items():
         run = trials.run(record.number, record.params)
         if has_test_set and "test" not in read_metrics(run.phase):
             command = ["test", *run.fit_args()]
             check_status(command, run_child(command, run.log), run.log)
         metrics[name] = read_metrics(run.phase)
-    summary = {}
-    for name, record in chosen.items():
         summary[name] = {
             "trial": record.number,
             "params": dict(record.params),

@@ -290,7 +290,7 @@ def pack_contaminated(
     """
     spans: list[np.ndarray] = []
     for index in indices_B.tolist():
-        spans += [_whole_row(encoded, index), np.array(ends[encoded.labels_N[index]])]
+        spans += [encoded.prompt_ids(index), np.array(ends[encoded.labels_N[index]])]
     spans.pop()  # nothing reads what follows the last row
     parents = tuple(range(-1, len(spans) - 1))
     packing = Packing(tuple(map(len, spans)), parents, tuple(range(0, len(spans), 2)))
@@ -308,7 +308,7 @@ def pad(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
         indices_B: int [B], positions in `encoded`.
         step_rows: Rows of the optimizer step.
     """
-    rows = [_whole_row(encoded, index) for index in indices_B.tolist()]
+    rows = [encoded.prompt_ids(index) for index in indices_B.tolist()]
     longest = max(map(len, rows))
     spans: list[np.ndarray] = []
     parents, row_spans = [], []
@@ -321,10 +321,6 @@ def pad(encoded: EncodedRows, indices_B: np.ndarray, step_rows: int) -> Batch:
             parents.append(row_spans[-1])
     packing = Packing(tuple(map(len, spans)), tuple(parents), tuple(row_spans))
     return _batch(encoded, indices_B, step_rows, spans, packing)
-
-
-def _whole_row(encoded: EncodedRows, index: int) -> np.ndarray:
-    return np.concatenate([np.array(encoded.prefix_ids, dtype=np.int64), encoded.row(index)])
 
 
 def _batch(

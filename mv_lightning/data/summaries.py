@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mv_lightning.formatting import first_line
 from mv_lightning.hashing import sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Summarizer:
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"data.summarize.model={name}: expected the folder or the Hub id of a "
-                f"sequence-to-sequence model, got {str(error).splitlines()[0]}. Correct the name."
+                f"sequence-to-sequence model, got {first_line(error)}. Correct the name."
             ) from error
 
     @cached_property
@@ -215,7 +216,7 @@ def _load(folder: Path, settings: SummarySettings) -> Any:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"data.summarize.model={settings.model}: expected a sequence-to-sequence model, such "
-            f"as T5, in safetensors, got {str(error).splitlines()[0]}. Choose another model."
+            f"as T5, in safetensors, got {first_line(error)}. Choose another model."
         ) from error
     model = model.eval().to(device)
     limit = min(

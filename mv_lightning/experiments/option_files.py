@@ -33,6 +33,20 @@ def read_mapping(file: Path, title: str, known: Sequence[str]) -> dict[str, Any]
     )
 
 
+def shared_args(base: Sequence[Path], options: Mapping[str, Any], args: Sequence[str]) -> list[str]:
+    """Return the arguments of `fit` that all runs of an experiment or a search have.
+
+    Args:
+        base: Configuration files.
+        options: What the file of the experiment sets beyond them.
+        args: Of the command line, which override both.
+    """
+    configs: list[str] = []
+    for path in base:
+        configs += ["--config", str(path)]
+    return [*configs, *option_args(options), *args]
+
+
 def value_text(value: Any) -> str:
     """Return a value as a configuration file spells it.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mv_lightning.artifacts.curves import csv_curve, tensorboard_curve
+from mv_lightning.artifacts.curves import logged_curve
 from mv_lightning.artifacts.evaluations import EvaluatedRows, read_evaluated
 from mv_lightning.artifacts.phase_results import PhaseResults, load_rows, read_phase
 from mv_lightning.experiments.grid import Grid, GridCell
@@ -176,8 +176,7 @@ def _same_rows(one: EvaluatedRows, other: EvaluatedRows) -> bool:
 def _result(run: Run, phase: PhaseResults, question_ids_N: np.ndarray) -> RunResult:
     rows = read_evaluated(run.phase.evaluated_rows(run.stage))
     evaluated = EvaluatedRun(rows.labels_N, rows.log_odds_N, question_ids_N[rows.rows_N])
-    tag = "val/loss"
-    losses = dict(tensorboard_curve(phase.folder, tag)) or dict(csv_curve(phase.settings, tag))
+    losses = logged_curve(phase.folder, phase.settings, "val/loss")
     return RunResult(
         run=run,
         rows=rows,

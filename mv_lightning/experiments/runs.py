@@ -14,7 +14,8 @@ from typing import Any, Literal
 from mv_lightning.artifacts.layout import PhaseFolder, checkpoint_step
 from mv_lightning.data.splits import SplitPlan
 from mv_lightning.experiments.grid import RESERVED, Grid, GridCell
-from mv_lightning.experiments.option_files import option_args
+from mv_lightning.experiments.option_files import option_args, shared_args
+from mv_lightning.formatting import flatten_settings
 from mv_lightning.hashing import sha256_bytes
 from mv_lightning.model.location import absolute_name
 
@@ -123,8 +124,7 @@ def plan_runs(grid: Grid, args: Sequence[str], folder: Path) -> list[Run]:
     from mv_lightning.training.cli import parse_all
 
     _refuse_set_options(grid, args)
-    configs = [arg for path in grid.base for arg in ("--config", str(path))]
-    common = [*configs, *option_args(grid.options), *args]
+    common = shared_args(grid.base, grid.options, args)
     lines = [[*common, *option_args(cell.options)] for cell in grid.cells]
     # Every combination is checked before the first hour is spent.
     defaults, *parsed = parse_all([["fit"], *(["fit", *line] for line in lines)])
@@ -176,22 +176,12 @@ def _digest(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     option of a later release changes no name."""
     from mv_lightning.training.settings import resume_locked_settings
 
-    values, default_values = _flat(settings), _flat(defaults)
+    values, default_values = flatten_settings(settings), flatten_settings(defaults)
     relevant = resume_locked_settings(values)
     relevant |= {name: values[name] for name in _IDENTIFYING}
     relevant["model.base.name"] = absolute_name(values["model.base.name"])
     changed = {name: value for name, value in relevant.items() if value != default_values.get(name)}
     return sha256_bytes(json.dumps(changed, sort_keys=True, default=str).encode())[:8]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            values |= _flat(value, f"{prefix}{name}.")
-        else:
-            values[prefix + name] = value
-    return values
 
 
 def _refuse_set_options(grid: Grid, args: Sequence[str]) -> None:

@@ -13,13 +13,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mv_lightning.artifacts.layout import StudyFolder
 from mv_lightning.experiments.search_space import SearchSpace
 from mv_lightning.formatting import setting_differences
-from mv_lightning.training.run_lock import RunLock
+from mv_lightning.training.run_lock import RunLock, wait_for_lock
 
 if TYPE_CHECKING:
     import optuna
@@ -29,7 +28,6 @@ FIRST = 0
 FINISHED, PRUNED = "finished", "pruned"
 _NAME = "tune"
 _SECONDS, _OUTCOME, _SETTINGS = "seconds", "outcome", "settings"
-_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,7 @@ class Search:
             trials = self._study.trials
             for frozen in trials:
                 lock = RunLock(self._folder.trial_lock(frozen.number))
-                if frozen.state == optuna.trial.TrialState.RUNNING and _acquired(lock):
+                if frozen.state == optuna.trial.TrialState.RUNNING and lock.try_acquire():
                     self._set_sampler(frozen.number)
                     trial = optuna.Trial(self._study, frozen._trial_id)
                     return OpenTrial(self._study, trial, self._space, lock)
@@ -262,27 +260,3 @@ class Search:
         """No other process opens or begins a trial meanwhile."""
         with wait_for_lock(self._folder.lock):
             yield
-
-
-@contextmanager
-def wait_for_lock(path: Path) -> Iterator[None]:
-    """Hold a lock, for which other processes may have to be waited for.
-
-    Args:
-        path: Of the lock file.
-    """
-    lock = RunLock(path)
-    while not _acquired(lock):
-        time.sleep(_POLL_SECONDS)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _acquired(lock: RunLock) -> bool:
-    try:
-        lock.acquire()
-    except ValueError:
-        return False
-    return True

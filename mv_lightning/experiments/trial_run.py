@@ -18,7 +18,8 @@ from mv_lightning.artifacts.evaluations import read_metrics
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.artifacts.phase_results import read_summary
 from mv_lightning.experiments.child_run import KILLED, check_status, run_child
-from mv_lightning.experiments.search import FINISHED, PRUNED, wait_for_lock
+from mv_lightning.experiments.search import FINISHED, PRUNED
+from mv_lightning.training.run_lock import wait_for_lock
 from mv_lightning.training.validation_record import ValidationRecord, read_validation_record
 
 DIVERGED, OUT_OF_MEMORY = "diverged", "out of memory"

@@ -179,7 +179,7 @@ def classifier_tokenizer(
     copy = _copy(tokenizer, _pad_token(tokenizer, expected))
     for spaces in _SPACES:
         copy.chat_template = _template(prompt, before, spaces, special)
-        if _ids(copy, rows) == [_row_ids(expected, index) for index in range(len(rows))]:
+        if _ids(copy, rows) == [expected.prompt_ids(index).tolist() for index in range(len(rows))]:
             return copy
     raise ValueError(
         f"the tokenizer {tokenizer.name_or_path!r} makes other tokens of a whole prompt than of "
@@ -206,7 +206,7 @@ def check_template(folder: Path, rows: Rows, encoded: EncodedRows) -> None:
         if encoded.truncated_N[index]:
             continue
         row = {name: texts[index] for name, texts in columns.items()}
-        (ids,), expected = _ids(tokenizer, [row]), _row_ids(encoded, index)
+        (ids,), expected = _ids(tokenizer, [row]), encoded.prompt_ids(index).tolist()
         if ids != expected:
             raise ValueError(
                 f"expected the chat template to write the verifier's prompt, got {len(ids)} tokens "
@@ -222,10 +222,6 @@ def _encode(
 
     columns = {name: [row[name] for row in rows] for name in _ROW}
     return encode_rows(columns, None, np.arange(len(rows)), prompt, tokenizer, 1_000_000)
-
-
-def _row_ids(encoded: EncodedRows, index: int) -> list[int]:
-    return [*encoded.prefix_ids, *encoded.row(index).tolist()]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, str]]) -> list[list[int]]:

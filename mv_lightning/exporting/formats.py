@@ -190,7 +190,7 @@ def _causal_log_odds(folder: Path, encoded: EncodedRows, device: torch.device) -
 def _row_ids(encoded: EncodedRows, index: int, device: torch.device) -> torch.Tensor:
     import torch
 
-    return torch.tensor([[*encoded.prefix_ids, *encoded.row(index).tolist()]], device=device)
+    return torch.tensor(encoded.prompt_ids(index)[None], device=device)
 
 
 def _load_causal(folder: Path, device: torch.device) -> PreTrainedModel:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mv_lightning.formatting import first_line
+
 
 def check_login(repo: str) -> None:
     """Check before a long export that its result can be pushed.
@@ -28,7 +30,7 @@ def check_login(repo: str) -> None:
         HfApi().whoami()
     except (OSError, httpx.HTTPError) as error:
         raise ValueError(
-            f"--push {repo}: the Hub does not say who you are ({_first_line(error)}). Log in with "
+            f"--push {repo}: the Hub does not say who you are ({first_line(error)}). Log in with "
             "`hf auth login`, or set HF_TOKEN"
         ) from error
 
@@ -61,11 +63,7 @@ def push(folder: Path, repo: str, private: bool) -> str:
         )
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise ValueError(
-            f"{folder} was written but could not be pushed to {repo}: {_first_line(error)}. Check "
+            f"{folder} was written but could not be pushed to {repo}: {first_line(error)}. Check "
             "that you may write there, and push it with `hf upload`"
         ) from error
     return commit.commit_url
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

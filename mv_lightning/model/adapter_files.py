@@ -28,6 +28,8 @@ _COMPARED = {
 """What of the metadata must agree with what is loaded, and the setting of each."""
 NO_SUMMARIZER = {"name": None, "fingerprint": None}
 """The metadata's entry `summarizer` of an adapter that reads whole solutions."""
+_DEFAULTS = {"summarizer": NO_SUMMARIZER, "head": "verdict"}
+"""Entries of the metadata that adapters of earlier versions lack."""
 _COMPARED_FIELDS = ("r", "lora_alpha", "use_rslora", "target_modules")
 
 
@@ -85,7 +87,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             f"{folder / METADATA_FILE} does not say which base and prompt the adapter belongs to "
             f"({error!r}). Copy the adapter's folder again, with all its files."
         ) from error
-    return metadata
+    return {**_DEFAULTS, **metadata}
 
 
 def load(model: PeftModel, folder: Path) -> None:
@@ -131,10 +133,11 @@ def check_compatible(metadata: dict[str, Any], current: dict[str, Any], context:
     Raises:
         ValueError: A fingerprint differs.
     """
+    metadata = {**_DEFAULTS, **metadata}
     for part, setting in _COMPARED.items():
         if part not in current:
             continue
-        expected, got = metadata.get(part, NO_SUMMARIZER), current[part]
+        expected, got = metadata[part], current[part]
         if expected["fingerprint"] != got["fingerprint"]:
             raise ValueError(
                 f"{context} belongs to another {part}: expected {expected['name']!r} "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from mv_lightning.formatting import first_line
 from mv_lightning.model import attention
 from mv_lightning.model.activation_checkpointing import enable_checkpointing
 from mv_lightning.model.bundled import BUNDLED
@@ -166,9 +167,8 @@ def _load_pretrained(
 
 
 def _not_loaded(part: str, name: str, error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     return (
-        f"the {part} of base model {name!r} could not be loaded: {lines[0]} Where the Hub cannot "
-        "be reached, download the model on another machine and set model.base.name to its folder; "
-        f"`{BUNDLED}` needs no download."
+        f"the {part} of base model {name!r} could not be loaded: {first_line(error)} Where the "
+        "Hub cannot be reached, download the model on another machine and set model.base.name to "
+        f"its folder; `{BUNDLED}` needs no download."
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mv_lightning.artifacts.phase_results import STAGES, PhaseResults
+from mv_lightning.formatting import flatten_settings
 from mv_lightning.reporting.blocks import Section, Table
 from mv_lightning.training.settings import resume_locked_settings
 
@@ -37,7 +38,7 @@ def settings_tables(phases: Sequence[PhaseResults]) -> list[Table]:
     """
     columns = {}
     for phase in phases:
-        settings = dict(_flatten(phase.settings))
+        settings = flatten_settings(phase.settings)
         sources = {name: settings.get(name) for name in _SOURCE_SETTINGS}
         columns[phase.name] = sources | resume_locked_settings(settings)
     return phase_tables(columns)
@@ -149,14 +150,6 @@ def splits_section(manifest: Mapping[str, Any]) -> Section:
         "training rows."
     )
     return Section("Splits", [note, Table(("", "rows", "True", "known question"), rows)])
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _cell(value: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mv_lightning.artifacts.calibrations import load_calibration
-from mv_lightning.artifacts.curves import csv_curve, tensorboard_curve
+from mv_lightning.artifacts.curves import logged_curve
 from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.phase_results import STAGES, PhaseResults, load_rows
@@ -94,7 +94,9 @@ def _loss(run: Path, phases: Sequence[PhaseResults]) -> Iterator[Block]:
 
     losses = []
     for phase in phases:
-        train, val = _curve(phase, "train/loss"), _curve(phase, "val/loss")
+        train, val = (
+            logged_curve(phase.folder, phase.settings, tag) for tag in ("train/loss", "val/loss")
+        )
         if train:
             curves = (list(train), list(train.values()), list(val), list(val.values()))
             losses.append(PhaseLoss(phase.name, *curves))
@@ -107,12 +109,6 @@ def _loss(run: Path, phases: Sequence[PhaseResults]) -> Iterator[Block]:
     file = RunFolder(run).plots / "loss.png"
     save_png(loss_curve(losses), file)
     yield Picture(file, "Training and validation loss over the phases")
-
-
-def _curve(phase: PhaseResults, tag: str) -> dict[int, float]:
-    """Return the values by step; a step that was repeated after an interruption counts once."""
-    values = dict(tensorboard_curve(phase.folder, tag))
-    return values or dict(csv_curve(phase.settings, tag))
 
 
 def _metrics(phase: PhaseResults) -> Section:

@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from mv_lightning.atomic import atomic_file, free_bytes
-from mv_lightning.formatting import setting_differences
+from mv_lightning.formatting import first_line, setting_differences
 from mv_lightning.versioning import check_format_version
 
 
@@ -41,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"from {older[0]}" if older else "from the start, as there is no checkpoint yet"
             )
             raise ValueError(
-                f"the checkpoint {path} could not be written ({str(error).splitlines()[0]}); "
+                f"the checkpoint {path} could not be written ({first_line(error)}); "
                 f"{free_bytes(path) / 1e9:.2f} GB are free. Free some space and run the same "
                 f"command again. It resumes {resume}"
             ) from error

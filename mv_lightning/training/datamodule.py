@@ -67,8 +67,9 @@ class VerdictDataModule(pl.LightningDataModule):
 
     Args:
         source: Labelled rows: a Hub id, a file or folder (parquet, JSONL, CSV, Arrow), or
-            `synthetic` for generated rows (`synthetic:20000` for another number of them). Or a
-            list of sources, each with a path and if needed name, rows or share, and columns.
+            `synthetic` for generated rows (`synthetic:20000` for another number of them,
+            `synthetic:20000:1` for one level of difficulty). Or a list of sources, each with a
+            path and if needed name, rows or share, and columns.
         phase: Which shard this run trains on, from 1.
         splits: How the source is divided.
         prompt: `answer_only`, `explanation`, `detailed`, `chat` (for instruction-tuned bases),

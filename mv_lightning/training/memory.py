@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 
+from mv_lightning.formatting import first_line
 from mv_lightning.model.optim import future_state_bytes
 from mv_lightning.schema import Batch
 
@@ -79,7 +80,7 @@ def probe_memory(trainer: pl.Trainer, module: pl.LightningModule, state_bytes: i
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"the longest micro-batch ({_describe(batch)}) does not fit into the memory: "
-                f"{str(error).splitlines()[0]} Set model.base.gradient_checkpointing to true or to "
+                f"{first_line(error)} Set model.base.gradient_checkpointing to true or to "
                 "fewer tokens (`estimate` computes what fits), lower data.batch_size and raise "
                 "trainer.accumulate_grad_batches by the same factor, or lower data.max_length"
             ) from error

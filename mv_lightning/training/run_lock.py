@@ -6,9 +6,14 @@ import fcntl
 import json
 import os
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO
+
+_POLL_SECONDS = 0.2
 
 
 class RunLock:
@@ -57,11 +62,35 @@ class RunLock:
         file.flush()
         self._file = file
 
+    def try_acquire(self) -> bool:
+        """Take the lock, and return whether it was free."""
+        try:
+            self.acquire()
+        except ValueError:
+            return False
+        return True
+
     def release(self) -> None:
         """Give the lock back; nothing is done where it was not taken."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+@contextmanager
+def wait_for_lock(path: Path) -> Iterator[None]:
+    """Hold a lock, for which other processes may have to be waited for.
+
+    Args:
+        path: Of the lock file.
+    """
+    lock = RunLock(path)
+    while not lock.try_acquire():
+        time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _describe(content: str) -> str:

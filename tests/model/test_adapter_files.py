@@ -17,7 +17,13 @@ def new_model(settings: base.BaseSettings, **lora: int) -> torch.nn.Module:
     return adapters.attach(model, adapters.LoraSettings(**{"r": 32, "alpha": 32, **lora}))
 
 
-METADATA = {"base": {"fingerprint": "b"}, "prompt": {"fingerprint": "p"}, "steps": 7}
+METADATA = {
+    "base": {"fingerprint": "b"},
+    "prompt": {"fingerprint": "p"},
+    "steps": 7,
+    "head": "linear",
+    "summarizer": {"name": "t5", "fingerprint": "s"},
+}
 
 
 def test_round_trip(
@@ -34,6 +40,20 @@ def test_round_trip(
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= {
         p.name for p in (tmp_path / "a").iterdir()
     }
+
+
+def test_an_adapter_of_an_earlier_version_has_the_tokens_as_head_and_reads_whole_solutions(
+    tiny: torch.nn.Module, tiny_settings: base.BaseSettings, tmp_path: Path
+) -> None:
+    later = ("head", "summarizer")
+    earlier = {name: value for name, value in METADATA.items() if name not in later}
+    adapter_files.save(tiny, base.load_tokenizer(tiny_settings), earlier, tmp_path / "a")
+    read = adapter_files.read_metadata(tmp_path / "a")
+    assert read == {**earlier, "head": "verdict", "summarizer": adapter_files.NO_SUMMARIZER}
+    current = {"summarizer": {"name": "t5", "fingerprint": "s"}}
+    adapter_files.check_compatible(earlier, {"summarizer": adapter_files.NO_SUMMARIZER}, "it")
+    with pytest.raises(ValueError, match="it belongs to another summarizer"):
+        adapter_files.check_compatible(earlier, current, "it")
 
 
 def test_another_rank_is_refused(
