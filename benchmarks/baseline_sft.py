@@ -28,11 +28,14 @@ from trl import SFTConfig, SFTTrainer
 from benchmarks.measure import Clock, peak_memory
 from mv_lightning.model.base import BaseSettings, load_base
 from mv_lightning.model.families import TARGETS
+from mv_lightning.model.precision import default_dtype
 from mv_lightning.model.quantization import quantization_config
 from mv_lightning.schema import DEFAULT_SEED
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
+DTYPE = default_dtype(DEVICE)
+"""bf16 where the device computes in it, as in the report; the package's own precision elsewhere."""
 MAX_LENGTH = 2_048
 
 
@@ -83,12 +86,12 @@ def load(settings: dict[str, Any]) -> dict[str, Any]:
         return {"model": adapted, "processing_class": tokenizer}
     if settings["random"]:
         random = BaseSettings(name=folder, weights="random", gradient_checkpointing=False)
-        model = load_base(random, torch.bfloat16, DEVICE)
+        model = load_base(random, DTYPE, DEVICE)
         model.set_attn_implementation("sdpa")
     else:
-        quantization = quantization_config("nf4", torch.bfloat16)
+        quantization = quantization_config("nf4", DTYPE)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16, device_map={"": DEVICE}, quantization_config=quantization
+            folder, dtype=DTYPE, device_map={"": DEVICE}, quantization_config=quantization
         )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -112,7 +115,8 @@ def main() -> None:
         weight_decay=0.01,
         max_grad_norm=1.0,
         lr_scheduler_type="linear",
-        bf16=True,
+        bf16=DTYPE is torch.bfloat16,
+        fp16=DTYPE is torch.float16,
         use_cpu=not GPU,
         train_sampling_strategy="sequential",
         logging_steps=1,

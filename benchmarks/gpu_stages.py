@@ -27,10 +27,12 @@ from benchmarks.llama import LLAMA_3_8B, TINY
 from benchmarks.measure import Cost, peak_memory, record, spread, timed
 from benchmarks.step_profile import SKIPPED_STEPS, step_profiler, summarise
 from mv_lightning.model.base import BaseSettings, load_base, load_tokenizer
+from mv_lightning.model.precision import default_dtype
 from mv_lightning.schema import TEXT_COLUMNS, EncodedRows
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
+DTYPE = default_dtype(DEVICE)
 ACCELERATOR = "gpu" if GPU else "cpu"
 MAX_LENGTH = 2_048
 EPOCH_ROWS, PREDICTED_ROWS = 19_800, 10_000
@@ -204,7 +206,7 @@ def write_quantised(model: Any, folder: Path) -> None:
     """
     from mv_lightning.model.quantization import quantization_config
 
-    model.config.quantization_config = quantization_config("nf4", torch.bfloat16)
+    model.config.quantization_config = quantization_config("nf4", DTYPE)
     model.save_pretrained(folder)
     load_tokenizer(BUNDLED).save_pretrained(folder)
 
@@ -257,7 +259,7 @@ def _settings(folder: Path) -> BaseSettings:
 
 def _base(folder: Path) -> Any:
     settings = replace(_settings(folder), gradient_checkpointing=False)
-    return load_base(settings, torch.bfloat16, DEVICE)
+    return load_base(settings, DTYPE, DEVICE)
 
 
 def _training(folder: Path, size: Size, steps: int) -> Training:
@@ -298,7 +300,7 @@ def _prediction(training: Training, folder: Path, size: Size) -> dict[str, Any]:
         prompt=training.data.prompt,
         max_length=MAX_LENGTH,
         calibration=Calibration(),
-        dtype=torch.bfloat16,
+        dtype=DTYPE,
         eval_tokens=4 * EVAL_TOKENS,  # as configs/h100.yaml
     )
     encoded = _encoded(folder, size.predicted)
@@ -371,13 +373,13 @@ def _utilisation(
         "matrix_flops_per_s": rate,
         "mfu": flops * packed_tokens_per_s["median"] / rate,
         "mfu_formula": "FLOPs per token = 4 x weights of projections + 6 x weights of adapters; "
-        "times packed tokens per second, divided by the rate of square bf16 matrix products",
+        "times packed tokens per second, divided by the rate of square matrix products in its dtype",
     }
 
 
 def _matrix_rate(side: int) -> float:
-    """Return the rate of square bf16 matrix products, in operations per second."""
-    a, b = (torch.randn(side, side, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    """Return the rate of square matrix products, in operations per second."""
+    a, b = (torch.randn(side, side, device=DEVICE, dtype=DTYPE) for _ in range(2))
     return 2 * side**3 / float(np.median([timed(lambda: a @ b)[0]["wall_s"] for _ in range(10)]))
 
 

@@ -19,7 +19,7 @@ from mv_lightning.data.splits import SplitPlan, plan_splits
 from mv_lightning.model import adapters, base
 from mv_lightning.model.bundled import BUNDLED as BUNDLED_NAME
 from mv_lightning.model.optim import OptimSettings
-from mv_lightning.model.precision import default_precision
+from mv_lightning.model.precision import default_dtype, default_precision
 from mv_lightning.schema import DEFAULT_SEED, Batch
 from mv_lightning.training.checkpoint_files import AtomicCheckpointIO
 from mv_lightning.training.datamodule import VerdictDataModule
@@ -27,6 +27,8 @@ from mv_lightning.training.module import VerdictModule
 
 STEP_ROWS, RANK, PROMPT = 8, 32, "detailed"
 MODEL = "SmolLM2-135M, NF4"
+DTYPE = default_dtype(torch.device("cpu"))
+"""Of the base, on both sides of a comparison on the CPU: bf16 where the CPU computes in it."""
 BUNDLED = base.BaseSettings(name=BUNDLED_NAME, gradient_checkpointing=False)
 SHORT_RUN_OPTIM = OptimSettings(lr=1e-3, warmup_steps=3)
 """A few steps must change the adapter visibly; the cost of a step does not depend on it."""

@@ -36,17 +36,18 @@ class ReferenceModel:
     def of(cls, adapted: Any, tokenizer: Any, prompt: Prompt) -> ReferenceModel:
         """Prepare a model for evaluation.
 
-        The adapters are rounded to bf16 like the other weights: fp32 is slower, with or without
-        autocast.
+        The adapters are rounded to the base's dtype: beside a base in bf16, fp32 is slower, with or
+        without autocast.
 
         Args:
-            adapted: PEFT model with a base in NF4 and bf16; changed in place.
+            adapted: PEFT model with a base in NF4; changed in place.
             tokenizer: Tokenizer of the base.
             prompt: The prompt of the rows.
         """
+        dtype = adapted.get_input_embeddings().weight.dtype
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
-                parameter.data = parameter.data.to(torch.bfloat16)
+                parameter.data = parameter.data.to(dtype)
         return cls(adapted.eval(), tokenizer, prompt)
 
     def log_odds(self, rows: Sequence[list[int]], batch_size: int = BATCH_SIZE) -> np.ndarray:

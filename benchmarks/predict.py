@@ -4,7 +4,7 @@
     python -m benchmarks.predict --against padded     # padded batches, sorted by length
 
 The model is SmolLM2-135M in NF4, r 32. The reference is transformers and PEFT without changes, the
-adapter in bf16, which is their fastest setting here; the package is measured through
+adapter in the base's dtype, their fastest setting; the package is measured through
 `Verifier.raw_log_odds`. A turn is a number of rows, whole questions where a question has several
 answers. Generation stops when every row of a batch has ended; an adapter trained on the verdict
 only has not learned to end, so here it generates up to the limit. Also counted: verdicts that
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness import MODEL, PROMPT, RANK, short_run_adapter
+from benchmarks.harness import DTYPE, MODEL, PROMPT, RANK, short_run_adapter
 from benchmarks.hf_reference import BATCH_SIZE, MAX_NEW_TOKENS, ReferenceModel, prompts
 from benchmarks.measure import PACKAGE, Cost, alternate, one_by_one, ratios, record, spread, timed
 from mv_lightning.data.prompts import Prompt
@@ -49,9 +49,9 @@ def reference_model(adapter: Path, tokenizer: Any, prompt: Prompt) -> ReferenceM
 
     base = AutoModelForCausalLM.from_pretrained(
         tokenizer.name_or_path,
-        dtype=torch.bfloat16,
+        dtype=DTYPE,
         device_map={"": "cpu"},
-        quantization_config=quantization_config("nf4", torch.bfloat16),
+        quantization_config=quantization_config("nf4", DTYPE),
     )
     return ReferenceModel.of(PeftModel.from_pretrained(base, str(adapter)), tokenizer, prompt)
 

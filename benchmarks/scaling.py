@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from benchmarks.harness import BUNDLED, MODEL, RANK, SHORT_RUN_OPTIM
+from benchmarks.harness import BUNDLED, DTYPE, MODEL, RANK, SHORT_RUN_OPTIM
 from benchmarks.measure import RESULTS, Cost, record, timed
 from mv_lightning.atomic import atomic_file
 from mv_lightning.data.batching import pack
@@ -47,7 +47,7 @@ def model_of(layers: int) -> PeftModel:
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         settings = base.BaseSettings(name=folder, weights="random", gradient_checkpointing=False)
-        loaded = base.load_base(settings, torch.bfloat16, torch.device("cpu"))
+        loaded = base.load_base(settings, DTYPE, torch.device("cpu"))
     torch.manual_seed(DEFAULT_SEED)
     return adapters.attach(loaded, adapters.LoraSettings(r=RANK, alpha=RANK))
 
@@ -78,7 +78,7 @@ def step(model: PeftModel, optimizer: torch.optim.Optimizer, rows: EncodedRows) 
     causal = model.get_base_model()
     for group in groups:
         batch = pack(rows, np.array(group), len(rows))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=DTYPE is torch.bfloat16):
             hidden_TD = verdict.hidden_states(causal, batch)
             loss_B = verdict.verdict_loss(
                 hidden_TD, verdict.output_head(causal), batch, VERDICT_IDS

@@ -7,7 +7,8 @@
 The model is SmolLM2-135M in NF4, r 32, 8 rows a step. Both sides train on the same rows in the
 same order, one step at a time, with one thread; TRL runs in a process with its own environment
 (`benchmarks.baselines`). The package's cost includes Lightning's whole loop, reading and packing;
-TRL's cost is the step only. TRL rounds its adapters to bf16, the package keeps them in fp32.
+TRL's cost is the step only. Beside a base in bf16 TRL rounds its adapters to bf16; the package
+keeps them in fp32.
 Writes `benchmarks/results/train_AGAINST.json`.
 """
 
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.baselines import REPORT, BaselineTrainer
-from benchmarks.harness import MODEL, PROMPT, RANK, SHORT_RUN_OPTIM, STEP_ROWS, Training
+from benchmarks.harness import DTYPE, MODEL, PROMPT, RANK, SHORT_RUN_OPTIM, STEP_ROWS, Training
 from benchmarks.measure import WORK, Cost, Side, alternate, ratios, record, timed
 from mv_lightning.model.attention import BLOCK
 from mv_lightning.schema import Batch
@@ -76,11 +77,11 @@ class MatMul:
             if self.right_transposed
             else _random(*batch, self.k, self.n)
         )
-        return left, right, torch.empty(*batch, self.m, self.n, dtype=torch.bfloat16)
+        return left, right, torch.empty(*batch, self.m, self.n, dtype=DTYPE)
 
 
 def _random(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, dtype=torch.bfloat16)
+    return torch.randn(shape, dtype=DTYPE)
 
 
 def step_matmuls(config: Any, batch: Batch, rank: int, strict: bool) -> Iterator[MatMul]:

@@ -30,6 +30,15 @@ def default_precision(device: torch.device) -> str:
     return "16-mixed" if device.type == "cuda" else "32-true"
 
 
+def default_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype of the base model under `default_precision`.
+
+    Args:
+        device: A GPU or the CPU.
+    """
+    return _DTYPES[default_precision(device)]
+
+
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype that the base model is stored and multiplied in under a Lightning precision.
 
