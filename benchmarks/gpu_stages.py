@@ -373,7 +373,8 @@ def _utilisation(
         "matrix_flops_per_s": rate,
         "mfu": flops * packed_tokens_per_s["median"] / rate,
         "mfu_formula": "FLOPs per token = 4 x weights of projections + 6 x weights of adapters; "
-        "times packed tokens per second, divided by the rate of square matrix products in its dtype",
+        "times packed tokens per second, divided by the rate of square matrix products of "
+        "the base's dtype",
     }
 
 
