@@ -21,8 +21,9 @@ TRL and Unsloth are measured where they are installed (`python -m benchmarks.bas
 unsloth`). After every stage its result is written to `STAGE.json` in the folder of the results, or
 why there is none: the return code and the end of the log.
 
-On a machine with Python 3.12, PyTorch for CUDA 13.0, transformers, Lightning, PEFT, accelerate and
-TensorBoard, but without internet, rows, tokenizer and the other packages are carried (12.4 MB):
+On a machine with Python 3.12, PyTorch for CUDA 13.0, transformers, Lightning, PEFT, accelerate,
+TensorBoard, pyarrow, pandas and xxhash, but without internet, rows, tokenizer and the other
+packages are carried (12.4 MB):
 
     python -m benchmarks.gpu_inputs carried                # with internet, in this folder
     benchmarks/gpu_wheels.sh carried/wheels

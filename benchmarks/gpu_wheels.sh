@@ -4,7 +4,7 @@
 #   benchmarks/gpu_wheels.sh [FOLDER]     default: carried/wheels
 #
 # That machine has Python 3.12, PyTorch for CUDA 13.0, transformers, Lightning, PEFT, accelerate,
-# TensorBoard and what these depend on. Fails if the wheels are larger than 55 MB (10^6 bytes) in all.
+# TensorBoard, pyarrow, pandas, xxhash and what these depend on. Fails if the wheels are larger than 55 MB (10^6 bytes) in all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-carried/wheels}
