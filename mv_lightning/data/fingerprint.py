@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mv_lightning.hashing import digests, number_distinct
 from mv_lightning.schema import TEXT_COLUMNS
 
 if TYPE_CHECKING:
@@ -29,10 +32,8 @@ def content_fingerprint(table: pa.Table, labels_N: np.ndarray | None) -> str:
     for name in table.column_names:
         digest.update(name.encode())
         for chunk in table[name].chunks:
-            _, offsets, values = chunk.buffers()
-            bounds = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-            if values is not None and len(bounds):
-                digest.update(memoryview(values)[bounds[0] : bounds[-1]])
+            values, bounds = _utf8(chunk)
+            digest.update(values[bounds[0] : bounds[-1]])
         digest.update(_byte_lengths(table[name]).astype("<i4").tobytes())
     if labels_N is not None:
         digest.update(np.packbits(labels_N).tobytes())
@@ -43,54 +44,72 @@ def question_ids(questions: pa.ChunkedArray) -> np.ndarray:
     """Number the distinct questions, so that a split can keep the rows of one question together.
 
     Two questions are the same when they are equal in lower case with every run of whitespace
-    written as one space.
+    written as one space. They are compared by a hash of 128 bits, since the distinct questions of a
+    large source would not fit into the memory.
 
     Args:
         questions: N texts.
 
     Returns:
-        int64 [N], ids from 0 without gaps; equal where the questions are the same.
+        int64 [N], ids from 0 without gaps, in the order in which the questions first occur; equal
+        where the questions are the same.
     """
-    import pyarrow as pa
-
-    encoded = questions.dictionary_encode().combine_chunks()
-    distinct = encoded.dictionary
-    # Only distinct questions are rewritten, in slices: splitting takes several times their bytes.
-    slices = []
-    for start in range(0, len(distinct), _SLICE_ROWS):
-        slices.append(_normalized(distinct.slice(start, _SLICE_ROWS)))
-    normalized = pa.chunked_array(slices, type=pa.string()).dictionary_encode().combine_chunks()
-    id_of = normalized.indices.to_numpy().astype(np.int64)
-    return np.asarray(id_of[encoded.indices.to_numpy()])
+    spelling_N = number_distinct(_digests(questions.chunks))
+    is_new_N = np.diff(np.maximum.accumulate(spelling_N), prepend=-1) > 0
+    # To normalize is costly, so it is done once for each spelling.
+    question_of = number_distinct(_digests(_normalized(questions, is_new_N)))
+    return np.asarray(question_of[spelling_N])
 
 
-def count_duplicates(table: pa.Table, question_ids_N: np.ndarray) -> int:
+def count_duplicates(table: pa.Table) -> int:
     """Count the rows whose three texts are those of an earlier row.
 
-    Only rows that share question, answer and length of solution with another are compared: grouping
-    all rows by their texts would copy the whole table.
+    Rows are compared by a hash of 64 bits: of 10^8 different rows, any two have the same with a
+    probability of 3 * 10^-4.
 
     Args:
         table: N rows with the text columns.
-        question_ids_N: int64 [N], see `question_ids`.
     """
+    hashes_N = np.zeros(table.num_rows, dtype=np.uint64)
+    for name in TEXT_COLUMNS:
+        hashes_N = hashes_N * _HASH_FACTOR + _digests(table[name].chunks)[:, 0]
+    hashes_N.sort()
+    return int(np.count_nonzero(hashes_N[1:] == hashes_N[:-1]))
+
+
+def _digests(chunks: Iterable[pa.Array]) -> np.ndarray:
+    """uint64 [N, 2], a hash of each text."""
+    parts = [np.empty((0, 2), dtype=np.uint64)]
+    for chunk in chunks:
+        values, bounds = _utf8(chunk)
+        places = itertools.pairwise(bounds.tolist())
+        parts.append(digests(values[start:end] for start, end in places))
+    return np.concatenate(parts)
+
+
+def _utf8(chunk: pa.Array) -> tuple[memoryview, np.ndarray]:
+    """The bytes of all texts, and int32 [N + 1], where in them each text begins, the end last."""
+    _, offsets, values = chunk.buffers()
+    bounds = np.zeros(1, np.int32)
+    if len(chunk):
+        bounds = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+    return memoryview(values or b""), bounds
+
+
+def _normalized(questions: pa.ChunkedArray, chosen_N: np.ndarray) -> Iterator[pa.Array]:
+    """The chosen questions as they are compared, in slices: splitting takes several times their
+    bytes."""
     import pyarrow as pa
-
-    answers_N = table["answer"].dictionary_encode().combine_chunks().indices.to_numpy()
-    key_N = question_ids_N.astype(np.uint64)
-    for part_N in (_byte_lengths(table["question"]), answers_N, _byte_lengths(table["solution"])):
-        # A collision of this hash costs time, not exactness.
-        key_N = key_N * _HASH_FACTOR + part_N.astype(np.uint64)
-    _, inverse, repeats = np.unique(key_N, return_inverse=True, return_counts=True)
-    alike = table.select(TEXT_COLUMNS).filter(pa.array(repeats[inverse] > 1))
-    return int(alike.num_rows - alike.group_by(list(TEXT_COLUMNS)).aggregate([]).num_rows)
-
-
-def _normalized(questions: pa.Array) -> pa.Array:
     import pyarrow.compute as pc
 
-    words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(questions)))
-    return pc.binary_join(words, " ")
+    start = 0
+    for chunk in questions.chunks:
+        for first in range(0, len(chunk), _SLICE_ROWS):
+            part = chunk.slice(first, _SLICE_ROWS)
+            chosen = part.filter(pa.array(chosen_N[start : start + len(part)]))
+            words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(chosen)))
+            yield pc.binary_join(words, " ")
+            start += len(part)
 
 
 def _byte_lengths(column: pa.ChunkedArray) -> np.ndarray:

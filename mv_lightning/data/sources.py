@@ -161,7 +161,7 @@ def make_source(name: str, tables: Sequence[pa.Table], labels_N: np.ndarray | No
     counts = {
         "rows": table.num_rows,
         "distinct_questions": int(question_ids_N.max()) + 1,
-        "duplicates": count_duplicates(table, question_ids_N),
+        "duplicates": count_duplicates(table),
         "converted_answers": 0,
         "empty_answers": int(np.count_nonzero(is_blank(table["answer"]))),
         "empty_solutions": int(np.count_nonzero(is_blank(table["solution"]))),
