@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = (*TEXT_COLUMNS, LABEL_COLUMN, KIND_COLUMN, LEVEL_COLUMN)
-LEVEL_SHARES = {1: 0.9, 2: 0.05, 3: 0.05}
-"""Share of the rows of each level of difficulty: questions of one step, of two or three steps, and
-of the templates of reasoning-gym. A small model learns to check the first; the others show where it
-ends."""
-TEMPLATE_LEVEL = 3
+LEVEL_SHARES = {1: 0.6, 2: 0.3, 3: 0.05, 4: 0.05}
+"""Share of the rows of each level of difficulty. Levels 1 and 2 have questions of one step, level 3
+of two or three steps, level 4 those of the templates of reasoning-gym. At level 1 a wrong answer is
+not the one that the solution arrives at: comparing them is enough. From level 2 on the steps must
+be checked. A small model learns the first level quickly; the others show where it ends."""
+TEMPLATE_LEVEL = 4
 SPLITS = ("train", "test")
 
 STEP_ERRORS = {"slip": ("up", "down"), "operation": ("+-", "-+"), "quantity": ("up", "down")}
@@ -45,7 +46,9 @@ below the right one, or the right operation and the wrong one in its place. Prod
 a sum for a product is plausible in many questions, a product for a sum in few, so the rare plus
 sign would predict the label."""
 ERRORS = (*STEP_ERRORS, "answer")
-"""All kinds of error, in equal shares."""
+"""All kinds of error."""
+LEVEL_ERRORS = {1: ("answer",), 2: ERRORS, 3: ERRORS, 4: ERRORS}
+"""The kinds of error of each level, in equal shares."""
 CORRECT = "none"
 """The `error` of a correct row."""
 
@@ -54,9 +57,14 @@ TEMPLATES = (0, 6, 9, 10, 12, 16, 20, 23, 24, 39, 43, 44, 45, 48, 54, 58, 59, 62
 English, two to five steps in whole numbers that all come from the question."""
 MAX_WORDS = 32
 """Of a question: every word costs time on a CPU, and short questions have the same errors."""
-ANSWERS = {1: range(MIN_RESULT, 13), 2: range(5, 61), 3: range(5, 401)}
-"""The proposed answers of each level: a small model should be able to check the arithmetic. At the
-first level all are about equally frequent; at the others an answer of 1 would have no wrong ones
+ANSWERS = {
+    1: range(MIN_RESULT, 13),
+    2: range(MIN_RESULT, 13),
+    3: range(5, 61),
+    4: range(5, 401),
+}
+"""The proposed answers of each level: a small model should be able to check the arithmetic. With
+one step all are about equally frequent; with more an answer of 1 would have no wrong ones
 below it, which would predict the label."""
 MAX_NUMBER = max(map(max, ANSWERS.values()))
 """No number of a row exceeds this."""
@@ -272,14 +280,14 @@ def _split_of(question: str) -> str:
     return "test" if int(digest[:2], 16) % 5 == 0 else "train"
 
 
-def _wrong_rows(questions: int) -> dict[tuple[str, str], list[str]]:
+def _wrong_rows(questions: int, kinds: tuple[str, ...]) -> dict[tuple[str, str], list[str]]:
     """The wrong rows to fill: (kind of step error, direction) -> their kinds."""
     todo: dict[tuple[str, str], list[str]] = {}
     for kind, directions in STEP_ERRORS.items():
         for direction in directions:
             todo[kind, direction] = []
     for i in range(questions):
-        turn, kind = i // len(ERRORS), ERRORS[i % len(ERRORS)]
+        turn, kind = i // len(kinds), kinds[i % len(kinds)]
         step_kind = kind if kind in STEP_ERRORS else tuple(STEP_ERRORS)[turn % len(STEP_ERRORS)]
         directions = STEP_ERRORS[step_kind]
         todo[step_kind, directions[turn % len(directions)]].append(kind)
@@ -330,8 +338,9 @@ def synthetic_table(split: str, rows: int, seed: int, level: int | None = None) 
     rng = Random(f"{split} {seed}")
     rows_by_level = _rows_by_level(rows) if level is None else {level: rows}
     table: list[_Row] = []
+    seen: set[str] = set()
     for drawn_level, drawn_rows in rows_by_level.items():
-        table += _draw_rows(split, drawn_rows, drawn_level, rng)
+        table += _draw_rows(split, drawn_rows, drawn_level, rng, seen)
     rng.shuffle(table)
     return pa.table(dict(zip(COLUMNS, zip(*table, strict=True), strict=True)))
 
@@ -343,11 +352,11 @@ def _rows_by_level(rows: int) -> dict[int, int]:
     return counts
 
 
-def _draw_rows(split: str, rows: int, level: int, rng: Random) -> list[_Row]:
-    todo = _wrong_rows(rows // 2)
+def _draw_rows(split: str, rows: int, level: int, rng: Random, seen: set[str]) -> list[_Row]:
+    """Draw the rows of a level; their questions are added to those that were drawn before."""
+    todo = _wrong_rows(rows // 2, LEVEL_ERRORS[level])
     draw = _problems(level)
     table: list[_Row] = []
-    seen: set[str] = set()
     draws = 0
     while len(table) < rows:
         draws += 1
@@ -381,7 +390,7 @@ def _draw_rows(split: str, rows: int, level: int, rng: Random) -> list[_Row]:
 def _problems(level: int) -> Callable[[Random], tuple[str, str]]:
     """What draws a question and its solution, which ends with `#### ` and the answer."""
     if level != TEMPLATE_LEVEL:
-        return partial(draw_problem, level, ANSWERS[level][-1])
+        return partial(draw_problem, 3 if level == 3 else 1, ANSWERS[level][-1])
     templates = _templates()
 
     def draw(rng: Random) -> tuple[str, str]:

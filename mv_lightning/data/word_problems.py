@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-NUMBERS = {1: range(1, 12), 2: range(2, 20)}
-"""The numbers of a question of each level."""
+NUMBERS = {1: range(1, 12), 3: range(2, 20)}
+"""The numbers of a question, by the largest number of steps."""
 MIN_RESULT = 2
 """Of a step: after an error, the noun that follows a 1 would be in the wrong form."""
 MAX_DRAWS = 1_000
@@ -141,24 +141,24 @@ _TWO_STEPS = (
         ),
     ),
 )
-_PROBLEMS = {1: _ONE_STEP, 2: _TWO_STEPS}
-"""The problems of each level."""
+_PROBLEMS = {1: _ONE_STEP, 3: _TWO_STEPS}
+"""By the largest number of steps."""
 
 
-def draw_problem(level: int, max_result: int, rng: Random) -> tuple[str, str]:
+def draw_problem(max_steps: int, max_result: int, rng: Random) -> tuple[str, str]:
     """Draw a question and its solution, which ends with `#### ` and the answer.
 
     Args:
-        level: 1 for one step, 2 for two or three.
+        max_steps: 1 for one step, 3 for two or three.
         max_result: No result of a step exceeds it.
         rng: Decides everything.
     """
-    problem = rng.choice(_PROBLEMS[level])
+    problem = rng.choice(_PROBLEMS[max_steps])
     name, friend = rng.sample(_NAMES, 2)
     items, others = rng.sample(_ITEMS, 2)
     words = {"name": name, "friend": friend, "items": items, "others": others}
     for _ in range(MAX_DRAWS):
-        numbers = dict(zip("abcd", rng.sample(NUMBERS[level], 4), strict=True))
+        numbers = dict(zip("abcd", rng.sample(NUMBERS[max_steps], 4), strict=True))
         equations, answer = _solve(problem, numbers, max_result)
         if answer is None:
             continue

@@ -21,7 +21,7 @@ from mv_lightning.data.synthetic import (
     ANSWERS,
     COLUMNS,
     CORRECT,
-    ERRORS,
+    LEVEL_ERRORS,
     LEVEL_SHARES,
     synthetic_table,
 )
@@ -121,12 +121,12 @@ def test_every_question_has_a_right_and_a_wrong_row(level: int) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_kinds_have_equal_shares(level: int) -> None:
     rows = train_rows(level)
-    counts = Counter(row["error"] for row in rows)
-    assert counts == {CORRECT: len(rows) // 2, **dict.fromkeys(ERRORS, len(rows) // 8)}
+    counts, kinds = Counter(row["error"] for row in rows), LEVEL_ERRORS[level]
+    assert counts == {CORRECT: len(rows) // 2, **dict.fromkeys(kinds, len(rows) // 2 // len(kinds))}
     assert all((row["error"] == CORRECT) == row["is_correct"] for row in rows)
 
 
-@pytest.mark.parametrize(("level", "least", "most"), [(1, 1, 1), (2, 2, 3), (3, 2, 5)])
+@pytest.mark.parametrize(("level", "least", "most"), [(1, 1, 1), (2, 1, 1), (3, 2, 3), (4, 2, 5)])
 def test_equations_hold_but_for_one_slip(level: int, least: int, most: int) -> None:
     steps = {len(equations(row["solution"])) for row in train_rows(level)}
     assert steps == set(range(least, most + 1))
@@ -134,7 +134,8 @@ def test_equations_hold_but_for_one_slip(level: int, least: int, most: int) -> N
         wrong_equations(row["solution"])
         for row in of_kind(level, CORRECT, "operation", "quantity", "answer")
     } == {0}
-    assert {wrong_equations(row["solution"]) for row in of_kind(level, "slip")} == {1}
+    slips = {wrong_equations(row["solution"]) for row in of_kind(level, "slip")}
+    assert slips == ({1} if "slip" in LEVEL_ERRORS[level] else set())
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -330,8 +331,8 @@ def test_ambiguous_solutions_are_left_out(question: str, source: str) -> None:
         (("train", 7, 0), "even, positive"),
         (("train", 0, 0), "even, positive"),
         (("train", -2, 0), "even, positive"),
-        (("train", 2, 0, 4), "expected a level from 1 to 3, got 4"),
-        (("train", 2, 0, 0), "expected a level from 1 to 3, got 0"),
+        (("train", 2, 0, 5), "expected a level from 1 to 4, got 5"),
+        (("train", 2, 0, 0), "expected a level from 1 to 4, got 0"),
     ],
 )
 def test_wrong_arguments(arguments: tuple[Any, ...], message: str) -> None:
@@ -341,11 +342,11 @@ def test_wrong_arguments(arguments: tuple[Any, ...], message: str) -> None:
 
 def test_running_out_of_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "MAX_DRAWS", 3)
-    with pytest.raises(ValueError, match=r"of level 3 ran .*of 2000 rows\. Ask for fewer"):
-        synthetic_table("test", 2000, 0, 3)
+    with pytest.raises(ValueError, match=r"of level 4 ran .*of 2000 rows\. Ask for fewer"):
+        synthetic_table("test", 2000, 0, 4)
 
 
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(ValueError, match=r'pip install "mv-lightning\[synthetic\]"'):
-        synthetic_table("train", 2, 0, 3)
+        synthetic_table("train", 2, 0, 4)

@@ -15,12 +15,12 @@ def numbers(text: str) -> list[int]:
     return [int(digits) for digits in re.findall(r"\d+", text)]
 
 
-@pytest.mark.parametrize(("level", "max_result"), [(1, 20), (2, 60)])
-def test_solutions_are_right_and_small(level: int, max_result: int) -> None:
-    rng = Random(level)
+@pytest.mark.parametrize(("max_steps", "max_result"), [(1, 20), (3, 60)])
+def test_solutions_are_right_and_small(max_steps: int, max_result: int) -> None:
+    rng = Random(max_steps)
     operations = set()
     for _ in range(300):
-        question, solution = draw_problem(level, max_result, rng)
+        question, solution = draw_problem(max_steps, max_result, rng)
         *lines, last = solution.split("\n")
         known = numbers(question)
         assert len(set(known)) == len(known) and "{" not in question + solution
@@ -31,8 +31,9 @@ def test_solutions_are_right_and_small(level: int, max_result: int) -> None:
             assert 2 <= int(result) <= max_result
             known.append(int(result))
             operations.add(operation)
+        assert len(lines) <= max_steps
         assert last == f"#### {known[-1]}"
-    assert operations == ({"+", "-"} if level == 1 else {"+", "-", "*"})
+    assert operations == ({"+", "-"} if max_steps == 1 else {"+", "-", "*"})
 
 
 def test_a_question_of_one_step_has_a_number_too_many() -> None:
@@ -53,9 +54,9 @@ def test_numbers_do_not_tell_the_operation() -> None:
 
 
 def test_every_problem_is_drawn_and_the_seed_decides() -> None:
-    for level, problems in word_problems._PROBLEMS.items():
-        drawn = [draw_problem(level, 60, Random(seed)) for seed in range(200)]
-        assert drawn == [draw_problem(level, 60, Random(seed)) for seed in range(200)]
+    for max_steps, problems in word_problems._PROBLEMS.items():
+        drawn = [draw_problem(max_steps, 60, Random(seed)) for seed in range(200)]
+        assert drawn == [draw_problem(max_steps, 60, Random(seed)) for seed in range(200)]
         sentences = {re.sub(r"[A-Z]\w*|\d+", "", solution) for _, solution in drawn}
         assert len(sentences) >= len(problems), "each has another solution"
 
