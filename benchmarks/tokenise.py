@@ -62,9 +62,9 @@ def main() -> None:
         costs.append(cost)
     with tempfile.TemporaryDirectory() as folder:
         tokens = Path(folder) / "tokens"
-        cached(tokens, {}, lambda: encoded)
+        cached(tokens, {}, lambda: [encoded])
         reading = [
-            timed(lambda: cached(tokens, {}, lambda: encoded))[0] for _ in range(options.times)
+            timed(lambda: cached(tokens, {}, lambda: [encoded]))[0] for _ in range(options.times)
         ]
     record(
         "tokenise" if options.source is None else f"tokenise_{Path(options.source).stem}",

@@ -8,7 +8,7 @@ end its own prompt or imitate a verdict.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -109,30 +109,74 @@ def encode_rows(
     Raises:
         RowsTooLongError: Rows that do not fit even without their solution.
     """
+    parts = encode_parts(columns, labels_N, rows_N, prompt, tokenizer, max_length, progress, ids)
+    return concatenate_rows(list(parts))
+
+
+def encode_parts(
+    columns: Mapping[str, Sequence[str]],
+    labels_N: np.ndarray | None,
+    rows_N: np.ndarray,
+    prompt: Prompt,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    progress: str | None = None,
+    ids: Sequence[str] | None = None,
+) -> Iterator[EncodedRows]:
+    """Tokenise rows a part at a time, so that more rows can be encoded than the memory can hold.
+
+    Args:
+        columns, labels_N, rows_N, prompt, tokenizer, max_length, progress, ids: As for
+            `encode_rows`. The columns are only read in slices.
+
+    Yields:
+        Some rows, in order, as `encode_rows` would return them; at least one part.
+
+    Raises:
+        RowsTooLongError: As for `encode_rows`, after the last part.
+    """
     prompt.check_rendered()
     tokens = _tokenize_prompt(prompt, tokenizer)
+    too_long: dict[int, int] = {}
+    for start, fields in _tokenize_fields(columns, tokens, tokenizer, progress):
+        part = slice(start, start + len(fields["question"]))
+        labels = None if labels_N is None else labels_N[part]
+        encoded, too_long_here = _encode_part(fields, labels, rows_N[part], tokens, max_length)
+        for index, n_tokens in too_long_here.items():
+            too_long[start + index] = n_tokens
+        yield encoded
+    if too_long:
+        names = [f"row {rows_N[i]}" if ids is None else f"ID {ids[i]}" for i in too_long]
+        raise RowsTooLongError(too_long, names, max_length)
+
+
+def _encode_part(
+    fields: Mapping[str, list[list[int]]],
+    labels_N: np.ndarray | None,
+    rows_N: np.ndarray,
+    tokens: _PromptTokens,
+    max_length: int,
+) -> tuple[EncodedRows, dict[int, int]]:
+    """The rows that fit, and of the others the tokens without the solution, by their positions."""
     max_fields = max_length - tokens.n_fixed
     encoded: list[np.ndarray] = []
     truncated_N, question_prefix_N = np.zeros((2, len(rows_N)), dtype=np.int32)
     too_long: dict[int, int] = {}
-    for index, parts in enumerate(_tokenize_fields(columns, tokens, tokenizer, progress)):
-        n_solution = len(parts.get("solution", []))
-        n_over = sum(map(len, parts.values())) - max_fields
+    for index in range(len(rows_N)):
+        row = {name: column[index] for name, column in fields.items()}
+        n_solution = len(row.get("solution", []))
+        n_over = sum(map(len, row.values())) - max_fields
         if n_over > n_solution:
             too_long[index] = max_length + n_over - n_solution
             continue
         if n_over > 0:
-            n_kept = n_solution - n_over
-            parts["solution"] = _truncate_middle(parts["solution"], n_kept, tokens.marker)
+            row["solution"] = _truncate_middle(row["solution"], n_solution - n_over, tokens.marker)
             truncated_N[index] = n_over
-        question_prefix_N[index] = tokens.n_question_prefix(parts["question"])
-        encoded.append(tokens.row(parts))
-    if too_long:
-        names = [f"row {rows_N[i]}" if ids is None else f"ID {ids[i]}" for i in too_long]
-        raise RowsTooLongError(too_long, names, max_length)
+        question_prefix_N[index] = tokens.n_question_prefix(row["question"])
+        encoded.append(tokens.row(row))
     if labels_N is None:
         labels_N = np.full(len(rows_N), UNLABELLED)
-    return EncodedRows(
+    rows = EncodedRows(
         ids_T=np.concatenate([np.empty(0, dtype=np.int32), *encoded]),
         starts_N=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
         labels_N=labels_N.astype(np.int8),
@@ -141,25 +185,30 @@ def encode_rows(
         question_prefix_N=question_prefix_N,
         prefix_ids=tuple(tokens.prefix),
     )
+    return rows, too_long
+
+
+def concatenate_rows(parts: Sequence[EncodedRows]) -> EncodedRows:
+    """Return parts as one.
+
+    Args:
+        parts: At least one, tokenised under the same prompt.
+    """
+    arrays = {}
+    for name in ("ids_T", "labels_N", "rows_N", "truncated_N", "question_prefix_N"):
+        arrays[name] = np.concatenate([getattr(part, name) for part in parts])
+    lengths_N = np.concatenate([part.lengths_N for part in parts])
+    starts_N = np.concatenate([[0], np.cumsum(lengths_N)])
+    return EncodedRows(**arrays, starts_N=starts_N, prefix_ids=parts[0].prefix_ids)
 
 
 def join_rows(parts: Sequence[EncodedRows]) -> EncodedRows:
     """Return the rows of several calls of `encode_rows` as those of one, numbered from 0.
 
     Args:
-        parts: At least one, tokenised under the same prompt.
+        parts: As for `concatenate_rows`.
     """
-    rows = sum(map(len, parts))
-    arrays = {}
-    for name in ("ids_T", "labels_N", "truncated_N", "question_prefix_N"):
-        arrays[name] = np.concatenate([getattr(part, name) for part in parts])
-    lengths_N = np.concatenate([part.lengths_N for part in parts])
-    return EncodedRows(
-        **arrays,
-        starts_N=np.concatenate([[0], np.cumsum(lengths_N)]),
-        rows_N=np.arange(rows),
-        prefix_ids=parts[0].prefix_ids,
-    )
+    return replace(concatenate_rows(parts), rows_N=np.arange(sum(map(len, parts))))
 
 
 @dataclass(frozen=True)
@@ -213,17 +262,15 @@ def _tokenize_fields(
     tokens: _PromptTokens,
     tokenizer: PreTrainedTokenizerBase,
     progress: str | None,
-) -> Iterator[dict[str, list[int]]]:
-    """Yield the ids of each row's fields, by the name of the field."""
-    fields = [name for name in TEXT_COLUMNS if name in tokens.fields]
-    n_rows = len(columns["question"])
-    for start in _chunks(n_rows, progress):
-        ids = {}
-        for name in fields:
+) -> Iterator[tuple[int, dict[str, list[list[int]]]]]:
+    """Yield the first row of every chunk, and the ids of each field by its name."""
+    names = [name for name in TEXT_COLUMNS if name in tokens.fields]
+    for start in _chunks(len(columns["question"]), progress):
+        fields = {}
+        for name in names:
             texts = list(columns[name][start : start + _CHUNK])
-            ids[name] = _row_text_ids(tokenizer, texts)
-        for index in range(min(_CHUNK, n_rows - start)):
-            yield {name: column[index] for name, column in ids.items()}
+            fields[name] = _row_text_ids(tokenizer, texts) if texts else []
+        yield start, fields
 
 
 def _prefix_ids(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
@@ -270,8 +317,8 @@ def _truncate_middle(ids: list[int], n_kept: int, marker: list[int]) -> list[int
 
 
 def _chunks(n_rows: int, title: str | None) -> Iterator[int]:
-    """The first row of every chunk, with a progress bar where there are several."""
-    starts = range(0, n_rows, _CHUNK)
+    """The first row of every chunk, one at least, with a progress bar where there are several."""
+    starts = range(0, max(n_rows, 1), _CHUNK)
     if not title or n_rows <= _CHUNK:
         yield from starts
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from mv_lightning.data.cache import cached
 from mv_lightning.data.columns import SLICE_COLUMNS
-from mv_lightning.data.encoding import encode_rows
+from mv_lightning.data.encoding import encode_parts
 from mv_lightning.data.prompts import Prompt
 from mv_lightning.data.sources import Source
 from mv_lightning.data.summaries import Shortened, Summarizer
@@ -76,11 +76,11 @@ class SplitEncoder:
         title = f"Tokenising {name}" if self.verbose else None
         shortened = self._shorten(name, chosen)
 
-        def encode() -> EncodedRows:
-            texts = chosen.select_columns(list(TEXT_COLUMNS))[:]
+        def encode() -> Iterator[EncodedRows]:
+            texts: dict[str, Sequence[str]] = {name: chosen[name] for name in TEXT_COLUMNS}
             if shortened is not None:
                 texts["solution"] = shortened.texts
-            return encode_rows(
+            return encode_parts(
                 texts, labels_N, rows_N, self.prompt, self.tokenizer, self.max_length, title, ids
             )
 

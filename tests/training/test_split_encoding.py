@@ -114,6 +114,18 @@ def test_tokens_are_stored_once(
 ) -> None:
     source = load_source(write_rows(tmp_path / "rows.jsonl", list("abcdef")))
     first = encoder.encode("val", source, ROWS_N)
-    monkeypatch.setattr("mv_lightning.training.split_encoding.encode_rows", None)
+    monkeypatch.setattr("mv_lightning.training.split_encoding.encode_parts", None)
     again = encoder.encode("val", source, ROWS_N)
     assert np.array_equal(first.encoded.ids_T, again.encoded.ids_T)
+
+
+def test_rows_are_read_and_stored_in_parts(
+    encoder: SplitEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = load_source(write_rows(tmp_path / "rows.jsonl", list("abcdefg")))
+    rows_N = np.array([6, 2, 0, 5, 3])
+    whole = replace(encoder, folder=tmp_path / "whole").encode("val", source, rows_N).encoded
+    monkeypatch.setattr("mv_lightning.data.encoding._CHUNK", 2)
+    parts = encoder.encode("val", source, rows_N).encoded
+    for field in dataclasses.fields(parts):
+        assert np.array_equal(getattr(parts, field.name), getattr(whole, field.name)), field.name
