@@ -1,4 +1,4 @@
-"""Facts about GPUs: memory and peak speed."""
+"""Facts about GPUs: memory, peak speed, bandwidths."""
 
 from __future__ import annotations
 
@@ -10,44 +10,48 @@ import torch
 
 @dataclass(frozen=True)
 class GPU:
-    """A model of GPU."""
+    """A model of GPU: the figures of NVIDIA's data sheets, and the memory that PyTorch reports."""
 
     name: str
+    """Its name in options and tables."""
+    words: str
     """Words of the name that PyTorch gives the device."""
-    peak_tflops: int
-    """Dense 16-bit matmuls, in 10^12 operations a second (NVIDIA's data sheets)."""
-
-
-GPUS = (
-    GPU("H100 PCIe", 756),
-    GPU("H100", 989),
-    GPU("H200", 989),
-    GPU("A100", 312),
-    GPU("L40S", 362),
-    GPU("L40", 181),
-    GPU("L4", 121),
-    GPU("T4", 65),
-)
-"""The first match counts."""
-
-
-@dataclass(frozen=True)
-class GPUMemory:
-    """What fits on a GPU depends on this."""
-
-    gpu: str
     gb: float
-    """Memory that PyTorch reports, in GB (10^9 bytes)."""
+    """Memory, in GB (10^9 bytes)."""
+    peak_tflops: int
+    """Dense 16-bit matmuls, in 10^12 operations a second."""
+    memory_gb_s: int
+    """Bandwidth of the memory, in GB a second."""
+    link_gb_s: float
+    """Bandwidth to the other GPUs of a node in one direction, in GB a second: NVLink, else PCIe."""
     has_varlen: bool = True
     """Whether packed attention is one call of PyTorch's varlen attention, see `attention`."""
 
 
-MEMORY = (
-    GPUMemory("T4", 15.8, has_varlen=False),
-    GPUMemory("L4", 23.7),
-    GPUMemory("A100, 40 GB", 42.4),
-    GPUMemory("H100, A100 80 GB", 85.0),
+GPUS = (
+    GPU("T4", "T4", 15.8, 65, 320, 15.8, has_varlen=False),
+    GPU("L4", "L4", 23.7, 121, 300, 31.5),
+    GPU("A10", "A10", 23.7, 125, 600, 31.5),
+    GPU("4090", "RTX 4090", 25.4, 165, 1_008, 31.5),
+    GPU("A100-40", "A100 40GB", 42.4, 312, 1_555, 300),
+    GPU("L40", "L40", 47.6, 181, 864, 31.5),
+    GPU("L40S", "L40S", 47.6, 362, 864, 31.5),
+    GPU("A100-80", "A100 80GB", 85.0, 312, 2_039, 300),
+    GPU("H100-PCIe", "H100 PCIe", 85.0, 756, 2_000, 63),
+    GPU("H100", "H100", 85.0, 989, 3_350, 450),
+    GPU("H200", "H200", 150.1, 989, 4_800, 450),
 )
+"""By memory. The first match of a device's name counts."""
+
+
+def find_gpu(device_name: str) -> GPU | None:
+    """Return the GPU of a device; None for an unknown one.
+
+    Args:
+        device_name: What `torch.cuda.get_device_name` returns.
+    """
+    words = set(re.split(r"[ -]", device_name))
+    return next((gpu for gpu in GPUS if words.issuperset(gpu.words.split())), None)
 
 
 def peak_tflops(device: torch.device) -> float | None:
@@ -58,5 +62,5 @@ def peak_tflops(device: torch.device) -> float | None:
     """
     if device.type != "cuda":
         return None
-    words = set(re.split(r"[ -]", torch.cuda.get_device_name(device)))
-    return next((gpu.peak_tflops for gpu in GPUS if words.issuperset(gpu.name.split())), None)
+    gpu = find_gpu(torch.cuda.get_device_name(device))
+    return None if gpu is None else gpu.peak_tflops

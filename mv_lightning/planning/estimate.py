@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings
-from mv_lightning.model.gpus import MEMORY
+from mv_lightning.model.gpus import GPUS
 from mv_lightning.model.linear_head import HeadKind
 from mv_lightning.model.optim import OptimSettings, state_bytes
 from mv_lightning.planning.memory import (
@@ -82,7 +82,7 @@ def estimate_phase(
     trained = dims.trained(lora.r, head)
     items = training_memory(dims, base, lora, optim, tokens, rows, distributed, head)
     gpus = []
-    for gpu in MEMORY:
+    for gpu in GPUS:
         budget = gpu.gb * (1 - MARGIN) * 1e9
         on_gpu = replace(dims, repeats_keys=not gpu.has_varlen)
         needed = training_memory(on_gpu, base, lora, optim, tokens, rows, distributed, head)
@@ -90,7 +90,7 @@ def estimate_phase(
         least = least_checkpointing(
             on_gpu, base, lora, optim, tokens, rows, budget, distributed, head
         )
-        gpus.append(GPUFit(gpu.gpu, gpu.gb, peak <= budget, least))
+        gpus.append(GPUFit(gpu.name, gpu.gb, peak <= budget, least))
     adapter_bytes = 4 * trained
     checkpoint_bytes = adapter_bytes + state_bytes(optim, trained)
     return Estimate(trained, items, gpus, adapter_bytes, checkpoint_bytes)

@@ -7,6 +7,7 @@ instead of being recomputed in the backward pass (Chen et al. 2016, arXiv:1604.0
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ class MemoryItem:
     name: str
     bytes: float
     formula: str
+    is_sharded: bool = False
+    """Whether FSDP keeps only a part of it on each GPU."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class ModelDims:
     repeats_keys: bool = False
     """Whether keys and values are repeated for the queries that share them: on GPUs without varlen
     attention (compute capability below 8.0)."""
+    matmul_bytes: int = 2
+    """Bytes of a number that is not quantized: 2 with bf16 and fp16, 4 with fp32."""
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> ModelDims:
@@ -107,16 +112,16 @@ class ModelDims:
         return rank * self.sides + (self.hidden if head == "linear" else 0)
 
     def layer_bytes(self, rank: int) -> int:
-        """Return the bytes that a layer keeps of a token for the backward pass, matmuls in 16 bits.
+        """Return the bytes that a layer keeps of a token for the backward pass.
 
-        In 16 bits: the inputs of q, k, v and of gate, up; q, k, v; attention's output, read by o;
+        In the dtype of the matmuls: the inputs of q, k, v and of gate, up; q, k, v; attention's output, read by o;
         gate, up, the activation and its product with up, read by down; the results of the adapters'
         first matmuls. In fp32: the inputs of the norms. Attention scores are counted elsewhere.
 
         Args:
             rank: Of the adapters.
         """
-        in_16_bits = (
+        in_matmuls = (
             2 * self.hidden
             + 2 * self.queries
             + 2 * self.keys
@@ -127,22 +132,22 @@ class ModelDims:
         if self.family.query_key_norms:
             in_fp32 += self.queries + self.keys
         if self.repeats_keys:
-            in_16_bits += 2 * (self.queries - self.keys)
+            in_matmuls += 2 * (self.queries - self.keys)
         if "qkv_proj" in self.family.targets:
             # The values are a view into the fused projection's output, and keep all of it.
-            in_16_bits += self.queries + self.keys
-        return 2 * in_16_bits + 4 * in_fp32 + self.family.dropouts * self.hidden
+            in_matmuls += self.queries + self.keys
+        return self.matmul_bytes * in_matmuls + 4 * in_fp32 + self.family.dropouts * self.hidden
 
     def score_bytes(self, row_tokens: float) -> float:
         """Return the bytes of attention scores that a layer keeps of a token, 0 with fused kernels.
 
-        With a soft cap: its output in 16 bits, and the weights in fp32 and in 16 bits. A token sees
-        half of its row's tokens on average.
+        With a soft cap: its output, and the weights in fp32 and in the dtype of the matmuls. A token
+        sees half of its row's tokens on average.
 
         Args:
             row_tokens: Tokens of a row.
         """
-        return self.softcapped_heads * row_tokens / 2 * (2 + 4 + 2)
+        return self.softcapped_heads * row_tokens / 2 * (4 + 2 * self.matmul_bytes)
 
 
 def training_memory(
@@ -174,12 +179,36 @@ def training_memory(
         *_adapter_items(dims.trained(lora.r, head), optim, distributed),
         *_activation_items(dims, base, lora, tokens, rows),
         MemoryItem(
-            "logits at the verdicts, in fp32 and 16 bits, and their gradients",
-            12 * rows * classes,
-            f"{rows} x {classes:,} x 12",
+            "logits at the verdicts, in fp32 and as computed, and their gradients",
+            2 * (4 + dims.matmul_bytes) * rows * classes,
+            f"{rows} x {classes:,} x {2 * (4 + dims.matmul_bytes)}",
         ),
         MemoryItem("CUDA context and workspaces", CONTEXT_GB * 1e9, "assumed"),
     ]
+
+
+def sharded(items: Sequence[MemoryItem], gpus: int, layers: int) -> list[MemoryItem]:
+    """Return the parts of the peak where the weights of the layers are sharded (FSDP).
+
+    Each GPU keeps its share of the layers, the adapters, their gradients and the optimizer's state
+    (Zhao et al. 2023, arXiv:2304.11277), and gathers two layers at a time: the one that is computed
+    and the next one. Embeddings and head stay whole.
+
+    Args:
+        items: What `training_memory` returned.
+        gpus: That share the weights.
+        layers: Of the model.
+    """
+    base = sum(item.bytes for item in items if item.name.startswith("base, "))
+    parts = []
+    for item in items:
+        if item.is_sharded:
+            item = replace(item, bytes=item.bytes / gpus, formula=f"({item.formula}) / {gpus}")
+        parts.append(item)
+    gathered = MemoryItem(
+        "two gathered layers", 2 * base / layers, f"2 / {layers} x {base / 1e9:.2f} GB of the base"
+    )
+    return [*parts, gathered]
 
 
 def least_checkpointing(
@@ -220,21 +249,26 @@ def least_checkpointing(
 
 
 def _base_items(dims: ModelDims, base: BaseSettings) -> list[MemoryItem]:
+    size, bits = dims.matmul_bytes, f"{8 * dims.matmul_bytes} bits"
     others = MemoryItem(
-        "embeddings, head, norms, biases in 16 bits", 2 * dims.other, f"{dims.other:,} x 2"
+        f"embeddings, head, norms, biases in {bits}", size * dims.other, f"{dims.other:,} x {size}"
     )
     weights = f"{dims.projections:,} weights"
     if base.quantization == "none":
-        return [MemoryItem("base, 16 bits", 2 * dims.projections, f"{weights} x 2"), others]
+        formula = f"{weights} x {size}"
+        return [MemoryItem(f"base, {bits}", size * dims.projections, formula, True), others]
     return [
-        MemoryItem("base, 4 bits", dims.projections / 2, f"{weights} / 2"),
+        MemoryItem("base, 4 bits", dims.projections / 2, f"{weights} / 2", True),
         MemoryItem(
             "base, scales",
             4 * dims.projections / BLOCK,
             f"weights / {BLOCK} x 4, expanded from double quantization",
+            True,
         ),
         MemoryItem(
-            "a projection in 16 bits, for its matmuls", 2 * dims.largest, f"{dims.largest:,} x 2"
+            f"a projection in {bits}, for its matmuls",
+            size * dims.largest,
+            f"{dims.largest:,} x {size}",
         ),
         others,
     ]
@@ -244,10 +278,10 @@ def _adapter_items(trained: int, optim: OptimSettings, distributed: bool) -> lis
     state = state_bytes(optim, trained)
     buckets = [MemoryItem("buckets of DDP for them", 4 * trained, f"{trained:,} x 4")]
     return [
-        MemoryItem("adapters in fp32", 4 * trained, f"{trained:,} x 4"),
-        MemoryItem("their gradients in fp32", 4 * trained, f"{trained:,} x 4"),
+        MemoryItem("adapters in fp32", 4 * trained, f"{trained:,} x 4", True),
+        MemoryItem("their gradients in fp32", 4 * trained, f"{trained:,} x 4", True),
         *(buckets if distributed else []),
-        MemoryItem(f"state of {optim.name}", state, f"{trained:,} x {state / trained:.3f}"),
+        MemoryItem(f"state of {optim.name}", state, f"{trained:,} x {state / trained:.3f}", True),
     ]
 
 
@@ -265,8 +299,8 @@ def _activation_items(
         ),
         MemoryItem(
             f"inputs of {recomputed} layers, recomputed",
-            2 * recomputed * tokens * dims.hidden,
-            f"{recomputed} x {tokens:,} x {dims.hidden:,} x 2",
+            dims.matmul_bytes * recomputed * tokens * dims.hidden,
+            f"{recomputed} x {tokens:,} x {dims.hidden:,} x {dims.matmul_bytes}",
         ),
         MemoryItem(
             "activations of the layer being recomputed",
@@ -275,7 +309,7 @@ def _activation_items(
         ),
         MemoryItem(
             "a layer's gradients",
-            2 * tokens * (3 * dims.inner + 2 * dims.hidden),
-            f"{tokens:,} x (3 x {dims.inner:,} + 2 x {dims.hidden:,}) x 2",
+            dims.matmul_bytes * tokens * (3 * dims.inner + 2 * dims.hidden),
+            f"{tokens:,} x (3 x {dims.inner:,} + 2 x {dims.hidden:,}) x {dims.matmul_bytes}",
         ),
     ]
