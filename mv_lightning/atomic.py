@@ -124,15 +124,14 @@ class Journal:
         self._synced = time.monotonic()
 
     @staticmethod
-    def read(path: Path) -> list[Any]:
-        """Return the values of a journal that no process is appending to.
+    def read(path: Path) -> Iterator[Any]:
+        """Yield the values of a journal that no process is appending to, one by one.
 
-        The file is truncated at the first line that is incomplete or damaged.
+        The file is truncated at the first line that is incomplete or damaged, once it is reached.
 
         Args:
             path: The file.
         """
-        values = []
         valid_bytes = 0
         with path.open("rb") as file:
             for line in file:
@@ -142,10 +141,9 @@ class Journal:
                     break
                 if not line.endswith(b"\n"):
                     break
-                values.append(value)
                 valid_bytes += len(line)
+                yield value
         os.truncate(path, valid_bytes)
-        return values
 
     def append(self, value: Any) -> None:
         """Add one line, in one write.

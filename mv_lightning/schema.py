@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mv_lightning.hashing import digests, number_distinct
+
 if TYPE_CHECKING:
     import torch
 
@@ -69,13 +71,12 @@ class EncodedRows:
     @cached_property
     def prefix_groups_N(self) -> np.ndarray:
         """int64 [N], from 0: equal for the rows that start with the same question prefix."""
-        numbers: dict[bytes | int, int] = {}
-        groups = []
-        for index, tokens in enumerate(self.question_prefix_N.tolist()):
-            # A row without a question prefix is a group of its own.
-            key = self.row(index)[:tokens].tobytes() or index
-            groups.append(numbers.setdefault(key, len(numbers)))
-        return np.array(groups, dtype=np.int64)
+        prefixes = (
+            # A row without a question prefix is a group of its own: no tokens have 9 bytes.
+            self.row(index)[:tokens].data if tokens else index.to_bytes(9)
+            for index, tokens in enumerate(self.question_prefix_N.tolist())
+        )
+        return number_distinct(digests(prefixes))
 
     @property
     def lengths_N(self) -> np.ndarray:

@@ -7,8 +7,13 @@ follows.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.atomic import Journal, rename_existing
@@ -46,34 +51,49 @@ class PredictionJournals:
         """Rename the journals of other predictions, so that only those of this one are read."""
         for path in self._folder.journals():
             lines = Journal.read(path)
-            if not lines:  # killed before its first line was complete
+            first = next(lines, None)
+            for _ in lines:  # to the end, which may be damaged
+                pass
+            if first is None:  # killed before its first line was complete
                 path.unlink()
-            elif lines[0] != self._identity:
-                stored = lines[0] if isinstance(lines[0], dict) else {}
+            elif first != self._identity:
+                stored = first if isinstance(first, dict) else {}
                 differences = setting_differences(stored, self._identity)
                 print(
                     f"{path} holds predictions made with other settings ({differences}). It was "
                     f"renamed to {rename_existing(path)} and is not used"
                 )
 
-    def read(self, column: str) -> Iterator[tuple[int, Any]]:
-        """Yield each predicted row with its entry of a column.
+    def log_odds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the predicted rows, int64 [M] ascending, and their log-odds, float64 [M]."""
+        rows, log_odds = array("q"), array("d")
+        for batch in self._batches():
+            rows.extend(batch["rows"])
+            log_odds.extend(batch["log_odds"])
+        rows_M, places_M = np.unique(np.array(rows), return_index=True)
+        return rows_M, np.array(log_odds)[places_M]
 
-        Args:
-            column: `log_odds` or `texts`.
-        """
-        for path in self._folder.journals():
-            for batch in Journal.read(path)[1:]:
-                yield from zip(batch["rows"], batch[column], strict=True)
+    def texts(self) -> Iterator[tuple[int, str]]:
+        """Yield each predicted row with its generated text."""
+        for batch in self._batches():
+            yield from zip(batch["rows"], batch["texts"], strict=True)
 
     def seconds(self) -> float:
         """Return the time of the slowest process, over all its starts."""
         totals = []
         for path in self._folder.journals():
-            totals.append(sum(batch["seconds"] for batch in Journal.read(path)[1:]))
+            totals.append(sum(batch["seconds"] for batch in _batches(path)))
         return max(totals)
 
     def delete(self) -> None:
         """Delete the journals of a complete prediction."""
         for path in self._folder.journals():
             path.unlink()
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        return chain.from_iterable(map(_batches, self._folder.journals()))
+
+
+def _batches(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a journal after the first."""
+    return islice(Journal.read(path), 1, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ HEADER = (ID_COLUMN, LABEL_COLUMN)
 """Of a submission, unless a sample submission spells it differently."""
 MISSING_VERDICT = False
 """Of a row without a score: what could not be verified is not taken as correct."""
+_CHUNK = 10_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def read_sample_submission(path: Path, ids: Sequence[str]) -> SampleSubmission:
     hint = "Predict the rows of the sample (predict.source), or correct predict.sample_submission"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *lines = list(csv.reader(file, strict=True)) or [[]]
+            lines = csv.reader(file, strict=True)
+            header = next(lines, [])
+            sample_ids = [line[0] for line in lines if line]
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{option} cannot be read as CSV: {error}. Expected a file with the header "
@@ -64,7 +67,6 @@ def read_sample_submission(path: Path, ids: Sequence[str]) -> SampleSubmission:
             f"{option}: expected a header of two columns, the ID and "
             f"{LABEL_COLUMN}, got {','.join(header)}. {hint}"
         )
-    sample_ids = [line[0] for line in lines if line]
     match = match_ids(sample_ids, ids)
     differences = match.differences("the sample", "the source")
     if differences:
@@ -87,7 +89,8 @@ def verdicts(log_odds_N: np.ndarray, threshold: float) -> np.ndarray:
 def write_predictions(
     folder: RunFolder,
     ids: Sequence[str],
-    log_odds: Mapping[int, float],
+    rows_N: np.ndarray,
+    log_odds_N: np.ndarray,
     threshold: float = 0.0,
     sample: SampleSubmission | None = None,
 ) -> None:
@@ -100,36 +103,41 @@ def write_predictions(
     Args:
         folder: The run's folder.
         ids: The IDs of the source's rows, in source order.
-        log_odds: log P(True) - log P(False) by source row number; nan for no score.
+        rows_N: int64 [N], the source rows that were predicted, in any order.
+        log_odds_N: float64 [N], log P(True) - log P(False) of each; nan for no score.
         threshold: Log-odds above it are a verdict of True.
         sample: What the contest expects.
 
     Raises:
         ValueError: The rows predicted are not exactly those of the source.
     """
-    rows = range(len(ids))
-    if log_odds.keys() != set(rows):
-        missing = sorted(set(rows) - log_odds.keys())
-        unknown = sorted(log_odds.keys() - set(rows))
+    every_row_N = np.arange(len(ids))
+    order_N = np.argsort(rows_N)
+    if not np.array_equal(rows_N[order_N], every_row_N):
+        missing = np.setdiff1d(every_row_N, rows_N).tolist()
+        unknown = np.setdiff1d(rows_N, every_row_N).tolist()
         raise ValueError(
-            f"expected a prediction for each of {len(ids):,} rows, got {len(log_odds):,}. Rows "
+            f"expected a prediction for each of {len(ids):,} rows, got {len(rows_N):,}. Rows "
             f"without one: {shorten(missing) or 'none'}; rows that the source does not have: "
             f"{shorten(unknown) or 'none'}. Nothing was written. Run predict again"
         )
-    log_odds_N = np.array([log_odds[row] for row in rows], dtype=np.float64)
-    numbers = [_or_empty(sigmoid(log_odds_N)), _or_empty(log_odds_N)]
-    lines = zip(ids, *numbers, strict=True)
+    log_odds_N = log_odds_N[order_N]
+    lines = zip(ids, _fields(sigmoid(log_odds_N)), _fields(log_odds_N), strict=True)
     _write_csv(folder.probabilities, (ID_COLUMN, "probability", "log_odds"), lines)
     verdicts_N = verdicts(log_odds_N, threshold)
     if sample is None:
-        _write_csv(folder.submission, HEADER, zip(ids, verdicts_N.tolist(), strict=True))
+        _write_csv(folder.submission, HEADER, zip(ids, _fields(verdicts_N), strict=True))
     else:
-        ordered = verdicts_N[sample.rows_N].tolist()
-        _write_csv(folder.submission, sample.header, zip(sample.ids, ordered, strict=True))
+        ordered_N = verdicts_N[sample.rows_N]
+        lines_of_sample = zip(sample.ids, _fields(ordered_N), strict=True)
+        _write_csv(folder.submission, sample.header, lines_of_sample)
 
 
-def _or_empty(values_N: np.ndarray) -> list[float | str]:
-    return ["" if math.isnan(value) else value for value in values_N.tolist()]
+def _fields(values_N: np.ndarray) -> Iterator[float | str]:
+    """The values of a column of a CSV: none for nan. Not a list: a value of one takes 32 bytes."""
+    for start in range(0, len(values_N), _CHUNK):
+        for value in values_N[start : start + _CHUNK].tolist():
+            yield "" if math.isnan(value) else value
 
 
 def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:

@@ -60,6 +60,8 @@ def match_ids(given: Sequence[str], expected: Sequence[str]) -> IdMatch:
         given: N IDs.
         expected: IDs without repetition.
     """
+    if list(given) == list(expected):  # usual, and without tables of all IDs
+        return IdMatch(np.arange(len(given)), [], [], [])
     positions = {name: position for position, name in enumerate(expected)}
     found = [positions.get(name, _MISSING) for name in given]
     if _MISSING in found:

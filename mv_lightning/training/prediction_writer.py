@@ -104,19 +104,19 @@ class PredictionWriter(pl.Callback):
             "predict_mode": pl_module.predict_mode,
         }
         self._journals = PredictionJournals(self._folder, identity)
-        stored: list[int] = []
+        stored_N = np.empty(0, dtype=np.int64)
         if trainer.is_global_zero:
             self._journals.rename_others()
-            stored = sorted(row for row, _ in self._journals.read("log_odds"))
-            if stored:
+            stored_N, _ = self._journals.log_odds()
+            if len(stored_N):
                 print(
-                    f"{self._folder.path}: {len(stored):,} of {rows:,} rows were predicted before "
-                    "the interruption; resuming with the others"
+                    f"{self._folder.path}: {len(stored_N):,} of {rows:,} rows were predicted "
+                    "before the interruption; resuming with the others"
                 )
         # No process appends before all have this, so no line was being written while it was read.
-        stored = trainer.strategy.broadcast(stored)
-        data.exclude_from_prediction(stored)
-        self._rows_before = len(stored)
+        stored_N = trainer.strategy.broadcast(stored_N)
+        data.exclude_from_prediction(stored_N)
+        self._rows_before = len(stored_N)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open this process's journal."""
@@ -167,19 +167,19 @@ class PredictionWriter(pl.Callback):
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule.predict_rows
-        raw = dict(self._journals.read("log_odds"))
-        rows_N = np.array(sorted(raw))
-        raw_N = np.array([raw[row] for row in rows_N.tolist()])
+        rows_N, raw_N = self._journals.log_odds()
         questions_N = data.question_ids_N[rows_N]
         decision = decide(raw_N, self._calibration, self._stored, self._settings, questions_N)
         # Rows that do not fit were left out of the split.
         encoded = trainer.datamodule.splits["predict"].encoded
         missing_N = np.setdiff1d(np.arange(len(data.ids)), encoded.rows_N)
-        log_odds = dict.fromkeys(missing_N.tolist(), math.nan)
-        log_odds |= dict(zip(rows_N.tolist(), decision.log_odds_N.tolist(), strict=True))
-        write_predictions(self._folder, data.ids, log_odds, decision.threshold, self._sample)
+        rows_N = np.concatenate([rows_N, missing_N])
+        log_odds_N = np.concatenate([decision.log_odds_N, np.full(len(missing_N), math.nan)])
+        write_predictions(
+            self._folder, data.ids, rows_N, log_odds_N, decision.threshold, self._sample
+        )
         summary: dict[str, Any] = {
-            "rows": len(log_odds),
+            "rows": len(rows_N),
             "rows_before_interruption": self._rows_before,
             "seconds": self._journals.seconds(),
             "peak_memory_gb": peak_memory_gb(pl_module.device),
@@ -198,15 +198,14 @@ class PredictionWriter(pl.Callback):
             share = f"{malformed['share']:.1%}"
             notes += f", {malformed['rows']:,} ({share}) without a verdict and taken as False"
         if data.labels_N is not None:
-            log_odds_N = np.array([log_odds[row] for row in range(len(log_odds))])
-            correct_N = verdicts(log_odds_N, decision.threshold) == data.labels_N
+            correct_N = verdicts(log_odds_N, decision.threshold) == data.labels_N[rows_N]
             summary["accuracy"] = float(correct_N.mean())
             notes += f", accuracy {summary['accuracy']:.3f}"
         write_versioned_json(self._folder.prediction_summary, summary)
         self._journals.delete()
         for message in decision.messages:
             print(message)
-        print(f"{len(log_odds):,} rows predicted{notes}: {self._folder.submission}")
+        print(f"{len(rows_N):,} rows predicted{notes}: {self._folder.submission}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the folder back."""
@@ -225,7 +224,7 @@ class PredictionWriter(pl.Callback):
     def _malformed(self, rows: int) -> dict[str, Any]:
         """Count the texts without a verdict, and return a few of them."""
         malformed = []
-        for row, text in sorted(self._journals.read("texts")):
+        for row, text in sorted(self._journals.texts()):
             if find_verdict(text) is None:
                 malformed.append({"row": row, "text": text})
         return {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,6 +27,12 @@ def row_ids(rows: int) -> list[str]:
     return [str(row) for row in range(rows)]
 
 
+def write(folder: Path, ids: list[str], log_odds: list[float], **options: Any) -> None:
+    """Predictions of all rows, in source order."""
+    rows_N = np.arange(len(log_odds))
+    write_predictions(RunFolder(folder), ids, rows_N, np.array(log_odds), **options)
+
+
 def submission(folder: Path) -> list[list[str]]:
     with (folder / "submission.csv").open(newline="") as file:
         return list(csv.reader(file))
@@ -38,7 +46,8 @@ def test_source_order_and_full_precision(tmp_path: Path, odds: list[float], seed
     rows = list(enumerate(odds))
     seed.shuffle(rows)  # type: ignore[attr-defined]
     ids = [f"q,{row}" for row in range(len(odds))]
-    write_predictions(RunFolder(tmp_path), ids, dict(rows))
+    rows_N, log_odds_N = (np.array(column) for column in zip(*rows, strict=True))
+    write_predictions(RunFolder(tmp_path), ids, rows_N, log_odds_N)
     verdicts = [[name, str(value > 0)] for name, value in zip(ids, odds, strict=True)]
     assert submission(tmp_path) == [["ID", "is_correct"], *verdicts]
     with (tmp_path / "probabilities.csv").open() as file:
@@ -51,14 +60,13 @@ def test_source_order_and_full_precision(tmp_path: Path, odds: list[float], seed
 
 
 def test_the_threshold_is_exclusive(tmp_path: Path) -> None:
-    write_predictions(RunFolder(tmp_path), ["a", "b"], {0: 0.75, 1: 0.76}, threshold=0.75)
+    write(tmp_path, ["a", "b"], [0.75, 0.76], threshold=0.75)
     assert submission(tmp_path)[1:] == [["a", "False"], ["b", "True"]]
 
 
 def test_a_row_without_a_score_has_no_numbers_and_the_verdict_false(tmp_path: Path) -> None:
     """Even where the threshold would make any number True."""
-    log_odds = {0: -0.5, 1: math.nan, 2: -3.0}
-    write_predictions(RunFolder(tmp_path), ["a", "b", "c"], log_odds, threshold=-2.0)
+    write(tmp_path, ["a", "b", "c"], [-0.5, math.nan, -3.0], threshold=-2.0)
     assert submission(tmp_path)[1:] == [["a", "True"], ["b", "False"], ["c", "False"]]
     assert (tmp_path / "probabilities.csv").read_text().splitlines()[2] == "b,,"
     predictions = read_predictions(tmp_path / "probabilities.csv")
@@ -72,19 +80,19 @@ def test_a_row_without_a_score_has_no_numbers_and_the_verdict_false(tmp_path: Pa
 def test_a_missing_row_stops_everything(tmp_path: Path) -> None:
     (tmp_path / "submission.csv").write_text("old")
     with pytest.raises(ValueError, match=r"each of 3 rows, got 2. Rows without one: 1;"):
-        write_predictions(RunFolder(tmp_path), row_ids(3), {0: 1.0, 2: -1.0})
+        write_predictions(RunFolder(tmp_path), row_ids(3), np.array([0, 2]), np.array([1.0, -1]))
     assert (tmp_path / "submission.csv").read_text() == "old"
 
 
 def test_a_row_too_many_stops_everything(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the source does not have: 3"):
-        write_predictions(RunFolder(tmp_path), row_ids(3), dict.fromkeys(range(4), 1.0))
+        write(tmp_path, row_ids(3), [1.0] * 4)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_same_predictions_make_the_same_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_predictions(RunFolder(tmp_path / name), row_ids(2), {1: 0.1, 0: -3.7})
+        write(tmp_path / name, row_ids(2), [-3.7, 0.1])
     assert (tmp_path / "a" / "probabilities.csv").read_bytes() == (
         tmp_path / "b" / "probabilities.csv"
     ).read_bytes()
@@ -105,7 +113,7 @@ def test_a_submission_has_the_order_and_spelling_of_the_sample(
 ) -> None:
     (tmp_path / "sample.csv").write_text(sample, encoding="utf-8", newline="")
     read = read_sample_submission(tmp_path / "sample.csv", ids)
-    write_predictions(RunFolder(tmp_path), ids, {0: -1.0, 1: 2.0, 2: 3.0}, sample=read)
+    write(tmp_path, ids, [-1.0, 2.0, 3.0], sample=read)
     header, *lines = submission(tmp_path)
     assert " ".join(map(",".join, lines)) == expected
     assert ",".join(header) == sample.removeprefix("\ufeff").splitlines()[0]
@@ -148,7 +156,7 @@ def test_a_sample_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> None
 
 
 def test_log_odds_are_read_in_the_order_of_any_ids(tmp_path: Path) -> None:
-    write_predictions(RunFolder(tmp_path), ["b", "3", "a"], {0: 0.5, 1: -1.5, 2: 2.5})
+    write(tmp_path, ["b", "3", "a"], [0.5, -1.5, 2.5])
     predictions = read_predictions(tmp_path / "probabilities.csv")
     assert predictions.log_odds_of(["3.0", "a", "b"], "x").tolist() == [-1.5, 2.5, 0.5]
     with pytest.raises(ValueError, match=r"1 IDs of x are not in .*csv: c; 1 IDs of .* in x: a"):

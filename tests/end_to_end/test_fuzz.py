@@ -94,7 +94,8 @@ def test_every_row_is_predicted_once(
         assert odds_B.isfinite().all()
         predicted += zip(batch.rows_B.tolist(), odds_B.tolist(), strict=True)
     assert len(predicted) == len(rows)
-    write_predictions(RunFolder(tmp_path), list(map(str, range(len(rows)))), dict(predicted))
+    rows_N, log_odds_N = (np.array(values) for values in zip(*predicted, strict=True))
+    write_predictions(RunFolder(tmp_path), list(map(str, range(len(rows)))), rows_N, log_odds_N)
     with (tmp_path / "probabilities.csv").open() as file:
         assert [int(row["ID"]) for row in csv.DictReader(file)] == list(range(len(rows)))
 
