@@ -174,7 +174,7 @@ def short_run_adapter(
     folder = work / f"adapter_{prompt}_{steps}"
     if not folder.is_dir():
         rows = 2 * STEP_ROWS * steps + 100
-        training = Training(f"synthetic:{rows}:3", steps, settings, prompt=prompt)
+        training = Training(f"synthetic:{rows}:4", steps, settings, prompt=prompt)
         training.run(
             steps, lambda step, cost: print(f"step {step}: loss {cost['loss']:.3f}", flush=True)
         )

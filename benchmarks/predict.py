@@ -172,7 +172,7 @@ def main() -> None:
     verifier = Verifier.load(adapter, device="cpu")
     source_name = options.source
     if source_name == SYNTHETIC:
-        source_name = f"{SYNTHETIC}:{options.rows * count}:3"
+        source_name = f"{SYNTHETIC}:{options.rows * count}:4"
     source = load_source(source_name, split="test")
     lengths_N = None
     if options.against == "padded":

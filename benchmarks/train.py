@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument(
         "--turns", type=int, default=6, help="turns that are counted; one more warms up"
     )
-    parser.add_argument("--source", default="synthetic:600:3", help="rows, as data.source")
+    parser.add_argument("--source", default="synthetic:600:4", help="rows, as data.source")
     parser.add_argument("--prompt", default=PROMPT)
     options = parser.parse_args()
     torch.set_num_threads(1)
