@@ -8,8 +8,9 @@ Beside `pack` there are two ablations of it, `pack_contaminated` and `pad`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from itertools import groupby
 from typing import Literal
 
@@ -41,30 +42,74 @@ class MicroBatch:
 
 
 def training_micro_batches(
-    rows: int, batch_size: int, accumulate: int, order_N: np.ndarray, rank: int = 0, world: int = 1
+    lengths_N: np.ndarray,
+    batch_size: int,
+    accumulate: int,
+    order_N: np.ndarray,
+    rank: int = 0,
+    world: int = 1,
+    keep_micro_batches: bool = False,
 ) -> list[MicroBatch]:
     """Divide an epoch into micro-batches for one process.
 
-    An optimizer step takes `batch_size * accumulate * world` consecutive rows of the order. The
-    rows of a step are divided evenly among its micro-batches; the last step of an epoch may have
-    fewer rows and fewer micro-batches, but the same number for every process.
+    An optimizer step takes `batch_size * accumulate * world` consecutive rows of the order, so the
+    rows of every step stay the same when `accumulate` and `world` change and their product does
+    not. They are dealt to the processes by tokens, because the slowest process determines the time
+    of the step. The last step of an epoch may have fewer rows and fewer micro-batches, but the same
+    number of micro-batches for every process.
 
     Args:
-        rows: Rows of the shard.
-        batch_size: Rows of a micro-batch.
+        lengths_N: int [N], tokens of each row of the shard.
+        batch_size: Maximum rows of a micro-batch.
         accumulate: Micro-batches of an optimizer step.
         order_N: Permutation of the rows.
         rank: This process.
         world: Processes in all.
+        keep_micro_batches: Deal every `batch_size` consecutive rows together, for losses that
+            depend on which rows share a micro-batch.
     """
     micro_batches = []
     step_size = batch_size * accumulate * world
-    for start in range(0, rows, step_size):
+    for start in range(0, len(order_N), step_size):
         step_N = order_N[start : start + step_size]
-        parts = -(-len(step_N) // (batch_size * world)) * world
-        for part in np.array_split(step_N, parts)[rank::world]:
+        parts = -(-len(step_N) // (batch_size * world))
+        if keep_micro_batches:
+            blocks = np.array_split(step_N, -(-len(step_N) // batch_size))
+            tokens = [int(lengths_N[block].sum()) for block in blocks]
+            own = [blocks[index] for index in deal(tokens, world, parts)[rank]]
+            own += [step_N[:0]] * (parts - len(own))
+        else:
+            hand = deal(lengths_N[step_N].tolist(), world, parts * batch_size)[rank]
+            own = np.array_split(step_N[hand], parts)
+        for part in own:
             micro_batches.append(_micro_batch(part, len(step_N), dummy_index=int(step_N[0])))
     return micro_batches
+
+
+def deal(tokens: Sequence[int], world: int, most: int) -> list[list[int]]:
+    """Divide items among processes so that the largest sum of tokens is small.
+
+    The longest item is dealt first, each to the process with the fewest tokens that has room (LPT,
+    Graham, "Bounds on Multiprocessing Timing Anomalies", 1969).
+
+    Args:
+        tokens: Of each item.
+        world: Processes.
+        most: Maximum items of a process; `world * most` is at least the number of items.
+
+    Returns:
+        For each process, the positions of its items, ascending; none if there are too few.
+    """
+    if world == 1:
+        return [list(range(len(tokens)))]
+    hands: list[list[int]] = [[] for _ in range(world)]
+    with_room = [(0, rank) for rank in range(world)]
+    for item in sorted(range(len(tokens)), key=lambda item: -tokens[item]):
+        total, rank = heappop(with_room)
+        hands[rank].append(item)
+        if len(hands[rank]) < most:
+            heappush(with_room, (total + tokens[item], rank))
+    return [sorted(hand) for hand in hands]
 
 
 def evaluation_micro_batches(

@@ -190,6 +190,7 @@ class VerdictDataModule(pl.LightningDataModule):
             self._encode_adversarial(encoder, source, rows["test"])
         self._source, self._drawn = source, drawn
         if stage == "fit":
+            self._check_processes()
             self._print_summary(source)
             if self.pair_weight:
                 self._check_pairs()
@@ -277,10 +278,20 @@ class VerdictDataModule(pl.LightningDataModule):
         return float(self.splits["train"].encoded.labels_N.mean())
 
     @property
+    def micro_batches(self) -> int:
+        """Micro-batches of an epoch for one process."""
+        return len(self._training_micro_batches(0))
+
+    @property
+    def compares_rows(self) -> bool:
+        """Whether the loss depends on which rows share a micro-batch."""
+        return bool(self.pair_weight) or self.packing == "contaminated"
+
+    @property
     def optimizer_steps(self) -> int:
         """Optimizer steps of one epoch, `trainer.limit_train_batches` respected."""
         assert self.trainer is not None
-        batches = len(self._training_micro_batches(0))
+        batches = self.micro_batches
         limit = self.trainer.limit_train_batches
         if isinstance(limit, int):
             batches = min(batches, limit)
@@ -290,20 +301,15 @@ class VerdictDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the order of rows depends on. The position itself is the trainer's."""
-        assert self.trainer is not None
         if self._source is None:  # a prediction, which may take its weights from a checkpoint
             return {}
-        accumulate = self.trainer.accumulate_grad_batches
         return {
             "the rows of data.source": self._source.fingerprint,
             "data.splits and data.phase": [dataclasses.asdict(self.plan), self.phase],
-            # Lightning counts the position in micro-batches, so their size must not change.
-            "the micro-batches": f"{self.batch_size} rows x {accumulate}",
-            "the number of processes": self.trainer.world_size,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to resume on other data.
+        """Refuse to resume on other data. `StepRows` compares the rows of a step.
 
         Raises:
             ValueError: A setting that decides the order of rows differs from the checkpoint's.
@@ -386,6 +392,16 @@ class VerdictDataModule(pl.LightningDataModule):
             f"instruction), {len(val):,} validation rows"
         )
 
+    def _check_processes(self) -> None:
+        assert self.trainer is not None
+        rows, world = len(self.splits["train"].encoded), self.trainer.world_size
+        if world > rows:
+            raise ValueError(
+                f"expected at least one training row for each process, got {rows:,} rows and "
+                f"{world} processes. Lower trainer.devices or trainer.num_nodes, or raise "
+                "data.splits.rows"
+            )
+
     def _check_pairs(self) -> None:
         assert self.trainer is not None
         train = self.splits["train"]
@@ -408,12 +424,13 @@ class VerdictDataModule(pl.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         return training_micro_batches(
-            len(self.splits["train"].encoded),
+            self.splits["train"].encoded.lengths_N,
             self.batch_size,
             trainer.accumulate_grad_batches,
             self.training_order(epoch),
             trainer.global_rank,
             trainer.world_size,
+            self.compares_rows,
         )
 
     def _training_rows(self) -> PackedRows:

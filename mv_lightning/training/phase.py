@@ -35,6 +35,7 @@ from mv_lightning.training.module import VerdictModule
 from mv_lightning.training.resume_checkpoint import MaxTime, ResumeCheckpoint
 from mv_lightning.training.run_lock import RunLock
 from mv_lightning.training.settings import RunSettings
+from mv_lightning.training.step_rows import ACCUMULATE, BATCH_SIZE
 from mv_lightning.training.stopping import (
     FINAL_REASONS,
     StopReason,
@@ -210,7 +211,8 @@ class Phase:
         if not path.is_file():
             raise ValueError(f"--ckpt_path {path}: there is no such file")
         checkpoint = read_checkpoint(path, mmap=True)
-        check_settings(path, checkpoint, self._settings)
+        compared = self._settings.keys() - {BATCH_SIZE, ACCUMULATE}  # ResumeCheckpoint does
+        check_settings(path, checkpoint, {name: self._settings[name] for name in sorted(compared)})
         if ckpt_path is not None:
             corruption = find_corruption(path)
             if corruption:

@@ -19,6 +19,7 @@ from mv_lightning.model.optim import state_bytes
 from mv_lightning.training.checkpoint_files import checkpoints
 from mv_lightning.training.random_state import get_random_state, set_random_state
 from mv_lightning.training.settings import RunSettings
+from mv_lightning.training.step_rows import check_step_rows, move_position, stored_step_rows
 from mv_lightning.training.stopping import StopReason, TrainingStopped, stop_reason
 from mv_lightning.versioning import FORMAT_VERSION, VERSION_KEY
 
@@ -147,9 +148,22 @@ class ResumeCheckpoint(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the random state until the first micro-batch: setting up draws random numbers."""
-        self._restored = checkpoint["random"][trainer.global_rank]
-        self._saved_step = checkpoint["global_step"]
+        """Find the position in today's micro-batches, and keep the random state until the first
+        of them: setting up draws random numbers.
+
+        A process that the interrupted run did not have goes on with its own generators.
+
+        Raises:
+            ValueError: The rows of an optimizer step would change.
+        """
+        stored, step = stored_step_rows(checkpoint), checkpoint["global_step"]
+        check_step_rows(trainer, stored)
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        move_position(progress, stored, step, trainer)
+        is_new = trainer.global_rank >= stored.processes
+        own = get_random_state(trainer.strategy.root_device) if is_new else None
+        self._restored = own or checkpoint["random"][trainer.global_rank]
+        self._saved_step = step
 
     def _set_logged_step(self, trainer: pl.Trainer) -> None:
         """Make all loggers count the steps over all phases."""

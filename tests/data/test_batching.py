@@ -15,6 +15,7 @@ from mv_lightning.data.batching import (
     MicroBatch,
     PackedRows,
     TrainingOrder,
+    deal,
     epoch_order,
     evaluation_micro_batches,
     pack,
@@ -46,22 +47,28 @@ def rows_of(rows: list[tuple[int, int]]) -> EncodedRows:
     )
 
 
+def indices_of(micro_batches: list[MicroBatch]) -> list[int]:
+    return [i for batch in micro_batches if not batch.is_dummy for i in batch.indices]
+
+
 @settings(deadline=None)
-@given(rows=SIZES, batch=st.integers(1, 9), accumulate=st.integers(1, 5), world=st.integers(1, 4))
+@given(
+    rows=SIZES,
+    batch=st.integers(1, 9),
+    accumulate=st.integers(1, 5),
+    world=st.integers(1, 5),
+    keep=st.booleans(),
+)
 def test_an_epoch_has_every_row_once_over_all_processes(
-    rows: int, batch: int, accumulate: int, world: int
+    rows: int, batch: int, accumulate: int, world: int, keep: bool
 ) -> None:
     order = epoch_order(rows, seed=1, phase=1, epoch=0)
+    lengths = np.random.default_rng(rows).integers(1, 300, rows)
     per_rank = [
-        training_micro_batches(rows, batch, accumulate, order, rank, world) for rank in range(world)
+        training_micro_batches(lengths, batch, accumulate, order, rank, world, keep)
+        for rank in range(world)
     ]
-    seen = [
-        i
-        for micro_batches in per_rank
-        for micro_batch in micro_batches
-        if not micro_batch.is_dummy
-        for i in micro_batch.indices
-    ]
+    seen = [i for micro_batches in per_rank for i in indices_of(micro_batches)]
     assert sorted(seen) == list(range(rows))
     assert len({len(micro_batches) for micro_batches in per_rank}) == 1, (
         "processes must stay in step"
@@ -77,6 +84,53 @@ def test_an_epoch_has_every_row_once_over_all_processes(
             start = index // accumulate * step
             assert micro_batch.step_rows == min(step, rows - start)
             assert set(micro_batch.indices) <= set(order[start : start + step].tolist())
+
+
+@settings(deadline=None)
+@given(rows=SIZES, world=st.sampled_from([2, 4, 8]), keep=st.booleans())
+def test_the_rows_of_a_step_do_not_depend_on_the_processes(
+    rows: int, world: int, keep: bool
+) -> None:
+    """Nor do the micro-batches where the loss depends on them."""
+    order = epoch_order(rows, seed=2, phase=3, epoch=1)
+    lengths = np.random.default_rng(rows).integers(1, 300, rows)
+
+    def steps(accumulate: int, world: int) -> list[set[tuple[int, ...]]]:
+        found: list[set[tuple[int, ...]]] = [set() for _ in range(-(-rows // 16))]
+        for rank in range(world):
+            micro_batches = training_micro_batches(lengths, 2, accumulate, order, rank, world, keep)
+            for index, micro_batch in enumerate(micro_batches):
+                if not micro_batch.is_dummy:
+                    found[index // accumulate].add(micro_batch.indices)
+        return found
+
+    one, several = steps(8, 1), steps(8 // world, world)
+    if keep:
+        assert one == several
+    for left, right in zip(one, several, strict=True):
+        assert set(itertools.chain(*left)) == set(itertools.chain(*right))
+
+
+@settings(deadline=None)
+@given(tokens=st.lists(st.integers(1, 900), min_size=1, max_size=60), world=st.integers(1, 8))
+def test_no_process_waits_long_for_another(tokens: list[int], world: int) -> None:
+    """At most the longest item more than an even division (Graham's bound of any list order)."""
+    hands = deal(tokens, world, most=len(tokens))
+    assert sorted(itertools.chain(*hands)) == list(range(len(tokens)))
+    slowest = max(sum(tokens[item] for item in hand) for hand in hands)
+    assert slowest <= sum(tokens) / world + max(tokens) * (1 - 1 / world) + 1e-9
+    most = -(-len(tokens) // world)
+    assert max(map(len, deal(tokens, world, most))) <= most
+
+
+def test_long_rows_are_dealt_with_short_ones() -> None:
+    lengths = np.array([900, 800, 30, 20, 700, 600, 10, 40])
+    micro_batches = [
+        training_micro_batches(lengths, 2, 2, np.arange(8), rank, world=2) for rank in range(2)
+    ]
+    tokens = [lengths[indices_of(batches)].sum() for batches in micro_batches]
+    assert tokens == [1550, 1550]
+    assert [len(indices_of(batches)) for batches in micro_batches] == [4, 4]
 
 
 @settings(deadline=None)
@@ -153,7 +207,7 @@ def test_the_order_is_a_pure_function() -> None:
 @given(done=st.integers(0, 10))
 def test_starting_in_the_middle_yields_the_rest(done: int) -> None:
     def micro_batches(epoch: int) -> list[MicroBatch]:
-        return training_micro_batches(10, 1, 1, epoch_order(10, 0, 1, epoch))
+        return training_micro_batches(np.ones(10), 1, 1, epoch_order(10, 0, 1, epoch))
 
     order = TrainingOrder(micro_batches, position=lambda: (2, done))
     assert list(order) == micro_batches(2)[done:] and len(order) == 10

@@ -71,7 +71,7 @@ def test_micro_batches_are_those_of_the_order(batch_size: int, accumulate: int, 
     n_rows = len(order_N)
     for rank in range(world):
         for micro_batch in training_micro_batches(
-            n_rows, batch_size, accumulate, order_N, rank, world
+            np.ones(n_rows), batch_size, accumulate, order_N, rank, world, keep_micro_batches=True
         ):
             assert len(micro_batch.indices) == batch_size
             assert len(np.unique(question_ids_N[list(micro_batch.indices)])) == 1

@@ -108,7 +108,7 @@ def test_two_by_four_equals_eight_by_one(
     order = np.random.default_rng(0).permutation(13)
     gradients = {}
     for batch_size, accumulate in ((2, 4), (8, 1)):
-        micro_batches = training_micro_batches(13, batch_size, accumulate, order)
+        micro_batches = training_micro_batches(np.ones(13), batch_size, accumulate, order)
         for step, rows in enumerate((8, 5)):
             tiny.zero_grad()
             for micro_batch in (

@@ -106,9 +106,15 @@ def test_grouped_rows_have_no_seen_questions(rows: Path, tiny_folder: Path) -> N
 def test_a_checkpoint_of_other_data_is_refused_by_name(rows: Path, tiny_folder: Path) -> None:
     data = data_module(rows, tiny_folder)
     data.load_state_dict(data.state_dict())
-    other = {**data.state_dict(), "the micro-batches": "4 rows x 1"}
-    with pytest.raises(ValueError, match="the micro-batches was '4 rows x 1', is '2 rows x 3'"):
+    other = {**data.state_dict(), "the rows of data.source": "abc"}
+    with pytest.raises(ValueError, match=r"the rows of data\.source was 'abc', is '"):
         data.load_state_dict(other)
+
+
+def test_a_process_without_any_row_is_refused(rows: Path, tiny_folder: Path) -> None:
+    data_module(rows, tiny_folder, world_size=12)
+    with pytest.raises(ValueError, match="got 12 rows and 13 processes"):
+        data_module(rows, tiny_folder, world_size=13)
 
 
 def test_rows_that_do_not_fit_are_left_out_of_a_prediction_on_request(

@@ -34,6 +34,9 @@ class StubTrainer(SimpleNamespace):
             world_size=1,
             global_rank=0,
             is_global_zero=True,
+            datamodule=SimpleNamespace(batch_size=3, compares_rows=False),
+            strategy=SimpleNamespace(root_device=torch.device("cpu")),
+            limit_train_batches=1.0,
             fit_loop=loop,
             saved=[],
             **more,
@@ -193,14 +196,16 @@ def test_the_disk_must_have_room_for_the_checkpoints_and_two_adapters(
 
 def test_what_lightning_does_not_restore_is_restored(tmp_path: Path) -> None:
     """Random numbers, settings, the reason of the stop, and the count of micro-batches."""
-    callback = callback_in(tmp_path)
+    settings = {"data.batch_size": 3, "trainer.accumulate_grad_batches": 2}
+    run = RunSettings(save_every=3)
+    callback = ResumeCheckpoint(PhaseFolder(tmp_path, 1), run, settings, steps_before=7)
     progress = {name: {"ready": 9, "completed": 8} for name in ("total", "current")}
     loops = {"fit_loop": {"epoch_loop.batch_progress": progress}}
     checkpoint: dict[str, Any] = {"loops": loops, "global_step": 4}
     callback.on_save_checkpoint(StubTrainer(step=4), MODULE, checkpoint)
     assert progress["total"] == progress["current"] == {"ready": 8, "completed": 8}
     assert checkpoint["format_version"] == 1 and checkpoint["stop_reason"] is None
-    assert checkpoint["settings"] == {"lr": 0.1} and checkpoint["steps_before"] == 7
+    assert checkpoint["settings"] == settings and checkpoint["steps_before"] == 7
     assert len(checkpoint["random"]) == 1
 
     expected = torch.rand(3)

@@ -134,6 +134,22 @@ def test_killed_in_two_epochs(
     assert any(logged_values(folder, "train/pair_loss").values()) == (pair_weight != "0")
 
 
+def test_other_micro_batches_of_the_same_rows(
+    interrupted: Path, straight: PhaseFolder, tiny_folder: Path
+) -> None:
+    """After running out of memory, say: two steps of four rows at once."""
+    options = ("--data.batch_size", "4", "--trainer.accumulate_grad_batches", "1")
+    resumed = fit(tiny_folder, interrupted, *options)
+    expected = logged_values(straight, "train/loss")
+    losses = logged_values(resumed, "train/loss")
+    assert losses.keys() == expected.keys() and len(losses) == 6
+    for step, loss in expected.items():
+        assert losses[step] == pytest.approx(loss, rel=1e-4), step
+    assert logged_values(resumed, "val/loss").keys() == logged_values(straight, "val/loss").keys()
+    summaries = [json.loads(folder.summary.read_text()) for folder in (straight, resumed)]
+    assert summaries[0]["rows"] == summaries[1]["rows"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_at_the_end_of_the_step(
     number: signal.Signals,
@@ -207,8 +223,8 @@ def test_nothing_but_damaged_checkpoints(
         (["--model.optim.lr", "0.5"], "model.optim.lr was 0.0001, is 0.5"),
         (["--model.pair_weight", "0.7"], "model.pair_weight was 0.0, is 0.7"),
         (["--model.label_smoothing", "0.1"], "model.label_smoothing was 0.0, is 0.1"),
-        (["--data.batch_size", "4"], "data.batch_size was 2, is 4"),
-        (["--trainer.accumulate_grad_batches", "1"], "trainer.accumulate_grad_batches was 2, is 1"),
+        (["--data.batch_size", "4"], "1 processes). Set trainer.accumulate_grad_batches=1"),
+        (["--trainer.accumulate_grad_batches", "1"], "before the interruption, 4 (data.batch_size"),
         (["--seed_everything", "1"], "seed_everything was 3407, is 1"),
         (["--trainer.max_steps", "9"], "trainer.max_steps was 50, is 9"),
         (
