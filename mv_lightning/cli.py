@@ -59,6 +59,10 @@ COMMANDS = {
         "memory that a phase needs, term by term, and the GPUs that have it",
         "mv_lightning.commands.estimate",
     ),
+    "plan": Command(
+        "memory, time and cost of all phases on given GPUs, and the fastest settings that fit",
+        "mv_lightning.commands.plan",
+    ),
     "ablate": Command(
         "a grid of settings, every cell a run, compared in a table",
         "mv_lightning.commands.ablate",

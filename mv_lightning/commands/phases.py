@@ -114,16 +114,27 @@ def _without_fresh(args: Sequence[str]) -> list[str]:
     return kept
 
 
-def _configurations(options: PhasesOptions) -> list[tuple[str, Path]]:
-    """Return the commands and the configuration file of each."""
-    files = options.folder.glob("phase*.yaml")
-    phase_files = sorted(files, key=lambda file: (len(file.name), file.name))  # 10 after 9
-    if not phase_files:
+def phase_files(folder: Path) -> list[Path]:
+    """Return phase1.yaml, phase2.yaml, ... of a folder, in order.
+
+    Args:
+        folder: Of configuration files.
+
+    Raises:
+        ValueError: There are none.
+    """
+    files = sorted(folder.glob("phase*.yaml"), key=lambda file: (len(file.name), file.name))
+    if not files:
         raise ValueError(
-            f"expected phase1.yaml, phase2.yaml, ... in {options.folder}, got none. Run from the "
+            f"expected phase1.yaml, phase2.yaml, ... in {folder}, got none. Run from the "
             "repository, or name their folder with --folder"
         )
-    configurations = [("fit", file) for file in phase_files]
+    return files
+
+
+def _configurations(options: PhasesOptions) -> list[tuple[str, Path]]:
+    """Return the commands and the configuration file of each."""
+    configurations = [("fit", file) for file in phase_files(options.folder)]
     if not options.skip_predict:
         configurations.append(("predict", options.folder / "predict.yaml"))
     return configurations

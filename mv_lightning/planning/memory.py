@@ -114,9 +114,10 @@ class ModelDims:
     def layer_bytes(self, rank: int) -> int:
         """Return the bytes that a layer keeps of a token for the backward pass.
 
-        In the dtype of the matmuls: the inputs of q, k, v and of gate, up; q, k, v; attention's output, read by o;
-        gate, up, the activation and its product with up, read by down; the results of the adapters'
-        first matmuls. In fp32: the inputs of the norms. Attention scores are counted elsewhere.
+        In the dtype of the matmuls: the inputs of q, k, v and of gate, up; q, k, v; attention's
+        output, read by o; gate, up, the activation and its product with up, read by down; the
+        results of the adapters' first matmuls. In fp32: the inputs of the norms. Attention scores
+        are counted elsewhere.
 
         Args:
             rank: Of the adapters.
@@ -141,8 +142,8 @@ class ModelDims:
     def score_bytes(self, row_tokens: float) -> float:
         """Return the bytes of attention scores that a layer keeps of a token, 0 with fused kernels.
 
-        With a soft cap: its output, and the weights in fp32 and in the dtype of the matmuls. A token
-        sees half of its row's tokens on average.
+        With a soft cap: its output, and the weights in fp32 and in the dtype of the matmuls. A
+        token sees half of its row's tokens on average.
 
         Args:
             row_tokens: Tokens of a row.
