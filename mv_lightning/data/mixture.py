@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mv_lightning.data.sources import Source, load_source, make_source
+from mv_lightning.data.stored_tables import stored_table
 from mv_lightning.hashing import sha256_bytes
 from mv_lightning.schema import DEFAULT_SEED
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,20 @@ def _take(source: Source, settings: SourceSettings) -> Source:
             f"{settings.label}: expected {settings.rows:,} rows, got {n_rows:,}. Lower `rows`."
         )
     drawn_N = np.random.default_rng(DEFAULT_SEED).permutation(n_rows)[: settings.rows]
-    rows_N = np.sort(drawn_N)
-    table = source.table.select(rows_N).with_format("arrow")[:]
-    return make_source(source.name, [table], source.labels_N[rows_N])
+    is_drawn_N = np.zeros(n_rows, dtype=bool)
+    is_drawn_N[drawn_N] = True
+    table = source.table.with_format("arrow")[:]
+    drawn = stored_table(_chosen(table.to_batches(), is_drawn_N), table.schema)
+    return make_source(source.name, [drawn], source.labels_N[is_drawn_N])
+
+
+def _chosen(batches: Sequence[pa.RecordBatch], is_chosen_N: np.ndarray) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    start = 0
+    for batch in batches:
+        yield batch.filter(pa.array(is_chosen_N[start : start + len(batch)]))
+        start += len(batch)
 
 
 def _concatenate(settings: Sequence[SourceSettings], loaded: Sequence[Source]) -> Source:

@@ -91,8 +91,8 @@ class IdColumn:
                     f"has. {self._hint()}"
                 )
             texts += self._part_texts(part)
-        counts = Counter(texts)
-        if len(counts) < len(texts):
+        if len(set(texts)) < len(texts):
+            counts = Counter(texts)
             rows = [row for row, text in enumerate(texts) if counts[text] > 1]
             values = dict.fromkeys(repr(texts[row]) for row in rows)
             raise ValueError(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from mv_lightning.data.mixture import SourceSettings, load_sources
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan, manifest, plan_splits, quotas
-from tests.data.files import ROWS, write_csv, write_jsonl
+from mv_lightning.schema import DEFAULT_SEED
+from tests.data.files import ROWS, write_arrow_file, write_csv, write_jsonl
 
 
 def rows_of(name: str, n: int) -> list[dict[str, Any]]:
@@ -81,6 +82,17 @@ def test_a_number_of_rows_is_drawn_and_stays_the_same(paths: dict[str, str]) -> 
     assert len(set(drawn)) == 30 and set(drawn) != {str(i) for i in range(30)}
     with pytest.raises(ValueError, match=r"a\.csv: expected 401 rows, got 400"):
         load_sources([SourceSettings(paths["a"], rows=401)])
+
+
+def test_drawn_rows_are_the_first_of_a_permutation_in_file_order(tmp_path: Path) -> None:
+    """In whatever chunks the file is stored."""
+    rows = [dict(row, solution=f"{number}") for number, row in enumerate(ROWS * 6)]
+    write_arrow_file(tmp_path / "rows.arrow", rows)
+    source = load_sources([SourceSettings(str(tmp_path / "rows.arrow"), rows=7)])
+    drawn = np.sort(np.random.default_rng(DEFAULT_SEED).permutation(30)[:7]).tolist()
+    assert source.table["solution"][:] == [str(row) for row in drawn]
+    assert source.labels_N is not None
+    assert source.labels_N.tolist() == [rows[row]["is_correct"] for row in drawn]
 
 
 def test_the_fingerprint_covers_content_sources_and_shares(paths: dict[str, str]) -> None:
