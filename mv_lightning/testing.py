@@ -9,8 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shlex
+import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,46 @@ def fork_child(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | N
     return wait_for(lambda: process.exitcode, process.kill, kill_when)
 
 
+def fork_processes(
+    args: Sequence[str],
+    world: int,
+    folder: Path,
+    kill: tuple[int, Callable[[], bool]] | None = None,
+) -> list[int]:
+    """Run a command in several processes of one run, with the environment that torchrun gives.
+
+    Args:
+        args: The command and its options.
+        world: Number of processes.
+        folder: The output of process R is appended to `rankR.log` in it.
+        kill: A process, and what is checked continually; it is killed once this returns True.
+
+    Returns:
+        The exit status of each process; `KILLED` for one that was killed.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(world):
+        env = {
+            **{"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"},
+            **{"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0"},
+            **{"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        }
+        target = (list(args), str(folder / f"rank{rank}.log"), env)
+        processes.append(_FORK_SERVER.Process(target=_run_here, args=target))
+        processes[-1].start()
+    killed, kill_when = kill or (0, None)
+    wait_for(lambda: processes[killed].exitcode, processes[killed].kill, kill_when)
+    statuses = []
+    for process in processes:
+        process.join()
+        assert process.exitcode is not None
+        statuses.append(process.exitcode)
+    return statuses
+
+
 def run_forked(args: Sequence[str], log: Path, kill_when: Callable[[], bool] | None = None) -> bool:
     """Run a command with `fork_child`.
 
@@ -210,9 +251,14 @@ def _at_least(batches: int, run: Path) -> Callable[[], bool]:
     return lambda: batches_done(run) >= batches
 
 
-def _run_here(args: list[str], log: str) -> None:
+def _run_here(args: list[str], log: str, env: Mapping[str, str] | None = None) -> None:
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     from mv_lightning.cli import main
 
+    if env is not None:
+        os.environ.update(env)
+        rank_zero_only.rank = int(env["RANK"])  # the server imported Lightning without it
     # Sums are split over the threads, so the number of threads shows in the last bits.
     torch.set_num_threads(1)
     Path(log).parent.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ from mv_lightning.training.model_summary import ModelSummary
 from mv_lightning.training.module import VerdictModule
 from mv_lightning.training.phase import Phase
 from mv_lightning.training.prediction_writer import PredictionWriter
+from mv_lightning.training.process_watch import ProcessWatch
 from mv_lightning.training.progress import progress_callback
 from mv_lightning.training.settings import (
     LINKS,
@@ -275,7 +276,7 @@ class VerdictCLI(LightningCLI):
             dev_run=bool(trainer_config.fast_dev_run),
         )
         self.phase.open(self._command, config.get("ckpt_path"))
-        callbacks += self._interface_callbacks(callbacks)
+        callbacks += [*self._interface_callbacks(callbacks), ProcessWatch()]
         callbacks += self.phase.callbacks(self._command, trainer_config.max_time)
         if self._command == "predict" and not trainer_config.fast_dev_run:
             callbacks.append(self._prediction_writer(settings.predict))

@@ -71,6 +71,7 @@ class ThroughputMonitor(pl.Callback):
         counts = torch.tensor(
             [self._step_rows, self._step_tokens, self._step_packed], device=pl_module.device
         )
+        most = counts[2].clone()
         rows, tokens, packed = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         tflops = packed * self._flops_per_token / elapsed / 1e12
         values = {
@@ -79,6 +80,10 @@ class ThroughputMonitor(pl.Callback):
             "speed/tflops": tflops,
             "memory/peak_gb": peak_memory_gb(pl_module.device),
         }
+        if trainer.world_size > 1:
+            # The others wait for the process with the most tokens.
+            slowest = trainer.strategy.reduce(most, reduce_op="max").item()
+            values["speed/imbalance"] = slowest * trainer.world_size / packed
         if self._peak_tflops:
             values["speed/mfu"] = tflops / self._peak_tflops / trainer.world_size
         pl_module.log_dict(values)
