@@ -15,13 +15,14 @@ from mv_lightning.data.encoding import (
     TRUNCATION_MARKER,
     RowsTooLongError,
     _truncate_middle,
+    encode_parts,
     encode_rows,
     join_rows,
     verdict_token_ids,
 )
 from mv_lightning.data.prompts import PROMPTS, Prompt
 from mv_lightning.model import base
-from mv_lightning.schema import UNLABELLED, EncodedRows
+from mv_lightning.schema import TEXT_COLUMNS, UNLABELLED, EncodedRows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
@@ -389,6 +390,26 @@ def test_chunks_of_rows_change_nothing_but_the_progress(
     assert chunked.starts_N.tolist() == whole.starts_N.tolist()
     assert chunked.labels_N.tolist() == labels_N.tolist()
     assert chunked.rows_N.tolist() == rows_N.tolist()
+
+
+def test_columns_are_only_read_in_slices(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be larger than the memory."""
+
+    class Column(list[str]):
+        def __getitem__(self, index):
+            assert isinstance(index, slice) and index.stop - index.start == 3
+            return super().__getitem__(index)
+
+        def __iter__(self):
+            raise AssertionError("read whole")
+
+    monkeypatch.setattr(encoding, "_CHUNK", 3)
+    rows = [(f"What is {i}?", str(i), "x" * i) for i in range(8)]
+    columns = [Column(column) for column in zip(*rows, strict=True)]
+    named = dict(zip(TEXT_COLUMNS, columns, strict=True))
+    parts = list(encode_parts(named, None, np.arange(8), PROMPTS["explanation"], tokenizer, 1_000))
+    assert [len(part) for part in parts] == [3, 3, 2]
+    assert [part.rows_N.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
 @pytest.mark.parametrize("cut", [1, 4])
