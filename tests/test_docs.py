@@ -33,7 +33,7 @@ DOCUMENTS = [
 README_LINES = 140
 GROUPS = "data|model|predict|run|trainer"
 PROGRAM = "python -m mv_lightning "
-TAKE_FIT_OPTIONS = ("ablate", "estimate", "learning-curve", "verify-resume")
+TAKE_FIT_OPTIONS = ("ablate", "estimate", "learning-curve", "plan", "verify-resume")
 """Commands that read the options of `fit`, too."""
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 
@@ -159,7 +159,7 @@ def test_command_lines_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None
         return
     if command == "phases":  # parses the options of all phases, then runs the first one
         monkeypatch.setattr(module, "run_child", stop_after(lambda args: None))
-    elif command in TAKE_FIT_OPTIONS:
+    elif command in TAKE_FIT_OPTIONS and "--compare" not in args:
         monkeypatch.setattr(cli, "parse_all", stop_after(cli.parse_all))
     else:
         monkeypatch.setattr(module, "parse_options", stop_after(module.parse_options))

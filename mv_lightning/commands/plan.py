@@ -239,9 +239,9 @@ def _phase_table(plan: PhasePlan, device: Device, price: float | None) -> Table:
         row("processes", "computed", [str(c.gpus) for c in choices]),
         row("peak GB", "computed", [f"{c.peak_bytes / 1e9:.2f}" for c in choices]),
         row("steps", "computed", [f"{c.steps:,}" for c in choices]),
-        row("seconds of a step computing", time, [f"{c.computing:.3f}" for c in choices]),
+        row("seconds a step: computing", time, [f"{c.computing:.3f}" for c in choices]),
         row(
-            "seconds a step, communicating", "computed", [f"{c.communicating:.3f}" for c in choices]
+            "seconds a step: communicating", "computed", [f"{c.communicating:.3f}" for c in choices]
         ),
         row("packed tokens per second", time, [f"{c.tokens_per_s:,.0f}" for c in choices]),
         row("hours", time, [f"{c.hours:.3f}" for c in choices]),
