@@ -136,7 +136,7 @@ def training_of(model: Mapping[str, Any], gpu: GPU | None, precision: str) -> Tr
     in_fp32 = gpu is None and precision == "32-true"
     dims = replace(
         ModelDims.of(load_config(base)),
-        repeats_keys=gpu is None or not gpu.has_varlen,
+        repeats_keys=gpu is not None and not gpu.has_varlen,
         matmul_bytes=4 if in_fp32 else 2,
     )
     return Training(

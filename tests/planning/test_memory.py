@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from mv_lightning.model.activation_checkpointing import choose_checkpointing, st
 from mv_lightning.model.base import BaseSettings, load_base, load_config
 from mv_lightning.model.families import FAMILIES
 from mv_lightning.model.optim import OptimSettings
-from mv_lightning.planning.memory import MemoryItem, ModelDims, least_checkpointing, training_memory
+from mv_lightning.planning.memory import (
+    MemoryItem,
+    ModelDims,
+    least_checkpointing,
+    sharded,
+    training_memory,
+)
 from mv_lightning.schema import Batch, Packing
 
 LORA = adapters.LoraSettings(r=32, alpha=32)
@@ -74,12 +81,17 @@ def dims(folder: Path) -> ModelDims:
     return ModelDims.of(load_config(BaseSettings(name=str(folder))))
 
 
-def kept_bytes(folder: Path, checkpointing: bool | int, monkeypatch: pytest.MonkeyPatch) -> int:
+def kept_bytes(
+    folder: Path,
+    checkpointing: bool | int,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype = torch.bfloat16,
+) -> int:
     """Bytes that the forward pass leaves behind for the backward pass, each storage once."""
     settings = BaseSettings(
         name=str(folder), weights="random", gradient_checkpointing=checkpointing
     )
-    model = load_base(settings, torch.bfloat16, torch.device("cpu"))
+    model = load_base(settings, dtype, torch.device("cpu"))
     adapted = adapters.attach(model, LORA)
     monkeypatch.setattr(
         attention,
@@ -105,7 +117,7 @@ def kept_bytes(folder: Path, checkpointing: bool | int, monkeypatch: pytest.Monk
     choose_checkpointing(model, checkpointing, TOKENS)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast("cpu", torch.bfloat16),
+        torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16),
     ):
         verdict.hidden_states(model, batch)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
@@ -128,6 +140,20 @@ def test_activations_are_those_that_autograd_keeps(
     assert kept_bytes(folder, checkpointing, monkeypatch) == pytest.approx(expected, rel=0.03)
 
 
+def test_activations_in_fp32_take_twice_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoConfig
+
+    AutoConfig.for_model("llama", **SIZES).save_pretrained(tmp_path)
+    settings = BaseSettings(name=str(tmp_path), gradient_checkpointing=False)
+    dims = replace(ModelDims.of(load_config(settings)), matmul_bytes=4)
+    terms = training_memory(dims, settings, LORA, OPTIM, TOKENS, 1)
+    expected = amount(terms, f"activations of {LAYERS}") + TOKENS * 4 * dims.hidden
+    kept = kept_bytes(tmp_path, False, monkeypatch, torch.float32)
+    assert kept == pytest.approx(expected, rel=0.03)
+
+
 def test_weights_and_states_are_counted(folder: Path, dims: ModelDims) -> None:
     settings = BaseSettings(name=str(folder), weights="random", gradient_checkpointing=False)
     model = load_base(settings, torch.bfloat16, torch.device("cpu"))
@@ -146,6 +172,17 @@ def test_several_processes_hold_the_gradients_twice(dims: ModelDims) -> None:
         for distributed in (False, True)
     )
     assert several - one == 4 * dims.trained(LORA.r)
+
+
+def test_shards_of_all_gpus_add_up_to_the_whole(dims: ModelDims) -> None:
+    whole = training_memory(dims, BaseSettings(), LORA, OPTIM, TOKENS, 2)
+    parts = sharded(whole, 4, LAYERS)
+    assert 4 * amount(parts, "base, ", "adapters", "their gradients", "state") == pytest.approx(
+        amount(whole, "base, ", "adapters", "their gradients", "state")
+    )
+    others = ("a projection", "embeddings", "inputs", "activations", "a layer's", "logits")
+    assert amount(parts, *others) == amount(whole, *others)
+    assert amount(parts, "two gathered") == pytest.approx(amount(whole, "base, ") / LAYERS * 2)
 
 
 @given(tokens=st.integers(1, 20_000), gigabytes=st.floats(0.001, 2))
