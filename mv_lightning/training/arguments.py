@@ -15,6 +15,13 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
 
 from mv_lightning.training.settings import LINKS
 
@@ -129,3 +136,37 @@ def refuse_callbacks(callbacks: Iterable[Callback]) -> None:
             if isinstance(callback, refused):
                 name = type(callback).__name__
                 raise ValueError(f"trainer.callbacks: {name} is not supported here: {reason}")
+
+
+def refuse_strategy(strategy: Strategy) -> None:
+    """Refuse strategies that cannot work here.
+
+    Args:
+        strategy: Of the trainer.
+
+    Raises:
+        ValueError: It is neither one process nor DDP with processes that run the command.
+    """
+    name = type(strategy).__name__
+    if isinstance(strategy, DDPStrategy):
+        if strategy._start_method == "popen":
+            return
+        name = f"DDP with the start method {strategy._start_method}"
+        reason = (
+            "the results of a phase would stay in child processes, and be missing where it is "
+            "finished"
+        )
+    elif isinstance(strategy, SingleDeviceStrategy):
+        return
+    elif isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)):
+        reason = (
+            "the state of bitsandbytes' 8-bit optimizer cannot be gathered into a checkpoint, "
+            "Lightning does not clip gradients by their norm there, and the process that saves the "
+            "adapters would have a part of them (docs/several_gpus.md)"
+        )
+    else:
+        reason = "checkpoints and metrics were tested in one process and under DDP only"
+    raise ValueError(
+        f"expected trainer.strategy=ddp or one process, got {name}: {reason}. Set "
+        "trainer.strategy=ddp, where every GPU holds the whole base"
+    )

@@ -28,6 +28,7 @@ from mv_lightning.training.arguments import (
     refuse_callbacks,
     refuse_linked_targets,
     refuse_replaced_options,
+    refuse_strategy,
 )
 from mv_lightning.training.checkpoint_files import AtomicCheckpointIO
 from mv_lightning.training.console import silence_libraries
@@ -307,6 +308,7 @@ class VerdictCLI(LightningCLI):
             )
         except (TypeError, ImportError) as error:  # a wrong number of devices, a missing library
             raise ValueError(f"trainer.*: Lightning's Trainer cannot be built: {error}") from error
+        refuse_strategy(trainer.strategy)
         average_gradients_in_place(trainer.strategy)
         return trainer
 

@@ -13,12 +13,20 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
 
 from mv_lightning.cli import main
 from mv_lightning.training.arguments import (
     REPLACED_TRAINER_OPTIONS,
     configs_first,
     refuse_callbacks,
+    refuse_strategy,
 )
 from mv_lightning.training.settings import LINKS
 from tests.conftest import ROOT
@@ -73,3 +81,20 @@ def test_callbacks_that_cannot_work_are_refused_with_the_reason(
     with pytest.raises(ValueError, match=reason) as error:
         refuse_callbacks([*usable, callback])
     assert type(callback).__name__ in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        (FSDPStrategy(), "got FSDPStrategy: .*bitsandbytes"),
+        (ModelParallelStrategy(), "got ModelParallelStrategy: .*bitsandbytes"),
+        (DDPStrategy(start_method="spawn"), "got DDP with the start method spawn: the results"),
+    ],
+)
+def test_strategies_that_cannot_work_are_refused(strategy: Strategy, reason: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"expected trainer\.strategy=ddp or one process, {reason}"
+    ):
+        refuse_strategy(strategy)
+    for supported in (DDPStrategy(), SingleDeviceStrategy("cpu")):
+        refuse_strategy(supported)

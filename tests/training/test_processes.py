@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from mv_lightning.cli import main
 from mv_lightning.experiments.child_run import KILLED
 from mv_lightning.experiments.resume_check import logged_values
 from mv_lightning.testing import batches_done, fork_processes, tiny_options
+from mv_lightning.training.cli import parse
 from tests.conftest import ROOT
 
 EXACT = (
@@ -137,3 +140,42 @@ def test_a_prediction_that_lost_a_process_leaves_the_file_of_one(
         one, several = ((run / name).read_bytes() for run in runs)
         assert one == several
     assert len(list(csv.reader((runs[0] / "submission.csv").open()))) == 91
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(138, True), (143, False), (0, False)])
+def test_a_job_of_slurm_is_queued_again_when_its_time_is_over(
+    status: int, requeued: bool, tmp_path: Path
+) -> None:
+    """With programs in place of srun and scontrol; 138 is what SIGUSR1 leaves."""
+    for name, line in (
+        ("srun", f'printf "%s\\n" "$@" > args; exit {status}'),
+        ("scontrol", "echo $*"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4", "SLURM_JOB_ID": "77"}
+    job = subprocess.run(
+        ["bash", str(ROOT / "configs/slurm.sbatch"), "--config", "configs/phase2.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, **env, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert job.returncode == status and job.stderr == ""
+    assert job.stdout == ("requeue 77\n" if requeued else "")
+    args = (tmp_path / "args").read_text().splitlines()
+    options = args[args.index("fit") :]
+    assert options.count("--config") == 3
+    assert all((ROOT / option).is_file() for option in options if option.startswith("configs/"))
+    assert options[5:9] == ["--trainer.num_nodes", "2", "--trainer.devices", "4"]
+
+
+def test_the_overlays_have_the_rows_of_the_report_in_a_step() -> None:
+    files = ("phase2", "h100", "ddp", "slurm")
+    configs = [arg for name in files for arg in ("--config", str(ROOT / f"configs/{name}.yaml"))]
+    settings = parse(["fit", *configs])
+    trainer = settings["trainer"]
+    (slurm,) = trainer["plugins"]
+    assert trainer["strategy"] == "ddp" and slurm["init_args"]["auto_requeue"] is False
+    rows = settings["data"]["batch_size"] * trainer["accumulate_grad_batches"] * trainer["devices"]
+    assert rows == 8
