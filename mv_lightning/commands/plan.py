@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mv_lightning.atomic import write_json
 from mv_lightning.commands.options import (
     add_options,
@@ -21,6 +23,7 @@ from mv_lightning.model.gpus import GPUS
 from mv_lightning.planning.measured import (
     CPU,
     Comparison,
+    compare_cpu_results,
     compare_gpu_results,
     compare_run,
     find_device,
@@ -31,7 +34,6 @@ from mv_lightning.planning.plan import (
     Choice,
     PhasePlan,
     PhaseWork,
-    Tokens,
     fastest,
     mean_tokens,
     plan_phase,
@@ -39,6 +41,7 @@ from mv_lightning.planning.plan import (
 )
 from mv_lightning.planning.speed import Cluster, Device, Training
 from mv_lightning.reporting.blocks import Table
+from mv_lightning.schema import EncodedRows
 
 GBIT = 1e9 / 8
 """Bytes."""
@@ -65,7 +68,7 @@ class PlanOptions:
     scaling: list[int] = field(default_factory=list)
     """Numbers of GPUs for a table of the last phase, on nodes of --gpus."""
     compare: list[Path] = field(default_factory=list)
-    """Folders of finished runs: compare them, and the results of the GPU benchmark, with what is
+    """Folders of finished runs: compare them, and the stored results of benchmarks, with what is
     predicted for them, and plan nothing."""
     folder: Path = Path("configs")
     """Folder of phase1.yaml, phase2.yaml, ..."""
@@ -116,7 +119,8 @@ def run(args: list[str]) -> None:
     own_args, fit_args = split_args(parser, args)
     options = build(PlanOptions, parse_options(parser, own_args).plan)
     if options.compare:
-        comparisons = compare_gpu_results(options.results)
+        comparisons = compare_cpu_results(options.results)
+        comparisons += compare_gpu_results(options.results)
         for run_dir in options.compare:
             comparisons += compare_run(run_dir, options.results)
         print(_comparison_table(comparisons).plain())
@@ -165,15 +169,19 @@ def _work(settings: Mapping[str, Any], mean: float | None) -> PhaseWork:
     if data["packing"] != "clean":
         raise ValueError(f"expected data.packing=clean for a plan, got {data['packing']}")
     plan = SplitPlan(**data["splits"])
-    rows, tokens = plan.train_rows, None
     if mean is None:
-        rows, tokens = _rows(settings)
+        encoded, order_N = _rows(settings)
+        rows, tokens = len(encoded), tokens_of_rows(encoded, order_N)
+        mean = len(encoded.prefix_ids) + float(encoded.lengths_N.mean())
+    else:
+        rows, tokens = plan.train_rows, mean_tokens(mean, data["max_length"])
     return PhaseWork(
         phase=data["phase"],
         rows=rows,
         batch_size=data["batch_size"],
         accumulate=trainer["accumulate_grad_batches"],
-        tokens=tokens or mean_tokens(mean or 0, data["max_length"]),
+        tokens=tokens,
+        row_tokens=mean,
         max_epochs=1 if trainer["max_epochs"] is None else trainer["max_epochs"],
         max_steps=trainer["max_steps"],
         validation_rows=plan.rows - plan.train_rows,
@@ -182,8 +190,8 @@ def _work(settings: Mapping[str, Any], mean: float | None) -> PhaseWork:
     )
 
 
-def _rows(settings: Mapping[str, Any]) -> tuple[int, Tokens]:
-    """Read and tokenise the training rows of a phase; nothing is stored."""
+def _rows(settings: Mapping[str, Any]) -> tuple[EncodedRows, np.ndarray]:
+    """Read and tokenise the training rows of a phase, and order them; nothing is stored."""
     import lightning.pytorch as pl
 
     from mv_lightning.training.datamodule import VerdictDataModule
@@ -205,8 +213,7 @@ def _rows(settings: Mapping[str, Any]) -> tuple[int, Tokens]:
         accelerator="cpu", devices=1, fast_dev_run=True, enable_model_summary=False
     )
     datamodule.setup("fit")
-    encoded = datamodule.splits["train"].encoded
-    return len(encoded), tokens_of_rows(encoded, datamodule.training_order(0))
+    return datamodule.splits["train"].encoded, datamodule.training_order(0)
 
 
 def _heading(training: Training, cluster: Cluster) -> str:
@@ -342,7 +349,7 @@ def _accuracy(comparisons: Sequence[Comparison]) -> str:
     parts = []
     for quantity in sorted({comparison.quantity for comparison in comparisons}):
         errors = [c.error for c in comparisons if c.quantity == quantity]
-        parts.append(f"{quantity} {min(errors):+.0%} to {max(errors):+.0%} ({len(errors)} phases)")
+        parts.append(f"{quantity} {min(errors):+.0%} to {max(errors):+.0%} ({len(errors)} runs)")
     return f"Errors of the last comparison with measured runs: {', '.join(parts)}."
 
 

@@ -8,6 +8,7 @@ import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mv_lightning.artifacts.curves import logged_curve
 from mv_lightning.artifacts.phase_results import PhaseResults, read_run
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings, load_config
+from mv_lightning.model.bundled import BUNDLED
 from mv_lightning.model.gpus import GPU, GPUS, find_gpu
 from mv_lightning.model.optim import OptimSettings
 from mv_lightning.planning.memory import ModelDims
@@ -33,6 +35,8 @@ CPU = "cpu"
 COMPARISONS = "plan.json"
 """The comparisons that `plan --compare` stored last, in the folder of the results."""
 _ASSUMED = "assumed"
+_SCALING_PREFIX, _SCALING_MAX_TOKENS = 32, 2_048
+"""Of `benchmarks.scaling`: tokens that all rows share, and those of a micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,10 @@ def gpu_device(gpu: GPU, results: Path) -> Device:
     if package is None or find_gpu(package["machine"]["device"]) != gpu:
         return device
     training = _benchmark_training(package["settings"], gpu)
-    seconds, tokens = _step(package)
+    seconds, tokens, row_tokens = _step(package)
     passes = 2  # nothing is recomputed there
     rest = seconds - passes * dequantization_seconds(training, device)
-    reached = tokens * training.flops(training.dims.layers) / rest
+    reached = tokens * training.flops(training.dims.layers, row_tokens) / rest
     return replace(
         device,
         efficiency=reached / device.flops_per_s,
@@ -182,15 +186,56 @@ def compare_gpu_results(results: Path) -> list[Comparison]:
             continue
         device, training = gpu_device(gpu, results), _benchmark_training(stored["settings"], gpu)
         if stored is package:
-            measured, tokens = _step(stored["recomputed"])
+            measured, tokens, row_tokens = _step(stored["recomputed"])
             what, parts = f"8 rows, every layer recomputed, {gpu.name}", 1
         else:
-            measured, tokens = 8 / stored["rows_per_s"], 2 * 2_048  # the benchmark fills the rows
+            row_tokens = 2_048  # the benchmark fills the rows
+            measured, tokens = 8 / stored["rows_per_s"], 2 * row_tokens
             what, parts = f"phase 1, {gpu.name}", 4
             peak = _peak_gb(training, tokens, 2, True)
             comparisons.append(Comparison(what, "peak GB", peak, stored["peak_gb"]))
-        predicted = parts * micro_batch_seconds(training, device, tokens, True)
+        predicted = parts * micro_batch_seconds(training, device, tokens, row_tokens, True)
         comparisons.append(Comparison(what, "seconds a step", predicted, measured))
+    return comparisons
+
+
+def compare_cpu_results(results: Path) -> list[Comparison]:
+    """Return the comparisons of `benchmarks.scaling`; none where it is not stored.
+
+    Its rows have other lengths and its batches other sizes than those of `benchmarks.train`, which
+    gives the matmul rate and the efficiency. Seconds are of CPU time.
+
+    Args:
+        results: Folder of the benchmarks' results.
+
+    Raises:
+        ValueError: The config of the bundled model, which was measured, cannot be read.
+    """
+    matmul, scaling = (_read(results / f"{name}.json") for name in ("train_matmul", "scaling"))
+    if matmul is None or scaling is None:
+        return []
+    rate = statistics.median(turn["matmuls"]["gflop_per_s"] for turn in matmul["turns"])
+    device = Device("CPU", rate * 1e9, matmul["ratio"]["median"], "measured", memory=0)
+    settings = scaling["settings"]
+    base = BaseSettings(name=BUNDLED, gradient_checkpointing=False)
+    config = load_config(base)
+    config.num_hidden_layers = settings["layers"]
+    lora = LoraSettings(r=settings["rank"], alpha=settings["rank"])
+    training = Training(ModelDims.of(config), base, lora, OptimSettings())
+    comparisons = []
+    for measurement in scaling["measurements"]:
+        rows, mean = measurement["batch"], measurement["mean_length"]
+        unshared = rows * (mean - _SCALING_PREFIX)
+        micro_batches = ceil(unshared / (_SCALING_MAX_TOKENS - _SCALING_PREFIX))
+        tokens = unshared + micro_batches * _SCALING_PREFIX
+        comparisons.append(
+            Comparison(
+                f"benchmarks.scaling, {rows} rows of {mean} tokens",
+                "seconds a step",
+                micro_batch_seconds(training, device, tokens, mean, False),
+                rows / measurement["rows_per_cpu_s"],
+            )
+        )
     return comparisons
 
 
@@ -218,13 +263,14 @@ def _compare_phase(phase: PhaseResults, results: Path) -> list[Comparison]:
     rows = settings["data"]["batch_size"]
     training = training_of(settings["model"], gpu, settings["trainer"]["precision"])
     checkpointing = training.base.gradient_checkpointing
-    rates, tflops, peaks = _logged(phase)
+    rates, row_rates, tflops, peaks = _logged(phase)
     measured, predicted, most = [], [], 0.0
-    for rate, speed in zip(rates, tflops, strict=True):
-        seconds = accumulate * rows / rate
+    for rate, row_rate, speed in zip(rates, row_rates, tflops, strict=True):
+        seconds = accumulate * rows / row_rate
         tokens = speed * 1e12 * seconds / training.needed_flops / accumulate
         measured.append(seconds)
-        predicted.append(accumulate * micro_batch_seconds(training, device, tokens, checkpointing))
+        one = micro_batch_seconds(training, device, tokens, rate / row_rate, checkpointing)
+        predicted.append(accumulate * one)
         most = max(most, tokens)
     what = f"{phase.folder.run.name}, {phase.name}, {device.name}"
     medians = statistics.median(predicted), statistics.median(measured)
@@ -236,12 +282,12 @@ def _compare_phase(phase: PhaseResults, results: Path) -> list[Comparison]:
 
 
 def _logged(phase: PhaseResults) -> list[list[float]]:
-    """Rows per second, TFLOP per second and peak memory of every step.
+    """Tokens, rows and TFLOP per second, and peak memory, of every step.
 
     Raises:
         ValueError: The phase has not logged them.
     """
-    names = ("speed/rows_per_s", "speed/tflops", "memory/peak_gb")
+    names = ("speed/tokens_per_s", "speed/rows_per_s", "speed/tflops", "memory/peak_gb")
     curves = []
     for name in names:
         curves.append(list(logged_curve(phase.folder, phase.settings, name).values()))
@@ -267,10 +313,11 @@ def _benchmark_training(settings: Mapping[str, Any], gpu: GPU) -> Training:
     return Training(dims, BaseSettings(), LoraSettings(r=rank, alpha=rank), OptimSettings())
 
 
-def _step(stored: Mapping[str, Any]) -> tuple[float, float]:
-    """Median seconds and packed tokens of a step."""
+def _step(stored: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Median seconds and packed tokens of a step, and mean tokens of a row."""
     seconds = stored["seconds_a_step"]["median"]
-    return seconds, seconds * stored["packed_tokens_per_s"]["median"]
+    row_tokens = stored["tokens_per_s"]["median"] / stored["rows_per_s"]
+    return seconds, seconds * stored["packed_tokens_per_s"]["median"], row_tokens
 
 
 def _read(path: Path) -> Any:

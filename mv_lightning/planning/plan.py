@@ -39,6 +39,8 @@ class PhaseWork:
     accumulate: int
     """Micro-batches of an optimizer step of one GPU."""
     tokens: Tokens
+    row_tokens: float
+    """Mean tokens of a row, shared ones included."""
     max_epochs: int = 1
     max_steps: int = -1
     validation_rows: int = 0
@@ -319,9 +321,12 @@ def _timed(
         communicating += parts * passes * all_gather_seconds(base, gpus, bandwidth)
     steps = work.steps(gpus)
     validations = -(-steps // work.eval_every) if work.validation_rows else 0
-    row_tokens = tokens / micro_batch
     pass_seconds = evaluation_seconds(
-        training, device, work.validation_rows * row_tokens, work.eval_tokens
+        training,
+        device,
+        work.validation_rows * tokens / micro_batch,
+        work.row_tokens,
+        work.eval_tokens,
     )
     return Choice(
         micro_batch=micro_batch,
@@ -331,7 +336,8 @@ def _timed(
         items=items,
         tokens=gpus * parts * tokens,
         steps=steps,
-        computing=parts * micro_batch_seconds(training, device, tokens, checkpointing),
+        computing=parts
+        * micro_batch_seconds(training, device, tokens, work.row_tokens, checkpointing),
         communicating=communicating,
         validating=validations * pass_seconds / gpus,
     )

@@ -1,7 +1,7 @@
 """Seconds of a training step: FLOPs, weights to dequantize, gradients to exchange.
 
-FLOPs are those of `adapters.flops_per_token`, and those of recomputed layers. What is not counted
-(attention, norms, the optimizer, the host) is a part of the efficiency. Communication does not
+FLOPs are those of `adapters.flops_per_token`, of attention and of recomputed layers. What is not
+counted (norms, the optimizer, the host) is a part of the efficiency. Communication does not
 overlap with computation here, so that its share is an upper bound.
 """
 
@@ -49,26 +49,31 @@ class Training:
         """Trained parameters."""
         return self.dims.trained(self.lora.r, self.head)
 
-    @property
-    def forward_flops(self) -> int:
-        """Of a packed token, without attention and head."""
-        return 2 * (self.dims.projections + self.trained)
+    def forward_flops(self, row_tokens: float) -> float:
+        """Return the FLOPs of a packed token in a forward pass, without the head.
+
+        Args:
+            row_tokens: Mean tokens of a row; a token attends to half of them, in two matmuls.
+        """
+        attention = 4 * self.dims.layers * self.dims.queries * row_tokens / 2
+        return 2 * (self.dims.projections + self.trained) + attention
 
     @property
     def needed_flops(self) -> int:
         """Of a packed token in training: `adapters.flops_per_token`."""
         return 4 * self.dims.projections + 6 * self.trained
 
-    def flops(self, stored: int) -> float:
+    def flops(self, stored: int, row_tokens: float) -> float:
         """Return the FLOPs of a packed token in training.
 
         Args:
             stored: Layers whose activations are stored; the others are computed twice.
+            row_tokens: Mean tokens of a row.
         """
-        flops: float = self.needed_flops
+        flops = self.needed_flops + 6 * self.dims.layers * self.dims.queries * row_tokens
         if self.prompt_loss:  # forward, recomputed, and the gradient of the input
             flops += 6 * self.dims.hidden * self.dims.vocabulary
-        return flops + (1 - stored / self.dims.layers) * self.forward_flops
+        return flops + (1 - stored / self.dims.layers) * self.forward_flops(row_tokens)
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,11 @@ class Cluster:
 
 
 def micro_batch_seconds(
-    training: Training, device: Device, tokens: float, checkpointing: bool | int
+    training: Training,
+    device: Device,
+    tokens: float,
+    row_tokens: float,
+    checkpointing: bool | int,
 ) -> float:
     """Return the seconds of a micro-batch, forward and backward.
 
@@ -127,16 +136,17 @@ def micro_batch_seconds(
         training: What is computed.
         device: What computes it.
         tokens: Packed tokens.
+        row_tokens: Mean tokens of a row.
         checkpointing: See `BaseSettings.gradient_checkpointing`.
     """
     layers = training.dims.layers
     stored = stored_layers(checkpointing, int(tokens), layers)
-    seconds = tokens * training.flops(stored) / (device.flops_per_s * device.efficiency)
+    seconds = tokens * training.flops(stored, row_tokens) / (device.flops_per_s * device.efficiency)
     return seconds + (3 - stored / layers) * dequantization_seconds(training, device)
 
 
 def evaluation_seconds(
-    training: Training, device: Device, tokens: float, eval_tokens: int
+    training: Training, device: Device, tokens: float, row_tokens: float, eval_tokens: int
 ) -> float:
     """Return the seconds of a pass without gradients.
 
@@ -144,9 +154,11 @@ def evaluation_seconds(
         training: What is computed.
         device: What computes it.
         tokens: Packed tokens of all rows.
+        row_tokens: Mean tokens of a row.
         eval_tokens: Packed tokens of a batch.
     """
-    seconds = tokens * training.forward_flops / (device.flops_per_s * device.efficiency)
+    flops = tokens * training.forward_flops(row_tokens)
+    seconds = flops / (device.flops_per_s * device.efficiency)
     return seconds + tokens / eval_tokens * dequantization_seconds(training, device)
 
 

@@ -42,6 +42,7 @@ WORK = PhaseWork(
     batch_size=2,
     accumulate=4,
     tokens=mean_tokens(385, 2_048),
+    row_tokens=385,
     validation_rows=200,
 )
 

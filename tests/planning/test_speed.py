@@ -27,17 +27,23 @@ def test_flops_are_those_of_the_adapted_model(
 ) -> None:
     dims = ModelDims.of(load_config(tiny_settings))
     training = replace(TRAINING, dims=dims, lora=LoraSettings(r=32, alpha=32))
-    assert training.needed_flops == training.flops(dims.layers) == flops_per_token(tiny)
+    assert training.needed_flops == training.flops(dims.layers, 0) == flops_per_token(tiny)
 
 
 def test_recomputed_layers_are_computed_twice() -> None:
-    forward = 2 * (6_979_321_856 + 335_544_320)
-    assert TRAINING.flops(0) - TRAINING.needed_flops == forward
-    assert TRAINING.flops(24) - TRAINING.needed_flops == forward / 4
+    forward = 2 * (6_979_321_856 + 335_544_320) + 32 * 4 * 4_096 * 385 / 2
+    assert TRAINING.forward_flops(385) == forward
+    assert TRAINING.flops(0, 385) - TRAINING.flops(32, 385) == forward
+    assert TRAINING.flops(24, 385) - TRAINING.flops(32, 385) == forward / 4
+
+
+def test_attention_is_three_times_that_of_a_forward_pass() -> None:
+    forward = TRAINING.forward_flops(1_600) - TRAINING.forward_flops(0)
+    assert TRAINING.flops(32, 1_600) - TRAINING.needed_flops == 3 * forward
 
 
 def test_the_loss_of_the_prompt_needs_the_head_at_every_token() -> None:
-    more = replace(TRAINING, prompt_loss=True).flops(0) - TRAINING.flops(0)
+    more = replace(TRAINING, prompt_loss=True).flops(0, 385) - TRAINING.flops(0, 385)
     assert more == 6 * 4_096 * 128_256
 
 
@@ -45,13 +51,17 @@ def test_seconds_of_a_micro_batch_by_hand() -> None:
     rate = 0.4 * 312e12
     dequantize = 4.5 * 6_979_321_856 / (0.8 * 1_555e9)
     assert dequantization_seconds(TRAINING, A100) == pytest.approx(dequantize)
-    seconds = 1_540 * (6 * 6_979_321_856 + 8 * 335_544_320) / rate + 3 * dequantize
-    assert micro_batch_seconds(TRAINING, A100, 1_540, True) == pytest.approx(seconds)
-    seconds = 1_540 * (4 * 6_979_321_856 + 6 * 335_544_320) / rate + 2 * dequantize
-    assert micro_batch_seconds(TRAINING, A100, 1_540, False) == pytest.approx(seconds)
+    attention = 32 * 4 * 4_096 * 300 / 2
+    flops = 6 * 6_979_321_856 + 8 * 335_544_320 + 4 * attention
+    seconds = 1_540 * flops / rate + 3 * dequantize
+    assert micro_batch_seconds(TRAINING, A100, 1_540, 300, True) == pytest.approx(seconds)
+    flops = 4 * 6_979_321_856 + 6 * 335_544_320 + 3 * attention
+    seconds = 1_540 * flops / rate + 2 * dequantize
+    assert micro_batch_seconds(TRAINING, A100, 1_540, 300, False) == pytest.approx(seconds)
+    flops = 2 * (6_979_321_856 + 335_544_320) + attention
     batches = 3  # of 4,096 tokens
-    seconds = 12_288 * 2 * (6_979_321_856 + 335_544_320) / rate + batches * dequantize
-    assert evaluation_seconds(TRAINING, A100, 12_288, 4_096) == pytest.approx(seconds)
+    seconds = 12_288 * flops / rate + batches * dequantize
+    assert evaluation_seconds(TRAINING, A100, 12_288, 300, 4_096) == pytest.approx(seconds)
 
 
 def test_nothing_is_dequantized_where_nothing_is_quantized() -> None:
