@@ -1,7 +1,7 @@
 """Memory and time of large sources as their rows grow, from the file to splits and predictions.
 
     python -m benchmarks.large_data [--rows 100000 1000000] [--predicted 100000 1000000]
-        [--with-model 10000 40000] [--limit-gb 8]
+        [--with-model 5000 20000] [--limit-gb 8]
 
 `--rows`: a Parquet file of as many rows of the contest's length is read and checked, divided into
 splits in three ways, and their manifest written and read; in the last way the splits take three
@@ -258,7 +258,7 @@ def main() -> None:
     sizes = {"nargs": "*", "type": int}
     parser.add_argument("--rows", **sizes, default=[100_000, 1_000_000])
     parser.add_argument("--predicted", **sizes, default=[100_000, 1_000_000])
-    parser.add_argument("--with-model", **sizes, default=[10_000, 40_000])
+    parser.add_argument("--with-model", **sizes, default=[5_000, 20_000])
     parser.add_argument("--limit-gb", type=float, default=8.0)
     options = parser.parse_args()
     limit = int(options.limit_gb * 1e9)
