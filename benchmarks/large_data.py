@@ -255,10 +255,12 @@ def run(
 def main() -> None:
     """Measure all sizes and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    sizes = {"nargs": "*", "type": int}
-    parser.add_argument("--rows", **sizes, default=[100_000, 1_000_000])
-    parser.add_argument("--predicted", **sizes, default=[100_000, 1_000_000])
-    parser.add_argument("--with-model", **sizes, default=[5_000, 20_000])
+    for name, sizes in (
+        ("--rows", [100_000, 1_000_000]),
+        ("--predicted", [100_000, 1_000_000]),
+        ("--with-model", [5_000, 20_000]),
+    ):
+        parser.add_argument(name, nargs="*", type=int, default=sizes)
     parser.add_argument("--limit-gb", type=float, default=8.0)
     options = parser.parse_args()
     limit = int(options.limit_gb * 1e9)
