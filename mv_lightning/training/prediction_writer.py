@@ -156,7 +156,7 @@ class PredictionWriter(pl.Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Publish when every process has finished: both CSV files in source order, then the
-        summary.
+        summary. A part of the rows (`trainer.limit_predict_batches`) stays in the journals.
 
         Raises:
             ValueError: Rows of the source have no prediction.
@@ -168,10 +168,18 @@ class PredictionWriter(pl.Callback):
             return
         data = trainer.datamodule.predict_rows
         rows_N, raw_N = self._journals.log_odds()
-        questions_N = data.question_ids_N[rows_N]
-        decision = decide(raw_N, self._calibration, self._stored, self._settings, questions_N)
         # Rows that do not fit were left out of the split.
         encoded = trainer.datamodule.splits["predict"].encoded
+        limit = trainer.limit_predict_batches
+        if len(rows_N) < len(encoded) and (isinstance(limit, int) or limit < 1.0):
+            print(
+                f"{len(rows_N):,} of {len(encoded):,} rows are predicted and stored, as "
+                f"trainer.limit_predict_batches={limit} says; the same command without it predicts "
+                "the others and writes the files"
+            )
+            return
+        questions_N = data.question_ids_N[rows_N]
+        decision = decide(raw_N, self._calibration, self._stored, self._settings, questions_N)
         missing_N = np.setdiff1d(np.arange(len(data.ids)), encoded.rows_N)
         rows_N = np.concatenate([rows_N, missing_N])
         log_odds_N = np.concatenate([decision.log_odds_N, np.full(len(missing_N), math.nan)])

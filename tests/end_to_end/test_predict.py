@@ -113,6 +113,18 @@ def test_kills_do_not_show(args, straight: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("predictions.rank*.part"))
 
 
+def test_limited_batches_are_stored_for_later(
+    args, straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for batches in (3, 2):
+        main([*args(tmp_path), "--trainer.limit_predict_batches", str(batches)])
+        assert f"limit_predict_batches={batches} says" in capsys.readouterr().out
+        assert not any((tmp_path / name).exists() for name in FILES)
+    assert batches_done(tmp_path) == 5
+    main(args(tmp_path))
+    assert same(straight, tmp_path)
+
+
 def test_rows_that_are_predicted_are_not_predicted_again(args, straight: Path, half: Path) -> None:
     """Predictions in the part file stand, even wrong ones: their rows never reach the model
     again."""
