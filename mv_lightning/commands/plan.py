@@ -265,7 +265,11 @@ def _advice(plan: PhasePlan, cluster: Cluster) -> str:
     if choice is None:
         return largest + "nothing fits: lower data.max_length or model.lora.r, or add memory"
     if choice.strategy == "FSDP":
-        return largest + "FSDP, because the base and one row do not fit on one GPU"
+        return (
+            f"{largest}FSDP, because the base and one row do not fit on one GPU. On paper only: "
+            "fit does not support FSDP with 4-bit weights and 8-bit optimizers. Use a GPU with "
+            "more memory"
+        )
     if choice.gpus == cluster.size == 1:
         return largest + "one process, because there is one device"
     unused = cluster.size - choice.gpus
