@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shlex
@@ -10,8 +9,11 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mv_lightning.artifacts.calibrations import load_calibration
+from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.testing import tiny_options
@@ -109,13 +111,12 @@ def test_texts_of_the_data_are_escaped(run: Path) -> None:
 
 def test_the_worst_mistakes_come_first(run: Path) -> None:
     shown = [int(row) for row in re.findall(r"<summary>Row (\d+): labelled", page(run))]
-    with (run / "phase2/val.csv").open() as file:
-        odds = {
-            int(r["row"]): (float(r["log_odds"]), r["is_correct"] == "True")
-            for r in csv.DictReader(file)
-        }
-    wrong = [row for row, (value, label) in odds.items() if (value > 0) != label]
-    assert shown == sorted(wrong, key=lambda row: -abs(odds[row][0]))[:10]
+    calibration = load_calibration(run / "phase2/adapter")
+    evaluated = read_evaluated(run / "phase2/val.csv")
+    margins_N = calibration.apply(evaluated.log_odds_N) - calibration.threshold
+    wrong_N = np.flatnonzero((margins_N > 0) != evaluated.labels_N)
+    worst_N = wrong_N[np.argsort(-np.abs(margins_N[wrong_N]))][:10]
+    assert shown == evaluated.rows_N[worst_N].tolist()
 
 
 def test_the_commands_can_be_given(run: Path) -> None:

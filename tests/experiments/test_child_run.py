@@ -98,8 +98,10 @@ def test_threads_are_those_of_the_child_only(
 def test_an_interrupted_process_group_ends_together(tmp_path: Path) -> None:
     """As Ctrl-C in a terminal: the parent and its child are interrupted at once."""
     code = (
-        "import subprocess, sys\n"
+        "import signal, subprocess, sys\n"
         "from mv_lightning.experiments.child_run import wait_for\n"
+        # A shell starts background jobs with this signal ignored, which children inherit.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "print('started', flush=True)\n"
         "wait_for(child.poll, child.kill)\n"
