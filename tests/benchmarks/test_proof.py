@@ -210,6 +210,7 @@ def proof(finished: TinyProof, tiny_folder: Path, monkeypatch: pytest.MonkeyPatc
     return finished
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_predicted_scored_and_then_skipped(
     proof: TinyProof, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_pair_loss_reaches_the_command(sets: Path, tmp_path: Path) -> None:
         trl.train_trl(run, folder, trl.TrlFolder(tmp_path, "trl"))
 
 
+@pytest.mark.slow
 def test_the_stack_is_that_of_the_command(proof: TinyProof, tmp_path: Path) -> None:
     """`best-of-n` reads the source of the validation rows from the phase's settings."""
     folder = ProofFolder(proof.runs, "tiny")
@@ -253,6 +255,7 @@ def test_the_stack_is_that_of_the_command(proof: TinyProof, tmp_path: Path) -> N
         assert rate == rates[policy]
 
 
+@pytest.mark.slow
 def test_a_row_without_a_probability_is_not_scored(proof: TinyProof, tmp_path: Path) -> None:
     folder = ProofFolder(proof.runs, "tiny")
     prediction = RunFolder(tmp_path)
@@ -283,6 +286,7 @@ def test_cpu_seconds_are_summed_over_starts(tmp_path: Path) -> None:
     assert training.cpu_seconds(folder) == {"no-such-command": sum(recorded["no-such-command"])}
 
 
+@pytest.mark.slow
 def test_trl_gets_the_rows_of_the_run_and_its_adapter_is_scored(
     proof: TinyProof, monkeypatch: pytest.MonkeyPatch
 ) -> None:
