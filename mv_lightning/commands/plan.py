@@ -19,7 +19,7 @@ from mv_lightning.commands.options import (
 )
 from mv_lightning.commands.phases import phase_files
 from mv_lightning.data.splits import SplitPlan
-from mv_lightning.model.gpus import GPUS
+from mv_lightning.model.gpus import gpu_named
 from mv_lightning.planning.measured import (
     CPU,
     Comparison,
@@ -140,7 +140,7 @@ def _plan(options: PlanOptions, fit_args: Sequence[str]) -> dict[str, Any]:
     files = phase_files(options.folder)
     command_lines = [["fit", "--config", str(file), *fit_args] for file in files]
     phases = parse_all(command_lines)
-    gpu = next((gpu for gpu in GPUS if gpu.name == device.name), None)
+    gpu = gpu_named(options.machine)
     training = training_of(phases[0]["model"], gpu, phases[0]["trainer"]["precision"])
     works = [_work(settings, options.mean_tokens) for settings in phases]
     plans = [plan_phase(work, training, cluster) for work in works]

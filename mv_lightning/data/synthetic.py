@@ -37,7 +37,8 @@ LEVEL_SHARES = {1: 0.6, 2: 0.3, 3: 0.05, 4: 0.05}
 of two or three steps, level 4 those of the templates of reasoning-gym. At level 1 a wrong answer is
 not the one that the solution arrives at: comparing them is enough. From level 2 on the steps must
 be checked. A small model learns the first level quickly; the others show where it ends."""
-TEMPLATE_LEVEL = 4
+MAX_STEPS = {1: 1, 2: 1, 3: 3}
+"""Of the word problems of the easier levels."""
 SPLITS = ("train", "test")
 
 STEP_ERRORS = {"slip": ("up", "down"), "operation": ("+-", "-+"), "quantity": ("up", "down")}
@@ -389,8 +390,8 @@ def _draw_rows(split: str, rows: int, level: int, rng: Random, seen: set[str]) -
 
 def _problems(level: int) -> Callable[[Random], tuple[str, str]]:
     """What draws a question and its solution, which ends with `#### ` and the answer."""
-    if level != TEMPLATE_LEVEL:
-        return partial(draw_problem, 3 if level == 3 else 1, ANSWERS[level][-1])
+    if level in MAX_STEPS:
+        return partial(draw_problem, MAX_STEPS[level], ANSWERS[level][-1])
     templates = _templates()
 
     def draw(rng: Random) -> tuple[str, str]:

@@ -44,6 +44,15 @@ GPUS = (
 """By memory. The first match of a device's name counts."""
 
 
+def gpu_named(name: str) -> GPU | None:
+    """Return the GPU of a name in `GPUS`; None for another name.
+
+    Args:
+        name: Such as `A100-80`.
+    """
+    return next((gpu for gpu in GPUS if gpu.name == name), None)
+
+
 def find_gpu(device_name: str) -> GPU | None:
     """Return the GPU of a device; None for an unknown one.
 

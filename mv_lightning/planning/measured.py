@@ -17,7 +17,7 @@ from mv_lightning.artifacts.phase_results import PhaseResults, read_run
 from mv_lightning.model.adapters import LoraSettings
 from mv_lightning.model.base import BaseSettings, load_config
 from mv_lightning.model.bundled import BUNDLED
-from mv_lightning.model.gpus import GPU, GPUS, find_gpu
+from mv_lightning.model.gpus import GPU, GPUS, find_gpu, gpu_named
 from mv_lightning.model.optim import OptimSettings
 from mv_lightning.planning.memory import ModelDims
 from mv_lightning.planning.plan import memory_items
@@ -70,9 +70,9 @@ def find_device(name: str, results: Path) -> Device:
         import torch
 
         return cpu_device(torch.get_num_threads(), results)
-    for gpu in GPUS:
-        if gpu.name == name:
-            return gpu_device(gpu, results)
+    gpu = gpu_named(name)
+    if gpu is not None:
+        return gpu_device(gpu, results)
     names = ", ".join(gpu.name for gpu in GPUS)
     raise ValueError(f"expected --machine to be {CPU} or one of {names}, got {name!r}")
 

@@ -36,6 +36,8 @@ class MemoryItem:
     formula: str
     is_sharded: bool = False
     """Whether FSDP keeps only a part of it on each GPU."""
+    is_gathered: bool = False
+    """Whether FSDP gathers it to compute: a part of the layers' own weights."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def sharded(items: Sequence[MemoryItem], gpus: int, layers: int) -> list[MemoryI
         gpus: That share the weights.
         layers: Of the model.
     """
-    base = sum(item.bytes for item in items if item.name.startswith("base, "))
+    base = gathered_bytes(items)
     parts = []
     for item in items:
         if item.is_sharded:
@@ -210,6 +212,15 @@ def sharded(items: Sequence[MemoryItem], gpus: int, layers: int) -> list[MemoryI
         "two gathered layers", 2 * base / layers, f"2 / {layers} x {base / 1e9:.2f} GB of the base"
     )
     return [*parts, gathered]
+
+
+def gathered_bytes(items: Sequence[MemoryItem]) -> float:
+    """Return the bytes of the weights that FSDP gathers, whole or the share of one GPU.
+
+    Args:
+        items: The parts of a GPU's peak, before or after `sharded`.
+    """
+    return sum(item.bytes for item in items if item.is_gathered)
 
 
 def least_checkpointing(
@@ -257,13 +268,14 @@ def _base_items(dims: ModelDims, base: BaseSettings) -> list[MemoryItem]:
     weights = f"{dims.projections:,} weights"
     if base.quantization == "none":
         formula = f"{weights} x {size}"
-        return [MemoryItem(f"base, {bits}", size * dims.projections, formula, True), others]
+        return [MemoryItem(f"base, {bits}", size * dims.projections, formula, True, True), others]
     return [
-        MemoryItem("base, 4 bits", dims.projections / 2, f"{weights} / 2", True),
+        MemoryItem("base, 4 bits", dims.projections / 2, f"{weights} / 2", True, True),
         MemoryItem(
             "base, scales",
             4 * dims.projections / BLOCK,
             f"weights / {BLOCK} x 4, expanded from double quantization",
+            True,
             True,
         ),
         MemoryItem(

@@ -11,7 +11,13 @@ import numpy as np
 
 from mv_lightning.data.batching import packed_tokens
 from mv_lightning.planning.estimate import MARGIN
-from mv_lightning.planning.memory import MemoryItem, least_checkpointing, sharded, training_memory
+from mv_lightning.planning.memory import (
+    MemoryItem,
+    gathered_bytes,
+    least_checkpointing,
+    sharded,
+    training_memory,
+)
 from mv_lightning.planning.speed import (
     Cluster,
     Training,
@@ -316,9 +322,9 @@ def _timed(
     bandwidth = cluster.bytes_per_s(gpus)
     communicating = all_reduce_seconds(4 * training.trained, gpus, bandwidth)
     if strategy == "FSDP":
-        base = sum(item.bytes * gpus for item in items if item.name.startswith("base, "))
         passes = 3  # forward, recomputed, backward
-        communicating += parts * passes * all_gather_seconds(base, gpus, bandwidth)
+        gathering = all_gather_seconds(gpus * gathered_bytes(items), gpus, bandwidth)
+        communicating += parts * passes * gathering
     steps = work.steps(gpus)
     validations = -(-steps // work.eval_every) if work.validation_rows else 0
     pass_seconds = evaluation_seconds(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.llama import LLAMA_3_8B
 from mv_lightning.artifacts.curves import logged_curve
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.artifacts.phase_results import read_phase
@@ -27,14 +28,6 @@ from mv_lightning.planning.speed import micro_batch_seconds
 from tests.conftest import ROOT
 from tests.planning.made_training import NO_RESULTS, TRAINING, cluster
 
-SHAPE = {
-    "vocab_size": 128_256,
-    "hidden_size": 4_096,
-    "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-}
 H100 = "NVIDIA H100 80GB HBM3"
 
 
@@ -42,7 +35,7 @@ def store(folder: Path, name: str, **content: Any) -> None:
     """Write a result as `benchmarks.gpu` does."""
     path = folder / "gpu" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    machine, settings = {"device": H100}, {"shape": SHAPE, "rank": 128}
+    machine, settings = {"device": H100}, {"shape": LLAMA_3_8B, "rank": 128}
     path.write_text(json.dumps({"machine": machine, "settings": settings, **content}))
 
 
