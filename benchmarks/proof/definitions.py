@@ -82,6 +82,7 @@ RUNS: Mapping[str, Run] = {
     "135m-untrained": Run(BUNDLED),
     "0.5b-gsm8k-pairs": Run(_HALF, {"gsm8k": None}, pair_weight=1.0),
     "0.5b-1200-pairs": Run(_HALF, {"gsm8k": 1_200}, pair_weight=1.0),
+    "0.5b-1600-pairs-5e-4": Run(_HALF, {"gsm8k": 1_600}, pair_weight=1.0, lr=5e-4),
     "0.5b-2000": Run(_HALF, {"gsm8k": 2_000}),
     "0.5b-1000": Run(_HALF, {"gsm8k": 1_000}),
     "0.5b-500": Run(_HALF, {"gsm8k": 500}),
