@@ -16,7 +16,6 @@ from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_micro
 from mv_lightning.data.completions import Messages, completion_rows, extract_answer
 from mv_lightning.data.encoding import (
     RowsTooLong,
-    RowsTooLongError,
     encode_rows,
     verdict_token_ids,
 )
@@ -211,16 +210,7 @@ class Verifier:
             columns = {**columns, "solution": shortened.texts}
         rows_N = np.arange(len(columns["question"]))
         settings = (self.prompt, self.tokenizer, self.max_length)
-        try:
-            return encode_rows(columns, None, rows_N, *settings)
-        except RowsTooLongError as error:
-            if rows_too_long == "error":
-                raise
-            fitting_N = np.delete(rows_N, error.positions_N)
-        fitting = {}
-        for name, texts in columns.items():
-            fitting[name] = [texts[row] for row in fitting_N.tolist()]
-        return encode_rows(fitting, None, fitting_N, *settings)
+        return encode_rows(columns, None, rows_N, *settings, rows_too_long=rows_too_long)
 
     def raw_log_odds(self, encoded: EncodedRows) -> np.ndarray:
         """Return log P(True) - log P(False) of the model, before calibration: float64 [N].

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,32 +122,33 @@ def write_predictions(
             f"{shorten(unknown) or 'none'}. Nothing was written. Run predict again"
         )
     log_odds_N = log_odds_N[order_N]
-    lines = zip(ids, _fields(sigmoid(log_odds_N)), _fields(log_odds_N), strict=True)
-    _write_csv(folder.probabilities, (ID_COLUMN, "probability", "log_odds"), lines)
+    probabilities = (ID_COLUMN, "probability", "log_odds")
+    _write_csv(folder.probabilities, probabilities, ids, sigmoid(log_odds_N), log_odds_N)
     verdicts_N = verdicts(log_odds_N, threshold)
     if sample is None:
-        _write_csv(folder.submission, HEADER, zip(ids, _fields(verdicts_N), strict=True))
+        _write_csv(folder.submission, HEADER, ids, verdicts_N)
     else:
-        ordered_N = verdicts_N[sample.rows_N]
-        lines_of_sample = zip(sample.ids, _fields(ordered_N), strict=True)
-        _write_csv(folder.submission, sample.header, lines_of_sample)
+        _write_csv(folder.submission, sample.header, sample.ids, verdicts_N[sample.rows_N])
 
 
-def _fields(values_N: np.ndarray) -> Iterator[float | str]:
-    """The values of a column of a CSV: none for nan. Not a list: a value of one takes 32 bytes."""
-    for start in range(0, len(values_N), _CHUNK):
-        for value in values_N[start : start + _CHUNK].tolist():
-            yield "" if math.isnan(value) else value
-
-
-def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
+def _write_csv(
+    path: Path, header: Sequence[str], ids: Sequence[str], *columns_N: np.ndarray
+) -> None:
+    """Write IDs and values, none for nan, in pieces: as an object a value takes 32 bytes."""
     with (
         atomic_file(path) as tmp_path,
         tmp_path.open("w", newline="", encoding="utf-8") as file,
     ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(header)
-        table.writerows(lines)
+        for start in range(0, len(ids), _CHUNK):
+            piece = slice(start, start + _CHUNK)
+            fields = [map(_field, values_N[piece].tolist()) for values_N in columns_N]
+            table.writerows(zip(ids[piece], *fields, strict=True))
+
+
+def _field(value: float) -> float | str:
+    return "" if math.isnan(value) else value
 
 
 @dataclass(frozen=True)

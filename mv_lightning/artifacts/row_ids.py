@@ -60,7 +60,8 @@ def match_ids(given: Sequence[str], expected: Sequence[str]) -> IdMatch:
         given: N IDs.
         expected: IDs without repetition.
     """
-    if list(given) == list(expected):  # usual, and without tables of all IDs
+    given, expected = list(given[:]), list(expected[:])
+    if given == expected:  # usual, and without tables of all IDs
         return IdMatch(np.arange(len(given)), [], [], [])
     positions = {name: position for position, name in enumerate(expected)}
     found = [positions.get(name, _MISSING) for name in given]

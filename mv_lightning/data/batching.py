@@ -8,10 +8,11 @@ Beside `pack` there are two ablations of it, `pack_contaminated` and `pad`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
-from itertools import groupby
+from itertools import chain, groupby, zip_longest
 from typing import Literal
 
 import numpy as np
@@ -41,6 +42,48 @@ class MicroBatch:
     masked."""
 
 
+class MicroBatches:
+    """The micro-batches of one process in an epoch or a pass, in their order.
+
+    Held as arrays, 4 bytes a row and 13 a micro-batch, and made when they are asked for: as objects
+    those of a million rows take 40 bytes a row and more.
+    """
+
+    def __init__(self, micro_batches: Iterable[MicroBatch]) -> None:
+        """Store them.
+
+        Args:
+            micro_batches: Each is needed only until the next.
+        """
+        self._indices, self._starts = array("i"), array("q", [0])
+        self._step_rows, self._is_dummy = array("i"), array("b")
+        for micro_batch in micro_batches:
+            self._indices.extend(micro_batch.indices)
+            self._starts.append(len(self._indices))
+            self._step_rows.append(micro_batch.step_rows)
+            self._is_dummy.append(micro_batch.is_dummy)
+
+    def __len__(self) -> int:
+        return len(self._step_rows)
+
+    def __getitem__(self, number: int) -> MicroBatch:
+        """Return a micro-batch by its number, from 0.
+
+        Raises:
+            IndexError: There are fewer.
+        """
+        start, end = self._starts[number], self._starts[number + 1]
+        indices = tuple(self._indices[start:end])
+        return MicroBatch(indices, self._step_rows[number], bool(self._is_dummy[number]))
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return self.start_at(0)
+
+    def start_at(self, number: int) -> Iterator[MicroBatch]:
+        """Yield the micro-batches from `number` on."""
+        return map(self.__getitem__, range(number, len(self)))
+
+
 def training_micro_batches(
     lengths_N: np.ndarray,
     batch_size: int,
@@ -49,7 +92,7 @@ def training_micro_batches(
     rank: int = 0,
     world: int = 1,
     keep_micro_batches: bool = False,
-) -> list[MicroBatch]:
+) -> MicroBatches:
     """Divide an epoch into micro-batches for one process.
 
     An optimizer step takes `batch_size * accumulate * world` consecutive rows of the order, so the
@@ -68,22 +111,24 @@ def training_micro_batches(
         keep_micro_batches: Deal every `batch_size` consecutive rows together, for losses that
             depend on which rows share a micro-batch.
     """
-    micro_batches = []
     step_size = batch_size * accumulate * world
-    for start in range(0, len(order_N), step_size):
-        step_N = order_N[start : start + step_size]
-        parts = -(-len(step_N) // (batch_size * world))
-        if keep_micro_batches:
-            blocks = np.array_split(step_N, -(-len(step_N) // batch_size))
-            tokens = [int(lengths_N[block].sum()) for block in blocks]
-            own = [blocks[index] for index in deal(tokens, world, parts)[rank]]
-            own += [step_N[:0]] * (parts - len(own))
-        else:
-            hand = deal(lengths_N[step_N].tolist(), world, parts * batch_size)[rank]
-            own = np.array_split(step_N[hand], parts)
-        for part in own:
-            micro_batches.append(_micro_batch(part, len(step_N), dummy_index=int(step_N[0])))
-    return micro_batches
+
+    def micro_batches() -> Iterator[MicroBatch]:
+        for start in range(0, len(order_N), step_size):
+            step_N = order_N[start : start + step_size]
+            parts = -(-len(step_N) // (batch_size * world))
+            if keep_micro_batches:
+                blocks = np.array_split(step_N, -(-len(step_N) // batch_size))
+                tokens = [int(lengths_N[block].sum()) for block in blocks]
+                own = [blocks[index] for index in deal(tokens, world, parts)[rank]]
+                own += [step_N[:0]] * (parts - len(own))
+            else:
+                hand = deal(lengths_N[step_N].tolist(), world, parts * batch_size)[rank]
+                own = np.array_split(step_N[hand], parts)
+            for part in own:
+                yield _micro_batch(part, len(step_N), dummy_index=int(step_N[0]))
+
+    return MicroBatches(micro_batches())
 
 
 def deal(tokens: Sequence[int], world: int, most: int) -> list[list[int]]:
@@ -119,7 +164,7 @@ def evaluation_micro_batches(
     world: int = 1,
     done_N: np.ndarray | None = None,
     padded: bool = False,
-) -> list[MicroBatch]:
+) -> MicroBatches:
     """Group rows for a pass without gradients: longest first, as many per batch as fit in `tokens`.
 
     The rows of a question are neighbours, so that `pack` computes the question once. A batch that
@@ -146,60 +191,69 @@ def evaluation_micro_batches(
             "Expected at least one row to evaluate, got none. Hold rows out for validation "
             "(data.splits.val_fraction) or for the test set (data.splits.test_rows)."
         )
-    groups = _padded_groups(encoded, tokens) if padded else _packed_groups(encoded, tokens)
-    dummy_index = groups[-1][-1]
+    if padded:
+        order_N = np.argsort(-encoded.lengths_N, kind="stable")
+        groups = _padded_groups(encoded, order_N, tokens)
+    else:
+        order_N = _question_order(encoded)
+        groups = _packed_groups(encoded, order_N, tokens)
     if done_N is not None:
         groups = _without(groups, done_N)
-    # At least one per process: Lightning skips the hooks of a loop without batches.
-    n_groups = max(1, -(-len(groups) // world)) * world
-    groups += [[]] * (n_groups - len(groups))
-    return [
-        _micro_batch(np.array(group), max(len(group), 1), dummy_index)
-        for group in groups[rank::world]
-    ]
+    return MicroBatches(_evaluation_share(groups, rank, world, dummy_index=int(order_N[-1])))
 
 
-def _packed_groups(encoded: EncodedRows, tokens: int) -> list[list[int]]:
-    """Rows by the length of their question's longest, as many together as `pack` puts into
-    `tokens`."""
-    lengths_N, questions_N = encoded.lengths_N, encoded.prefix_groups_N
-    longest_Q = np.zeros(len(encoded), dtype=np.int64)
+def _question_order(encoded: EncodedRows) -> np.ndarray:
+    """The rows by the length of their question's longest, those of a question together."""
+    lengths_N, questions_N = encoded.lengths_N.astype(np.int32), encoded.prefix_groups_N
+    longest_Q = np.zeros(len(encoded), dtype=np.int32)
     np.maximum.at(longest_Q, questions_N, lengths_N)
-    order = np.lexsort((-lengths_N, questions_N, -longest_Q[questions_N]))
-    groups: list[list[int]] = []
-    free = 0
-    for index in order.tolist():
-        needed = int(lengths_N[index])
-        if groups and questions_N[groups[-1][-1]] == questions_N[index]:
-            needed -= int(encoded.question_prefix_N[index])
-        if not groups or needed > free:
-            groups.append([])
-            free, needed = tokens - len(encoded.prefix_ids), int(lengths_N[index])
-        groups[-1].append(index)
-        free -= needed
-    return groups
+    return np.lexsort((-lengths_N, questions_N, -longest_Q[questions_N]))
 
 
-def _padded_groups(encoded: EncodedRows, tokens: int) -> list[list[int]]:
-    """Rows by length, as many together as `pad` puts into `tokens`."""
-    groups: list[list[int]] = []
-    longest = 0
-    for index in np.argsort(-encoded.lengths_N, kind="stable").tolist():
-        if not groups or (len(groups[-1]) + 1) * longest > tokens:
-            groups.append([])
-            longest = len(encoded.prefix_ids) + int(encoded.lengths_N[index])
-        groups[-1].append(index)
-    return groups
+def _packed_groups(encoded: EncodedRows, order_N: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
+    """Consecutive rows of the order, as many together as `pack` puts into `tokens`."""
+    questions_N = encoded.prefix_groups_N[order_N]
+    lengths_N = encoded.lengths_N[order_N]
+    is_shared_N = np.append(False, questions_N[1:] == questions_N[:-1])
+    # Tokens up to each row, where the first of a question brings the question's.
+    total_N = np.cumsum(lengths_N - is_shared_N * encoded.question_prefix_N[order_N])
+    start = 0
+    while start < len(order_N):
+        free = tokens - len(encoded.prefix_ids) - lengths_N[start]
+        end = int(np.searchsorted(total_N, total_N[start] + free, side="right"))
+        end = max(end, start + 1)
+        yield order_N[start:end]
+        start = end
 
 
-def _without(groups: list[list[int]], done_N: np.ndarray) -> list[list[int]]:
+def _padded_groups(encoded: EncodedRows, order_N: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
+    """Consecutive rows of the order, longest first, as many together as `pad` puts into
+    `tokens`."""
+    start = 0
+    while start < len(order_N):
+        longest = len(encoded.prefix_ids) + int(encoded.lengths_N[order_N[start]])
+        end = start + max(1, tokens // longest)
+        yield order_N[start:end]
+        start = end
+
+
+def _without(groups: Iterable[np.ndarray], done_N: np.ndarray) -> Iterator[np.ndarray]:
     """The groups without the rows that are done, and without groups of none."""
-    rest = []
     for group in groups:
-        remaining = [index for index in group if not done_N[index]]
-        if remaining:
-            rest.append(remaining)
-    return rest
+        remaining = group[~done_N[group]]
+        if len(remaining):
+            yield remaining
+
+
+def _evaluation_share(
+    groups: Iterator[np.ndarray], rank: int, world: int, dummy_index: int
+) -> Iterator[MicroBatch]:
+    """The micro-batches of one process, as many as every other gets."""
+    none = np.empty(0, dtype=np.int64)
+    # At least one per process: Lightning skips the hooks of a loop without batches.
+    groups = chain([next(groups, none)], groups)
+    for dealt in zip_longest(*[groups] * world, fillvalue=none):
+        yield _micro_batch(dealt[rank], max(len(dealt[rank]), 1), dummy_index)
 
 
 def _micro_batch(indices: np.ndarray, step_rows: int, dummy_index: int) -> MicroBatch:
@@ -221,7 +275,7 @@ class TrainingOrder(Sampler[MicroBatch]):
 
     def __init__(
         self,
-        micro_batches: Callable[[int], list[MicroBatch]],
+        micro_batches: Callable[[int], MicroBatches],
         position: Callable[[], tuple[int, int]],
     ) -> None:
         """Store the two functions.
@@ -238,7 +292,7 @@ class TrainingOrder(Sampler[MicroBatch]):
     def __iter__(self) -> Iterator[MicroBatch]:
         """Start at the position."""
         epoch, done = self._position()
-        return iter(self._micro_batches(epoch)[done:])
+        return self._micro_batches(epoch).start_at(done)
 
     def __len__(self) -> int:
         """Micro-batches of a whole epoch."""

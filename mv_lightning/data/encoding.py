@@ -47,8 +47,6 @@ class RowsTooLongError(ValueError):
             "leave them without a score: predict.rows_too_long=missing (in Python: "
             'rows_too_long="missing")'
         )
-        self.positions_N = np.array(list(tokens))
-        """int64, positions of these rows among the rows that were to be tokenised."""
 
 
 def verdict_token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, int]:
@@ -90,6 +88,7 @@ def encode_rows(
     max_length: int,
     progress: str | None = None,
     ids: Sequence[str] | None = None,
+    rows_too_long: RowsTooLong = "error",
 ) -> EncodedRows:
     """Tokenise rows under a prompt.
 
@@ -105,12 +104,14 @@ def encode_rows(
         max_length: Maximum tokens of a row, instruction included, verdict excluded.
         progress: Title of a progress bar; None for none.
         ids: N IDs that name rows in a message; None for their numbers.
+        rows_too_long: For rows that do not fit even without their solution: `error`, or `missing`
+            to leave them out.
 
     Raises:
-        RowsTooLongError: Rows that do not fit even without their solution.
+        RowsTooLongError: There are such rows.
     """
-    parts = encode_parts(columns, labels_N, rows_N, prompt, tokenizer, max_length, progress, ids)
-    return concatenate_rows(list(parts))
+    settings = (prompt, tokenizer, max_length, progress, ids, rows_too_long)
+    return concatenate_rows(list(encode_parts(columns, labels_N, rows_N, *settings)))
 
 
 def encode_parts(
@@ -122,12 +123,13 @@ def encode_parts(
     max_length: int,
     progress: str | None = None,
     ids: Sequence[str] | None = None,
+    rows_too_long: RowsTooLong = "error",
 ) -> Iterator[EncodedRows]:
     """Tokenise rows a part at a time, so that more rows can be encoded than the memory can hold.
 
     Args:
-        columns, labels_N, rows_N, prompt, tokenizer, max_length, progress, ids: As for
-            `encode_rows`. The columns are only read in slices.
+        columns, labels_N, rows_N, prompt, tokenizer, max_length, progress, ids, rows_too_long: As
+            for `encode_rows`. The columns are only read in slices.
 
     Yields:
         Some rows, in order, as `encode_rows` would return them; at least one part.
@@ -145,7 +147,7 @@ def encode_parts(
         for index, n_tokens in too_long_here.items():
             too_long[start + index] = n_tokens
         yield encoded
-    if too_long:
+    if too_long and rows_too_long == "error":
         names = [f"row {rows_N[i]}" if ids is None else f"ID {ids[i]}" for i in too_long]
         raise RowsTooLongError(too_long, names, max_length)
 
@@ -160,6 +162,8 @@ def _encode_part(
     """The rows that fit, and of the others the tokens without the solution, by their positions."""
     max_fields = max_length - tokens.n_fixed
     encoded: list[np.ndarray] = []
+    if labels_N is None:
+        labels_N = np.full(len(rows_N), UNLABELLED)
     truncated_N, question_prefix_N = np.zeros((2, len(rows_N)), dtype=np.int32)
     too_long: dict[int, int] = {}
     for index in range(len(rows_N)):
@@ -174,15 +178,14 @@ def _encode_part(
             truncated_N[index] = n_over
         question_prefix_N[index] = tokens.n_question_prefix(row["question"])
         encoded.append(tokens.row(row))
-    if labels_N is None:
-        labels_N = np.full(len(rows_N), UNLABELLED)
+    fits_N = ~np.isin(np.arange(len(rows_N)), list(too_long))
     rows = EncodedRows(
         ids_T=np.concatenate([np.empty(0, dtype=np.int32), *encoded]),
         starts_N=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
-        labels_N=labels_N.astype(np.int8),
-        rows_N=np.asarray(rows_N, dtype=np.int64),
-        truncated_N=truncated_N,
-        question_prefix_N=question_prefix_N,
+        labels_N=labels_N[fits_N].astype(np.int8),
+        rows_N=rows_N[fits_N].astype(np.int64),
+        truncated_N=truncated_N[fits_N],
+        question_prefix_N=question_prefix_N[fits_N],
         prefix_ids=tuple(tokens.prefix),
     )
     return rows, too_long

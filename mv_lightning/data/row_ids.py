@@ -6,10 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mv_lightning.data.column_types import plain_column
-from mv_lightning.data.columns import is_text, number_texts
+from mv_lightning.data.columns import is_blank, is_text, number_texts
 from mv_lightning.formatting import shorten
 
 if TYPE_CHECKING:
@@ -76,22 +79,28 @@ class IdColumn:
         """The name of the column, in the first file that has one."""
         return next(part.names[0] for part in self.parts if part.names)
 
-    def texts(self) -> list[str]:
-        """Return the IDs of all rows.
+    def texts(self) -> pa.ChunkedArray:
+        """Return the IDs of all rows, strings without nulls.
 
         Raises:
             ValueError: A file has no such column, or IDs are missing, repeated or not text or whole
                 numbers; the rows are named.
         """
-        texts: list[str] = []
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        columns = []
         for part in self.parts:
             if not part.names:
                 raise ValueError(
                     f"{part.context}: no ID column {self.name!r}, which another file of the source "
                     f"has. {self._hint()}"
                 )
-            texts += self._part_texts(part)
-        if len(set(texts)) < len(texts):
+            columns.append(self._part_texts(part))
+        chunks = chain.from_iterable(column.chunks for column in columns)
+        column = pa.chunked_array(list(chunks), pa.string())
+        if pc.count_distinct(column).as_py() < len(column):
+            texts = column.to_pylist()
             counts = Counter(texts)
             rows = [row for row, text in enumerate(texts) if counts[text] > 1]
             values = dict.fromkeys(repr(texts[row]) for row in rows)
@@ -100,9 +109,11 @@ class IdColumn:
                 f"of the ID column {self.name!r} ({shorten(values)}; rows {shorten(rows)}). "
                 f"{self._hint()}"
             )
-        return texts
+        return column
 
-    def _part_texts(self, part: IdPart) -> list[str]:
+    def _part_texts(self, part: IdPart) -> pa.ChunkedArray:
+        import pyarrow as pa
+
         context = part.context
         if len(part.names) > 1:
             raise ValueError(
@@ -116,14 +127,14 @@ class IdColumn:
                 f"{context}: expected text or numbers in the ID column {self.name!r}, got "
                 f"{column.type}. {self._hint()}"
             )
-        values = (column if numbers is None else numbers).to_pylist()
-        empty = [row for row, value in enumerate(values) if value is None or not value.strip()]
+        texts = (column if numbers is None else numbers).cast(pa.string())
+        empty = np.flatnonzero(is_blank(texts.fill_null(""))).tolist()
         if empty:
             raise ValueError(
                 f"{context}: expected an ID in every row, got none in {len(empty):,} rows of the "
                 f"ID column {self.name!r}: {shorten(empty)}. {self._hint()}"
             )
-        return values
+        return texts
 
     def _hint(self) -> str:
         return (

@@ -126,7 +126,8 @@ def evaluate(outputs: EvalOutputs, split: Split) -> EvalReport:
     overall = score(labels_N, log_odds_N, question_ids_N=questions_N)
     ids = [str(row) for row in outputs.rows_N.tolist()]
     if split.ids is not None:
-        ids = [split.ids[position] for position in order_N.tolist()]
+        every_id = split.ids[:]
+        ids = [every_id[position] for position in order_N.tolist()]
     return EvalReport(outputs, len(split.encoded), overall, slices, ids)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mv_lightning.data.adversarial import adversarial_source
 from mv_lightning.data.batching import (
     EVAL_TOKENS,
     MicroBatch,
+    MicroBatches,
     PackedRows,
     PackingMode,
     PackRows,
@@ -31,7 +32,7 @@ from mv_lightning.data.batching import (
     training_micro_batches,
 )
 from mv_lightning.data.chat import render_chat
-from mv_lightning.data.encoding import RowsTooLong, RowsTooLongError, verdict_token_ids
+from mv_lightning.data.encoding import RowsTooLong, verdict_token_ids
 from mv_lightning.data.mixture import SourceSettings, load_sources
 from mv_lightning.data.prompts import Prompt, load_prompt
 from mv_lightning.data.question_order import question_order
@@ -116,6 +117,7 @@ class VerdictDataModule(pl.LightningDataModule):
     ) -> None:
         """Keep the settings; nothing is read before `setup`."""
         super().__init__()
+        self.prepare_data_per_node = False
         if prompt is None or max_length is None:
             raise ValueError(_NO_ADAPTER)
         _check_numbers(phase, splits.phases, batch_size, eval_tokens, max_length)
@@ -149,8 +151,19 @@ class VerdictDataModule(pl.LightningDataModule):
         """The rows to predict, with their labels if the source has useful ones."""
         self._source: Source | None = None
         self._drawn: Splits | None = None
-        self._predicted: Collection[int] = ()
+        self._predicted_M = np.empty(0, dtype=np.int64)
+        self._error: Exception | None = None
         self._row_ends: tuple[tuple[int, ...], ...] = ()
+
+    def prepare_data(self) -> None:
+        """Set up the first process; the others wait, for any time, and read the tokens that it
+        stored. An error is kept for `setup`, where the others learn of it.
+        """
+        assert self.trainer is not None and self.trainer.state.fn is not None
+        try:
+            self._set_up(self.trainer.state.fn)
+        except Exception as error:
+            self._error = error
 
     def setup(self, stage: str) -> None:
         """Read the source and tokenise the rows that `stage` needs, once.
@@ -158,6 +171,14 @@ class VerdictDataModule(pl.LightningDataModule):
         Raises:
             ValueError: The source, its rows or the split plan cannot be used.
         """
+        assert self.trainer is not None
+        message = None if self._error is None else str(self._error)
+        message = self.trainer.strategy.broadcast(message)
+        if message is not None:
+            raise self._error or ValueError(message)
+        self._set_up(stage)
+
+    def _set_up(self, stage: str) -> None:
         needed = SPLITS_OF_STAGE[stage]
         if all(name in self.splits for name in needed):
             return
@@ -217,12 +238,11 @@ class VerdictDataModule(pl.LightningDataModule):
         """Return the largest micro-batch that this process will train on."""
         assert self.trainer is not None
         rows = self._training_rows()
-        micro_batches = []
-        for epoch in range(max(1, self.trainer.max_epochs or 1)):
-            micro_batches += self._training_micro_batches(epoch)
+        epochs = range(max(1, self.trainer.max_epochs or 1))
+        last = None
         if self.trainer.max_steps >= 0:
             last = self.trainer.max_steps * self.trainer.accumulate_grad_batches
-            micro_batches = micro_batches[:last]
+        every = itertools.chain.from_iterable(map(self._training_micro_batches, epochs))
 
         def tokens(micro_batch: MicroBatch) -> int:
             indices_B = np.array(micro_batch.indices)
@@ -232,7 +252,7 @@ class VerdictDataModule(pl.LightningDataModule):
             padded = len(whole_B) * whole_B.max()
             return int(padded if self.packing == "none" else whole_B.sum())
 
-        return rows[max(micro_batches, key=tokens)]
+        return rows[max(itertools.islice(every, last), key=tokens)]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the phase's validation rows, longest first."""
@@ -247,15 +267,15 @@ class VerdictDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Return the rows to predict, longest first, without those that are predicted already."""
         rows_N = self.splits["predict"].encoded.rows_N
-        return self._evaluation_loader("predict", np.isin(rows_N, list(self._predicted)))
+        return self._evaluation_loader("predict", np.isin(rows_N, self._predicted_M))
 
-    def exclude_from_prediction(self, rows: Collection[int]) -> None:
+    def exclude_from_prediction(self, rows_M: np.ndarray) -> None:
         """Leave rows out of `predict_dataloader`.
 
         Args:
-            rows: Row numbers of the source that an interrupted prediction has stored.
+            rows_M: int64 [M], row numbers of the source that an interrupted prediction has stored.
         """
-        self._predicted = rows
+        self._predicted_M = rows_M
 
     def write_manifest(self) -> None:
         """Write which rows were drawn for which split into the phase's folder."""
@@ -339,7 +359,12 @@ class VerdictDataModule(pl.LightningDataModule):
         rows = load_source(
             self.predict_source, split="test", labelled=None, id_column=self.id_column
         )
-        self.splits["predict"] = self._encode_predicted(rows, tokenizer)
+        encode = partial(self._encoder(tokenizer).encode, "predict", rows)
+        every_row_N = np.arange(len(rows.ids))  # unusable IDs are refused before the work begins
+        split = encode(every_row_N, rows_too_long=self.rows_too_long)
+        if not len(split.encoded):
+            encode(every_row_N)  # fails, and names them
+        self.splits["predict"] = split
         labels_N, reason = rows.labels_N, ""
         if labels_N is None:
             reason = "no labels"
@@ -352,18 +377,6 @@ class VerdictDataModule(pl.LightningDataModule):
         if reason and self.trainer.is_global_zero:
             print(f"{rows.name}: {reason} in `{LABEL_COLUMN}`, so no accuracy will be reported")
         self.predict_rows = dataclasses.replace(rows, labels_N=None if reason else labels_N)
-
-    def _encode_predicted(self, rows: Source, tokenizer: Any) -> Split:
-        """Tokenise the rows to predict, as far as they fit or must fit."""
-        encoder = self._encoder(tokenizer)
-        every_row_N = np.arange(len(rows.ids))  # unusable IDs are refused before the work begins
-        try:
-            return encoder.encode("predict", rows, every_row_N)
-        except RowsTooLongError as error:
-            fitting_N = np.delete(every_row_N, error.positions_N)
-            if self.rows_too_long == "error" or not len(fitting_N):
-                raise
-            return encoder.encode("predict", rows, fitting_N)
 
     def _encoder(self, tokenizer: Any) -> SplitEncoder:
         assert self.trainer is not None
@@ -420,7 +433,7 @@ class VerdictDataModule(pl.LightningDataModule):
             rows = int(np.isin(train.question_ids_N, both).sum())
             print(f"pair loss: {rows:,} of these training rows are of questions with both classes")
 
-    def _training_micro_batches(self, epoch: int) -> list[MicroBatch]:
+    def _training_micro_batches(self, epoch: int) -> MicroBatches:
         trainer = self.trainer
         assert trainer is not None
         return training_micro_batches(
@@ -465,9 +478,7 @@ class VerdictDataModule(pl.LightningDataModule):
         rows = PackedRows(self.splits[name].encoded, pack_rows=self._pack_rows(name))
         return self._loader(rows, micro_batches)
 
-    def _loader(
-        self, rows: PackedRows, order: TrainingOrder | list[MicroBatch]
-    ) -> DataLoader[Batch]:
+    def _loader(self, rows: PackedRows, order: TrainingOrder | MicroBatches) -> DataLoader[Batch]:
         return DataLoader(
             rows,
             sampler=order,

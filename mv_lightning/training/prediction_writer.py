@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +196,11 @@ class PredictionWriter(pl.Callback):
         }
         notes = ""
         if len(missing_N):
-            summary["missing"] = _missing([data.ids[row] for row in missing_N.tolist()])
+            summary["missing"] = {
+                "rows": len(missing_N),
+                "verdict": MISSING_VERDICT,
+                "examples": data.ids[missing_N[:MAX_EXAMPLES].tolist()],
+            }
             notes += (
                 f", {len(missing_N):,} of them too long for a score and taken as {MISSING_VERDICT}"
             )
@@ -240,11 +243,6 @@ class PredictionWriter(pl.Callback):
             "share": len(malformed) / rows,
             "examples": malformed[:MAX_EXAMPLES],
         }
-
-
-def _missing(ids: Sequence[str]) -> dict[str, Any]:
-    """Describe the rows without a score."""
-    return {"rows": len(ids), "verdict": MISSING_VERDICT, "examples": ids[:MAX_EXAMPLES]}
 
 
 def _fingerprint(path: Path | None) -> str:

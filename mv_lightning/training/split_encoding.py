@@ -13,7 +13,7 @@ import numpy as np
 
 from mv_lightning.data.cache import cached
 from mv_lightning.data.columns import SLICE_COLUMNS
-from mv_lightning.data.encoding import encode_parts
+from mv_lightning.data.encoding import RowsTooLong, encode_parts
 from mv_lightning.data.prompts import Prompt
 from mv_lightning.data.sources import Source
 from mv_lightning.data.summaries import Shortened, Summarizer
@@ -57,6 +57,7 @@ class SplitEncoder:
         source: Source,
         rows_N: np.ndarray,
         train_rows_N: np.ndarray | None = None,
+        rows_too_long: RowsTooLong = "error",
     ) -> Split:
         """Return the rows of a split.
 
@@ -66,51 +67,66 @@ class SplitEncoder:
             rows_N: int64 [N], the rows of the split.
             train_rows_N: int64, training rows that the questions of the split are searched in; None
                 where they are not compared.
+            rows_too_long: As for `encode_rows`.
 
         Raises:
-            RowsTooLongError: Rows that do not fit even without their solution.
+            RowsTooLongError: As there.
         """
-        ids = _row_ids(source, rows_N)
         chosen = source.table.select(rows_N)
+        shortened = self._shorten(name, chosen)
+        encoded = self._tokenise(name, source, rows_N, shortened, rows_too_long)
+        self._print_truncation(name, encoded)
+        counts = None
+        if shortened is not None:
+            counts = _count_summaries(shortened, chosen["solution"][:], chosen["answer"][:])
+            self._print_summaries(name, counts, len(rows_N))
+        rows_N = np.asarray(encoded.rows_N)
+        question_ids_N = source.question_ids_N[rows_N]
+        seen_N = sources_N = None
+        if train_rows_N is not None:
+            seen_N = np.isin(question_ids_N, source.question_ids_N[train_rows_N])
+        if source.source_N is not None:
+            sources_N = np.array(source.source_names)[source.source_N[rows_N]]
+        slices = {}
+        for column, slicing in SLICE_COLUMNS.items():
+            if column in source.table.column_names:
+                slices[slicing] = np.array(source.table.select(rows_N)[column][:])
+        ids = _row_ids(source, rows_N)
+        return Split(encoded, question_ids_N, slices, seen_N, sources_N, ids, counts)
+
+    def _tokenise(
+        self,
+        name: str,
+        source: Source,
+        rows_N: np.ndarray,
+        shortened: Shortened | None,
+        rows_too_long: RowsTooLong,
+    ) -> EncodedRows:
+        """The tokens of a split, stored or not."""
         labels_N = None if source.labels_N is None else source.labels_N[rows_N]
         title = f"Tokenising {name}" if self.verbose else None
-        shortened = self._shorten(name, chosen)
 
         def encode() -> Iterator[EncodedRows]:
+            chosen = source.table.select(rows_N)
             texts: dict[str, Sequence[str]] = {name: chosen[name] for name in TEXT_COLUMNS}
             if shortened is not None:
                 texts["solution"] = shortened.texts
-            return encode_parts(
-                texts, labels_N, rows_N, self.prompt, self.tokenizer, self.max_length, title, ids
-            )
+            ids = _row_ids(source, rows_N)
+            settings = (self.prompt, self.tokenizer, self.max_length, title, ids, rows_too_long)
+            return encode_parts(texts, labels_N, rows_N, *settings)
 
         key = {
             "rows": [source.fingerprint, sha256_bytes(rows_N.tobytes())],
             "prompt": self.prompt.fingerprint,
             "tokenizer": self._tokenizer_fingerprint,
             "max_length": self.max_length,
+            "rows_too_long": rows_too_long,
         }
         if self.summarizer is not None:
             key["summarizer"] = self.summarizer.metadata
         # Named by the key: runs with other rows or prompts may share the folder.
         digest = sha256_bytes(json.dumps(key).encode())[:_HEX_DIGITS]
-        encoded = cached(self.folder / f"{name}-{digest}", key, encode, write=self.write)
-        self._print_truncation(name, encoded)
-        question_ids_N = source.question_ids_N[rows_N]
-        seen_N = sources_N = None
-        slices = {}
-        for column, slicing in SLICE_COLUMNS.items():
-            if column in chosen.column_names:
-                slices[slicing] = np.array(chosen[column][:])
-        if train_rows_N is not None:
-            seen_N = np.isin(question_ids_N, source.question_ids_N[train_rows_N])
-        if source.source_N is not None:
-            sources_N = np.array(source.source_names)[source.source_N[rows_N]]
-        counts = None
-        if shortened is not None:
-            counts = _count_summaries(shortened, chosen["solution"][:], chosen["answer"][:])
-            self._print_summaries(name, counts, len(rows_N))
-        return Split(encoded, question_ids_N, slices, seen_N, sources_N, ids, counts)
+        return cached(self.folder / f"{name}-{digest}", key, encode, write=self.write)
 
     def _shorten(self, name: str, rows: datasets.Dataset) -> Shortened | None:
         if self.summarizer is None:
@@ -158,7 +174,7 @@ def _count_summaries(
     )
 
 
-def _row_ids(source: Source, rows_N: np.ndarray) -> list[str] | None:
+def _row_ids(source: Source, rows_N: np.ndarray) -> Sequence[str] | None:
     """Return the IDs of rows; None where they are numbered, or have IDs that are not unique.
 
     Such IDs prevent a prediction, but not a training.
@@ -166,7 +182,6 @@ def _row_ids(source: Source, rows_N: np.ndarray) -> list[str] | None:
     if source.id_column is None:
         return None
     try:
-        ids = source.ids
+        return source.ids_of(rows_N)
     except ValueError:
         return None
-    return [ids[row] for row in rows_N.tolist()]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import tracemalloc
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from mv_lightning.data.batching import (
     MicroBatch,
+    MicroBatches,
     PackedRows,
     TrainingOrder,
     deal,
@@ -47,7 +50,7 @@ def rows_of(rows: list[tuple[int, int]]) -> EncodedRows:
     )
 
 
-def indices_of(micro_batches: list[MicroBatch]) -> list[int]:
+def indices_of(micro_batches: Iterable[MicroBatch]) -> list[int]:
     return [i for batch in micro_batches if not batch.is_dummy for i in batch.indices]
 
 
@@ -164,6 +167,86 @@ def test_evaluation_sees_every_row_once_within_the_budget(
             assert lengths == sorted(lengths, reverse=True)
 
 
+def plain_groups(encoded: EncodedRows, tokens: int, padded: bool) -> list[list[int]]:
+    """The groups of an evaluation, made row by row."""
+    lengths, questions = encoded.lengths_N.tolist(), encoded.prefix_groups_N.tolist()
+    prefix, rows = len(encoded.prefix_ids), range(len(encoded))
+    longest = {q: max(lengths[i] for i in rows if questions[i] == q) for q in questions}
+
+    def place(i: int) -> tuple[int, ...]:
+        return (-lengths[i],) if padded else (-longest[questions[i]], questions[i], -lengths[i])
+
+    def size(group: list[int]) -> int:
+        if padded:
+            return len(group) * (prefix + lengths[group[0]])
+        return prefix + packed_tokens(encoded, np.array(group))
+
+    first, *others = sorted(rows, key=place)
+    groups = [[first]]
+    for index in others:
+        if size([*groups[-1], index]) <= tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+@settings(deadline=None)
+@given(
+    rows=ROWS,
+    tokens=st.integers(1, 1500),
+    world=st.integers(1, 4),
+    done=st.sets(st.integers(0, 59)),
+    padded=st.booleans(),
+)
+def test_groups_are_those_of_a_plain_loop(
+    rows: list[tuple[int, int]], tokens: int, world: int, done: set[int], padded: bool
+) -> None:
+    encoded = rows_of(rows)
+    every = plain_groups(encoded, tokens, padded)
+    left = [[i for i in group if i not in done] for group in every]
+    dummy = MicroBatch((every[-1][-1],), step_rows=1, is_dummy=True)
+    done_N = np.isin(np.arange(len(rows)), list(done))
+    for groups, given_N in ((every, None), ([group for group in left if group], done_N)):
+        for rank in range(world):
+            expected = [MicroBatch(tuple(group), len(group)) for group in groups[rank::world]]
+            expected += [dummy] * (max(1, -(-len(groups) // world)) - len(expected))
+            own = evaluation_micro_batches(encoded, tokens, rank, world, given_N, padded)
+            assert list(own) == expected
+
+
+@given(
+    micro_batches=st.lists(
+        st.builds(
+            MicroBatch,
+            st.lists(st.integers(0, 2**31 - 1), min_size=1).map(tuple),
+            st.integers(1, 10**6),
+            st.booleans(),
+        )
+    )
+)
+def test_micro_batches_are_those_that_were_stored(micro_batches: list[MicroBatch]) -> None:
+    stored = MicroBatches(iter(micro_batches))
+    assert list(stored) == micro_batches and len(stored) == len(micro_batches)
+    for number, micro_batch in enumerate(micro_batches):
+        assert stored[number] == micro_batch
+        assert list(stored.start_at(number)) == micro_batches[number:]
+    with pytest.raises(IndexError):
+        stored[len(micro_batches)]
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_pass_takes_few_bytes_a_row(padded: bool) -> None:
+    encoded = rows_of([(1, 5 + i % 50) for i in range(20_000)])
+    _ = encoded.prefix_groups_N  # computed once for all passes
+    tracemalloc.start()
+    micro_batches = evaluation_micro_batches(encoded, 8192, padded=padded)
+    held, peak = (size / len(encoded) for size in tracemalloc.get_traced_memory())
+    tracemalloc.stop()
+    assert len(micro_batches) > 60
+    assert held < 6 and peak < 50
+
+
 @settings(deadline=None)
 @given(
     rows=ROWS,
@@ -175,7 +258,7 @@ def test_a_resumed_evaluation_has_the_batches_of_an_uninterrupted_one(
     rows: list[tuple[int, int]], world: int, stopped: int, others: set[int]
 ) -> None:
     encoded = rows_of(rows)
-    whole = evaluation_micro_batches(encoded, 400)
+    whole = list(evaluation_micro_batches(encoded, 400))
     done = np.zeros(len(rows), dtype=bool)
     done[[i for micro_batch in whole[:stopped] for i in micro_batch.indices]] = True
     left = [
@@ -206,11 +289,11 @@ def test_the_order_is_a_pure_function() -> None:
 
 @given(done=st.integers(0, 10))
 def test_starting_in_the_middle_yields_the_rest(done: int) -> None:
-    def micro_batches(epoch: int) -> list[MicroBatch]:
+    def micro_batches(epoch: int) -> MicroBatches:
         return training_micro_batches(np.ones(10), 1, 1, epoch_order(10, 0, 1, epoch))
 
     order = TrainingOrder(micro_batches, position=lambda: (2, done))
-    assert list(order) == micro_batches(2)[done:] and len(order) == 10
+    assert list(order) == list(micro_batches(2))[done:] and len(order) == 10
 
 
 def test_packing_lays_rows_end_to_end_behind_one_prefix(encoded: EncodedRows) -> None:

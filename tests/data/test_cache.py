@@ -81,8 +81,8 @@ def test_the_second_time_reads_what_the_first_wrote(tmp_path: Path, siblings: En
     assert isinstance(second.ids_T, np.memmap)
     assert_same(first, siblings)
     assert_same(second, siblings)
-    micro_batches = evaluation_micro_batches(second, 400)
-    assert micro_batches == evaluation_micro_batches(siblings, 400)
+    micro_batches = list(evaluation_micro_batches(second, 400))
+    assert micro_batches == list(evaluation_micro_batches(siblings, 400))
     for micro_batch in micro_batches:
         batches = [pack(rows, np.array(micro_batch.indices), 8) for rows in (second, siblings)]
         assert (

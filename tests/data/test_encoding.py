@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from mv_lightning.data import encoding
 from mv_lightning.data.encoding import (
     TRUNCATION_MARKER,
+    RowsTooLong,
     RowsTooLongError,
     _truncate_middle,
     encode_parts,
@@ -354,11 +356,34 @@ def test_all_rows_that_cannot_fit_are_named(tokenizer) -> None:
     expected = f": row 1 ({first} tokens), row 3 ({second} tokens). Raise data.max_length"
     with pytest.raises(RowsTooLongError, match=re.escape(expected)) as refused:
         encode(tokenizer, rows, limit=200)
-    assert refused.value.positions_N.tolist() == [1, 3]
     assert f"to {second}," in str(refused.value)
     with pytest.raises(RowsTooLongError, match="1 rows do not fit"):
         encode(tokenizer, rows, limit=second - 1)
     assert len(encode(tokenizer, rows, limit=second)) == 4
+
+
+def test_rows_that_cannot_fit_are_left_out_on_request(
+    tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are encoded as if they were alone, in every chunk."""
+    monkeypatch.setattr(encoding, "_CHUNK", 2)
+    questions = ["a", "long " * 300, "long " * 310, "long " * 320, "b " * 20, "c"]
+    labels_N, rows_N = np.array([1, 0, 1, 0, 0, 1], dtype=bool), np.arange(6) * 3
+    fitting = [0, 4, 5]
+
+    def encode_some(chosen: list[int], rows_too_long: RowsTooLong) -> EncodedRows:
+        solutions = [f"{i} so " * 60 for i in chosen]
+        texts = ([questions[i] for i in chosen], ["1"] * len(chosen), solutions)
+        named = dict(zip(TEXT_COLUMNS, texts, strict=True))
+        settings = (PROMPTS["explanation"], tokenizer, 280)
+        labels, rows = labels_N[chosen], rows_N[chosen]
+        return encode_rows(named, labels, rows, *settings, rows_too_long=rows_too_long)
+
+    left, alone = encode_some(list(range(6)), "missing"), encode_some(fitting, "error")
+    assert left.rows_N.tolist() == [0, 12, 15] and (left.truncated_N > 0).all()
+    for field in dataclasses.fields(EncodedRows):
+        assert np.array_equal(getattr(left, field.name), getattr(alone, field.name)), field.name
+    assert len(encode_some([1, 2, 3], "missing")) == 0
 
 
 @pytest.mark.parametrize(

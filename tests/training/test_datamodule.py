@@ -13,7 +13,10 @@ from mv_lightning.data.batching import PackingMode, epoch_order
 from mv_lightning.data.encoding import RowsTooLong
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan
+from mv_lightning.experiments.child_run import KILLED
+from mv_lightning.testing import fork_processes, tiny_options
 from mv_lightning.training.datamodule import VerdictDataModule
+from tests.conftest import ROOT
 
 PLAN = SplitPlan(phases=2, rows=16, val_fraction=0.25, test_rows=8)
 
@@ -29,6 +32,7 @@ def trainer(**values: object) -> SimpleNamespace:
         "limit_train_batches": None,
         "max_epochs": 1,
         "max_steps": -1,
+        "strategy": SimpleNamespace(broadcast=lambda value: value),
     }
     return SimpleNamespace(**{**defaults, **values})
 
@@ -76,6 +80,9 @@ def data_module(
         rows_too_long=rows_too_long,
     )
     data.trainer = trainer(**values)  # type: ignore[assignment]
+    if data.trainer.is_global_zero:
+        data.trainer.state = SimpleNamespace(fn=stage)
+        data.prepare_data()
     data.setup(stage)
     return data
 
@@ -137,7 +144,7 @@ def test_rows_that_do_not_fit_are_left_out_of_a_prediction_on_request(
 
 def test_rows_that_are_predicted_already_are_left_out(rows: Path, tiny_folder: Path) -> None:
     data = data_module(rows, tiny_folder, stage="predict")
-    data.exclude_from_prediction([0, 7, 59])
+    data.exclude_from_prediction(np.array([0, 7, 59]))
     predicted = [row for batch in data.predict_dataloader() for row in batch.rows_B.tolist()]
     assert sorted(predicted) == sorted(set(range(60)) - {0, 7, 59})
 
@@ -145,6 +152,42 @@ def test_rows_that_are_predicted_already_are_left_out(rows: Path, tiny_folder: P
 def test_a_dev_run_stores_no_tokens(rows: Path, tiny_folder: Path) -> None:
     data_module(rows, tiny_folder, fast_dev_run=True)
     assert not (rows.parent / "run").exists()
+
+
+def test_other_processes_read_what_the_first_one_stored(
+    rows: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = data_module(rows, tiny_folder)
+    monkeypatch.setattr("mv_lightning.training.split_encoding.encode_parts", None)
+    other = data_module(rows, tiny_folder, is_global_zero=False, global_rank=1, world_size=2)
+    for name in ("train", "val"):
+        one, two = first.splits[name].encoded, other.splits[name].encoded
+        assert isinstance(two.ids_T, np.memmap) and np.array_equal(one.ids_T, two.ids_T)
+
+
+def fit_args(base: Path, rows: Path, max_length: int) -> list[str]:
+    options = [*tiny_options(base, rows.parent / "run"), "--data.source", str(rows)]
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    options += ["--data.max_length", str(max_length), "--data.splits.rows", "12", *two]
+    return ["fit", "--config", str(ROOT / "configs/phase1.yaml"), *options]
+
+
+def test_what_the_first_process_finds_wrong_ends_all(rows: Path, tiny_folder: Path) -> None:
+    assert fork_processes(fit_args(tiny_folder, rows, 20), 2, rows.parent) == [2, 2]
+    first, second = ((rows.parent / f"rank{rank}.log").read_text() for rank in range(2))
+    (error,) = [line for line in first.splitlines() if line.startswith("error: ")]
+    assert "rows do not fit" in error and error in second
+
+
+def test_nobody_waits_for_a_first_process_that_died(rows: Path, tiny_folder: Path) -> None:
+    line = json.loads(rows.read_text().splitlines()[0])
+    long = [json.dumps({**line, "solution": f"{i} " + "so " * 20_000}) for i in range(60)]
+    rows.write_text(rows.read_text() + "\n".join(long))
+    tokens = rows.parent / "run/phase1"
+    args = fit_args(tiny_folder, rows, 2048)
+    tokenises = lambda: any(tokens.rglob(".*.tmp"))  # noqa: E731
+    first, second = fork_processes(args, 2, rows.parent, (0, tokenises))
+    assert first == KILLED and second == 1
 
 
 GROUPED = SplitPlan(
