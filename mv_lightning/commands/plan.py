@@ -264,11 +264,10 @@ def _advice(plan: PhasePlan, cluster: Cluster) -> str:
     largest = f"the largest micro-batch has {most:,} rows of the longest length, all recomputed; "
     if choice is None:
         return largest + "nothing fits: lower data.max_length or model.lora.r, or add memory"
-    if choice.strategy == "FSDP":
+    if choice.strategy == "sharded base":
         return (
-            f"{largest}FSDP, because the base and one row do not fit on one GPU. On paper only: "
-            "fit does not support FSDP with 4-bit weights and 8-bit optimizers. Use a GPU with "
-            "more memory"
+            f"{largest}trainer.strategy=sharded_base (configs/fsdp.yaml), because the base and one "
+            "row do not fit on one GPU"
         )
     if choice.gpus == cluster.size == 1:
         return largest + "one process, because there is one device"

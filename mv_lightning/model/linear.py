@@ -151,10 +151,12 @@ def separate_projections(model: torch.nn.Module) -> None:
 
 
 class _Base(NamedTuple):
-    """What is frozen of a projection, and the scale of its adapter."""
+    """A frozen projection, and the scale of its adapter.
 
-    packed: Any
-    bias_O: torch.Tensor | None
+    Its weight is looked up where it is used: a sharded one is another tensor in the backward pass.
+    """
+
+    layer: Linear4bit
     scale: float
 
 
@@ -165,9 +167,8 @@ def _outputs(layers: Sequence[FusedLinear4bit], x: torch.Tensor) -> tuple[torch.
         dtype = torch.get_autocast_dtype(x.device.type)
     bases, firsts, seconds = [], [], []
     for layer in layers:
-        base: Linear4bit = layer.base_layer
         (name,) = layer.active_adapters
-        bases.append(_Base(base.weight, base.bias, layer.scaling[name]))
+        bases.append(_Base(layer.base_layer, layer.scaling[name]))
         firsts.append(layer.lora_A[name].weight)
         seconds.append(layer.lora_B[name].weight)
     outputs: tuple[torch.Tensor, ...] = _LoraMatmul.apply(x, bases, dtype, *firsts, *seconds)
@@ -195,9 +196,9 @@ class _LoraMatmul(torch.autograd.Function):
         low_TS = x_TI @ _stacked(firsts, dtype).T
         lows = low_TS.split([len(a_RI) for a_RI in firsts], dim=1)
         outputs = []
-        for (packed, bias_O, scale), low_TR, b_OR in zip(bases, lows, seconds, strict=True):
-            bias_O = bias_O if bias_O is None else bias_O.to(dtype)
-            out_TO = F.linear(x_TI, dequantize(packed, dtype), bias_O)
+        for (layer, scale), low_TR, b_OR in zip(bases, lows, seconds, strict=True):
+            bias_O = None if layer.bias is None else layer.bias.to(dtype)
+            out_TO = F.linear(x_TI, dequantize(layer, dtype), bias_O)
             out_TO.addmm_(low_TR, b_OR.to(dtype).T, alpha=scale)
             outputs.append(out_TO.view(*ctx.shape[:-1], -1))
         # Not the rounded adapters: until the backward pass, those of all layers would take two
@@ -222,7 +223,7 @@ class _LoraMatmul(torch.autograd.Function):
             torch.mm(grad_TO, _scaled(b_OR.to(dtype), base.scale), out=grad_low_TR)
             grad_seconds.append((grad_TO.T @ _scaled(low_TR, base.scale)).to(b_OR.dtype))
             if ctx.needs_input_grad[0]:
-                weight_OI = dequantize(base.packed, dtype)
+                weight_OI = dequantize(base.layer, dtype)
                 grad_TI = _plus_product(grad_TI, grad_TO, weight_OI)
         grad_x = None
         if grad_TI is not None:

@@ -76,8 +76,8 @@ def _initialize(layer: Any, exact_OI: torch.Tensor) -> None:
 
     Ranks beyond the matrix's own stay as they are.
     """
-    packed = layer.base_layer.weight
-    error_OI = exact_OI.to(packed.device, torch.float32) - dequantize(packed, torch.float32)
+    quantized_OI = dequantize(layer.base_layer, torch.float32)
+    error_OI = exact_OI.to(quantized_OI) - quantized_OI
     a_RI, b_OR = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     rank = min(a_RI.shape[0], *error_OI.shape)
     # Randomised, a thousandth of the exact decomposition's time at 8B; it draws from the

@@ -55,8 +55,8 @@ def merged_config(model: PeftModel, dtype: torch.dtype) -> PretrainedConfig:
 
 @torch.no_grad()
 def _merged(layer: Any) -> torch.Tensor:
-    weight_OI = layer.get_base_layer().weight
-    if hasattr(weight_OI, "quant_state"):
-        weight_OI = dequantize(weight_OI, torch.float32)
+    base = layer.get_base_layer()
+    is_quantized = hasattr(base, "quant_state")
+    weight_OI = dequantize(base, torch.float32) if is_quantized else base.weight
     total_OI: torch.Tensor = weight_OI.float() + layer.get_delta_weight("default").float()
     return total_OI

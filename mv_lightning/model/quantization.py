@@ -132,8 +132,10 @@ def prepare_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
             module.support_avx512bf16_for_cpu = False
             module.compute_dtype = dtype
             module.compute_type_is_set = True
+            # Those of the layer are read: sharding replaces its weight by a plain parameter.
+            module.quant_state = module.weight.quant_state
             if module.weight.is_cuda:
-                expand_scales(module.weight)
+                expand_scales(module)
     for parameter in model.parameters():
         # Files that are quantized already keep the dtype that the rest is stored in.
         if parameter.dtype in (torch.float16, torch.bfloat16):
@@ -141,27 +143,27 @@ def prepare_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
-def expand_scales(packed: Any) -> None:
+def expand_scales(layer: Any) -> None:
     """Replace the 8-bit scales of double quantization by their values in fp32.
 
     The weights stay the same to the last bit; the scales take four times the memory.
 
     Args:
-        packed: A `Params4bit` of bitsandbytes; changed in place.
+        layer: A `Linear4bit` of bitsandbytes; changed in place.
     """
     from bitsandbytes.functional import dequantize_blockwise
 
-    state = packed.quant_state
+    state = layer.quant_state
     if state.nested:
         state.absmax = dequantize_blockwise(state.absmax, state.state2) + state.offset
         state.nested, state.state2, state.offset = False, None, None
 
 
-def dequantize(packed: Any, dtype: torch.dtype) -> torch.Tensor:
+def dequantize(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     """Return a projection's weights as a dense matrix.
 
     Args:
-        packed: A `Params4bit` of bitsandbytes.
+        layer: A `Linear4bit` of bitsandbytes.
         dtype: Of the result; the values are first rounded to the dtype that the base was loaded in.
 
     Returns:
@@ -169,5 +171,5 @@ def dequantize(packed: Any, dtype: torch.dtype) -> torch.Tensor:
     """
     from bitsandbytes.functional import dequantize_4bit
 
-    weight_OI: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
+    weight_OI: torch.Tensor = dequantize_4bit(layer.weight.data, layer.quant_state)
     return weight_OI.to(dtype)

@@ -7,7 +7,6 @@ instead of being recomputed in the backward pass (Chen et al. 2016, arXiv:1604.0
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -34,10 +33,6 @@ class MemoryItem:
     name: str
     bytes: float
     formula: str
-    is_sharded: bool = False
-    """Whether FSDP keeps only a part of it on each GPU."""
-    is_gathered: bool = False
-    """Whether FSDP gathers it to compute: a part of the layers' own weights."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +136,14 @@ class ModelDims:
             in_matmuls += self.queries + self.keys
         return self.matmul_bytes * in_matmuls + 4 * in_fp32 + self.family.dropouts * self.hidden
 
+    def layer_weight_bytes(self, base: BaseSettings) -> float:
+        """Return the bytes of the projections of all layers, without the scales of 4-bit ones.
+
+        Args:
+            base: How they are stored.
+        """
+        return self.projections * (self.matmul_bytes if base.quantization == "none" else 1 / 2)
+
     def score_bytes(self, row_tokens: float) -> float:
         """Return the bytes of attention scores that a layer keeps of a token, 0 with fused kernels.
 
@@ -162,6 +165,7 @@ def training_memory(
     rows: int,
     distributed: bool = False,
     head: HeadKind = "verdict",
+    shards: int = 1,
 ) -> list[MemoryItem]:
     """Return the parts of the peak of training.
 
@@ -175,10 +179,12 @@ def training_memory(
         distributed: Whether several processes train (DDP). In the first step the gradients of
             micro-batches are added up beside the buckets in which they are then averaged.
         head: What computes the log-odds.
+        shards: GPUs among which the layers of the base are divided, see `model/sharding.py`. Two
+            layers are gathered at a time: the one that is computed and the next one.
     """
     classes = 1 if head == "linear" else dims.vocabulary
     return [
-        *_base_items(dims, base),
+        *_base_items(dims, base, shards),
         *_adapter_items(dims.trained(lora.r, head), optim, distributed),
         *_activation_items(dims, base, lora, tokens, rows),
         MemoryItem(
@@ -188,39 +194,6 @@ def training_memory(
         ),
         MemoryItem("CUDA context and workspaces", CONTEXT_GB * 1e9, "assumed"),
     ]
-
-
-def sharded(items: Sequence[MemoryItem], gpus: int, layers: int) -> list[MemoryItem]:
-    """Return the parts of the peak where the weights of the layers are sharded (FSDP).
-
-    Each GPU keeps its share of the layers, the adapters, their gradients and the optimizer's state
-    (Zhao et al. 2023, arXiv:2304.11277), and gathers two layers at a time: the one that is computed
-    and the next one. Embeddings and head stay whole.
-
-    Args:
-        items: What `training_memory` returned.
-        gpus: That share the weights.
-        layers: Of the model.
-    """
-    base = gathered_bytes(items)
-    parts = []
-    for item in items:
-        if item.is_sharded:
-            item = replace(item, bytes=item.bytes / gpus, formula=f"({item.formula}) / {gpus}")
-        parts.append(item)
-    gathered = MemoryItem(
-        "two gathered layers", 2 * base / layers, f"2 / {layers} x {base / 1e9:.2f} GB of the base"
-    )
-    return [*parts, gathered]
-
-
-def gathered_bytes(items: Sequence[MemoryItem]) -> float:
-    """Return the bytes of the weights that FSDP gathers, whole or the share of one GPU.
-
-    Args:
-        items: The parts of a GPU's peak, before or after `sharded`.
-    """
-    return sum(item.bytes for item in items if item.is_gathered)
 
 
 def least_checkpointing(
@@ -260,41 +233,44 @@ def least_checkpointing(
     return bisect_right(range(1, tokens), budget, key=peak) or True
 
 
-def _base_items(dims: ModelDims, base: BaseSettings) -> list[MemoryItem]:
+def _base_items(dims: ModelDims, base: BaseSettings, shards: int) -> list[MemoryItem]:
     size, bits = dims.matmul_bytes, f"{8 * dims.matmul_bytes} bits"
-    others = MemoryItem(
-        f"embeddings, head, norms, biases in {bits}", size * dims.other, f"{dims.other:,} x {size}"
-    )
-    weights = f"{dims.projections:,} weights"
-    if base.quantization == "none":
-        formula = f"{weights} x {size}"
-        return [MemoryItem(f"base, {bits}", size * dims.projections, formula, True, True), others]
-    return [
-        MemoryItem("base, 4 bits", dims.projections / 2, f"{weights} / 2", True, True),
-        MemoryItem(
-            "base, scales",
-            4 * dims.projections / BLOCK,
-            f"weights / {BLOCK} x 4, expanded from double quantization",
-            True,
-            True,
-        ),
-        MemoryItem(
-            f"a projection in {bits}, for its matmuls",
-            size * dims.largest,
-            f"{dims.largest:,} x {size}",
-        ),
-        others,
-    ]
+    whole, is_quantized = dims.layer_weight_bytes(base), base.quantization != "none"
+    formula = f"{dims.projections:,} weights " + ("/ 2" if is_quantized else f"x {size}")
+    if shards > 1:
+        formula += f" / {shards}"
+    name = "base, 4 bits" if is_quantized else f"base, {bits}"
+    items = [MemoryItem(name, whole / shards, formula)]
+    if shards > 1:
+        formula = f"2 / {dims.layers} x {whole / 1e9:.2f} GB of the base"
+        items.append(MemoryItem("two gathered layers", 2 * whole / dims.layers, formula))
+    if is_quantized:
+        items.append(_scales(dims, expanded=shards == 1))
+        temporary = f"a projection in {bits}, for its matmuls"
+        items.append(MemoryItem(temporary, size * dims.largest, f"{dims.largest:,} x {size}"))
+    others = f"embeddings, head, norms, biases in {bits}"
+    return [*items, MemoryItem(others, size * dims.other, f"{dims.other:,} x {size}")]
+
+
+def _scales(dims: ModelDims, expanded: bool) -> MemoryItem:
+    """Of the 4-bit weights. Those of a sharded base stay whole and as they are stored: 8 bits, and
+    an fp32 scale for every 256 of them."""
+    blocks = dims.projections / BLOCK
+    if expanded:
+        formula = f"weights / {BLOCK} x 4, expanded from double quantization"
+        return MemoryItem("base, scales", 4 * blocks, formula)
+    formula = f"weights / {BLOCK} x (1 + 4 / 256), not expanded"
+    return MemoryItem("base, scales", (1 + 4 / 256) * blocks, formula)
 
 
 def _adapter_items(trained: int, optim: OptimSettings, distributed: bool) -> list[MemoryItem]:
     state = state_bytes(optim, trained)
     buckets = [MemoryItem("buckets of DDP for them", 4 * trained, f"{trained:,} x 4")]
     return [
-        MemoryItem("adapters in fp32", 4 * trained, f"{trained:,} x 4", True),
-        MemoryItem("their gradients in fp32", 4 * trained, f"{trained:,} x 4", True),
+        MemoryItem("adapters in fp32", 4 * trained, f"{trained:,} x 4"),
+        MemoryItem("their gradients in fp32", 4 * trained, f"{trained:,} x 4"),
         *(buckets if distributed else []),
-        MemoryItem(f"state of {optim.name}", state, f"{trained:,} x {state / trained:.3f}", True),
+        MemoryItem(f"state of {optim.name}", state, f"{trained:,} x {state / trained:.3f}"),
     ]
 
 

@@ -13,9 +13,7 @@ from mv_lightning.data.batching import packed_tokens
 from mv_lightning.planning.estimate import MARGIN
 from mv_lightning.planning.memory import (
     MemoryItem,
-    gathered_bytes,
     least_checkpointing,
-    sharded,
     training_memory,
 )
 from mv_lightning.planning.speed import (
@@ -28,7 +26,7 @@ from mv_lightning.planning.speed import (
 )
 from mv_lightning.schema import EncodedRows
 
-Strategy = Literal["one process", "DDP", "FSDP", "does not fit"]
+Strategy = Literal["one process", "DDP", "sharded base", "does not fit"]
 Tokens = Callable[[int], tuple[float, int]]
 """From the rows of a micro-batch to its packed tokens: the mean and the maximum."""
 
@@ -213,7 +211,8 @@ def choose(
 ) -> Choice:
     """Choose strategy and number of GPUs for a micro-batch: the fastest that fit.
 
-    The base is copied to every GPU (DDP) where it fits, and sharded (FSDP) where it does not.
+    The base is copied to every GPU (DDP) where it fits; where it does not, the GPUs of a machine
+    share a copy (`configs/fsdp.yaml`).
 
     Args:
         work: How much the phase computes.
@@ -226,16 +225,15 @@ def choose(
     largest, budget = work.tokens(micro_batch)[1], memory_budget(cluster)
 
     def on(strategy: Strategy, gpus: int) -> Choice:
-        items = memory_items(training, largest, micro_batch, checkpointing, strategy == "DDP")
-        if strategy == "FSDP":
-            items = sharded(items, gpus, training.dims.layers)
+        shards = min(gpus, cluster.gpus) if strategy == "sharded base" else 1
+        items = memory_items(training, largest, micro_batch, checkpointing, gpus > 1, shards)
         return _timed(work, training, cluster, items, micro_batch, checkpointing, strategy, gpus)
 
     copied = [on("DDP" if gpus > 1 else "one process", gpus) for gpus in counts]
     fitting = [choice for choice in copied if choice.peak_bytes <= budget]
     if not fitting:
-        shards = [on("FSDP", gpus) for gpus in counts if gpus > 1]
-        fitting = [choice for choice in shards if choice.peak_bytes <= budget]
+        divided = [on("sharded base", gpus) for gpus in counts if gpus > 1]
+        fitting = [choice for choice in divided if choice.peak_bytes <= budget]
     if not fitting:
         return replace(copied[0], strategy="does not fit")
     return min(fitting, key=lambda choice: choice.hours)
@@ -267,12 +265,25 @@ def largest_micro_batch(training: Training, cluster: Cluster, row_tokens: int) -
 
 
 def memory_items(
-    training: Training, tokens: int, rows: int, checkpointing: bool | int, distributed: bool
+    training: Training,
+    tokens: int,
+    rows: int,
+    checkpointing: bool | int,
+    distributed: bool,
+    shards: int = 1,
 ) -> list[MemoryItem]:
     """Return the parts of the peak memory, see `training_memory`."""
     base = replace(training.base, gradient_checkpointing=checkpointing)
     return training_memory(
-        training.dims, base, training.lora, training.optim, tokens, rows, distributed, training.head
+        training.dims,
+        base,
+        training.lora,
+        training.optim,
+        tokens,
+        rows,
+        distributed,
+        training.head,
+        shards,
     )
 
 
@@ -321,9 +332,10 @@ def _timed(
     device, parts = cluster.device, work.step_rows / micro_batch
     bandwidth = cluster.bytes_per_s(gpus)
     communicating = all_reduce_seconds(4 * training.trained, gpus, bandwidth)
-    if strategy == "FSDP":
-        passes = 3  # forward, recomputed, backward
-        gathering = all_gather_seconds(gpus * gathered_bytes(items), gpus, bandwidth)
+    if strategy == "sharded base":
+        passes, shards = 2, min(gpus, cluster.gpus)  # forward, then backward and recomputed
+        base = training.dims.layer_weight_bytes(training.base)
+        gathering = all_gather_seconds(base, shards, cluster.bytes_per_s(shards))
         communicating += parts * passes * gathering
     steps = work.steps(gpus)
     validations = -(-steps // work.eval_every) if work.validation_rows else 0

@@ -145,7 +145,8 @@ def refuse_strategy(strategy: Strategy) -> None:
         strategy: Of the trainer.
 
     Raises:
-        ValueError: It is neither one process nor DDP with processes that run the command.
+        ValueError: It is neither one process nor DDP, with a whole or a sharded base, with
+            processes that run the command.
     """
     name = type(strategy).__name__
     if isinstance(strategy, DDPStrategy):
@@ -160,13 +161,12 @@ def refuse_strategy(strategy: Strategy) -> None:
         return
     elif isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)):
         reason = (
-            "the state of bitsandbytes' 8-bit optimizer cannot be gathered into a checkpoint, "
-            "Lightning does not clip gradients by their norm there, and the process that saves the "
-            "adapters would have a part of them (docs/several_gpus.md)"
+            "it shards the adapters too, and the state of bitsandbytes' 8-bit optimizer cannot be "
+            "gathered into a checkpoint. trainer.strategy=sharded_base shards the frozen base only"
         )
     else:
         reason = "checkpoints and metrics were tested in one process and under DDP only"
     raise ValueError(
-        f"expected trainer.strategy=ddp or one process, got {name}: {reason}. Set "
-        "trainer.strategy=ddp, where every GPU holds the whole base"
+        f"expected trainer.strategy=ddp, sharded_base or one process, got {name}: {reason}. Set "
+        "ddp where the base fits into each GPU, sharded_base (configs/fsdp.yaml) where it does not"
     )

@@ -21,6 +21,7 @@ from mv_lightning.model.fingerprints import base_fingerprint, tokenizer_fingerpr
 from mv_lightning.model.linear_head import HeadKind
 from mv_lightning.model.precision import compute_dtype
 from mv_lightning.schema import UNLABELLED, Batch
+from mv_lightning.training.sharded_base import ShardedBaseStrategy
 from mv_lightning.training.stopping import planned_steps
 
 if TYPE_CHECKING:
@@ -146,6 +147,9 @@ class VerdictModule(pl.LightningModule):
             return
         _ = self.verdict_ids  # an unusable vocabulary must be refused before gigabytes are read
         device = self.trainer.strategy.root_device
+        dtype = compute_dtype(self.trainer.precision, device)
+        if isinstance(self.trainer.strategy, ShardedBaseStrategy):
+            device = torch.device("cpu")  # a GPU holds a part of it only
         init_from = Path(self.init_from) if self.init_from else None
         metadata = adapter_files.read_metadata(init_from) if init_from else None
         # Weights that are loaded below, or from a checkpoint, need no LoftQ initialisation.
@@ -154,9 +158,7 @@ class VerdictModule(pl.LightningModule):
         # The adapters are drawn from a generator state of their own, so that they do not depend on
         # how the base was made; nor does what is drawn later.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            model = self.load_base(
-                self.base_settings, compute_dtype(self.trainer.precision, device), device
-            )
+            model = self.load_base(self.base_settings, dtype, device)
             self._base_fingerprint = base_fingerprint(model)
             torch.manual_seed(torch.initial_seed() % 2**63)
             self.adapted = adapters.attach(model, lora, self.head)

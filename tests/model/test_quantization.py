@@ -33,14 +33,14 @@ def test_expanded_scales_leave_the_weights_as_they_are(
 ) -> None:
     for layer in tiny.modules():
         if isinstance(layer, Linear4bit):
-            before = dequantize(layer.weight, dtype)
-            expand_scales(layer.weight)
-            state = layer.weight.quant_state
+            before = dequantize(layer, dtype)
+            expand_scales(layer)
+            state = layer.quant_state
             assert not state.nested and state.absmax.dtype == torch.float32
             assert state.absmax.numel() == before.numel() // 64
-            assert torch.equal(dequantize(layer.weight, dtype), before)
-            expand_scales(layer.weight)
-            assert torch.equal(dequantize(layer.weight, dtype), before)
+            assert torch.equal(dequantize(layer, dtype), before)
+            expand_scales(layer)
+            assert torch.equal(dequantize(layer, dtype), before)
 
 
 def test_training_after_an_evaluation_pass_keeps_all_gradients(

@@ -16,11 +16,11 @@ from mv_lightning.model.activation_checkpointing import choose_checkpointing, st
 from mv_lightning.model.base import BaseSettings, load_base, load_config
 from mv_lightning.model.families import FAMILIES
 from mv_lightning.model.optim import OptimSettings
+from mv_lightning.model.quantization import Quantization
 from mv_lightning.planning.memory import (
     MemoryItem,
     ModelDims,
     least_checkpointing,
-    sharded,
     training_memory,
 )
 from mv_lightning.schema import Batch, Packing
@@ -174,15 +174,22 @@ def test_several_processes_hold_the_gradients_twice(dims: ModelDims) -> None:
     assert several - one == 4 * dims.trained(LORA.r)
 
 
-def test_shards_of_all_gpus_add_up_to_the_whole(dims: ModelDims) -> None:
-    whole = training_memory(dims, BaseSettings(), LORA, OPTIM, TOKENS, 2)
-    parts = sharded(whole, 4, LAYERS)
-    assert 4 * amount(parts, "base, ", "adapters", "their gradients", "state") == pytest.approx(
-        amount(whole, "base, ", "adapters", "their gradients", "state")
+@pytest.mark.parametrize(("quantization", "bits"), [("nf4", "4 bits"), ("none", "16 bits")])
+def test_only_the_weights_of_the_layers_are_divided(
+    dims: ModelDims, quantization: Quantization, bits: str
+) -> None:
+    whole, parts = (
+        training_memory(
+            dims, BaseSettings(quantization=quantization), LORA, OPTIM, TOKENS, 2, shards=shards
+        )
+        for shards in (1, 4)
     )
-    others = ("a projection", "embeddings", "inputs", "activations", "a layer's", "logits")
+    assert 4 * amount(parts, f"base, {bits}") == amount(whole, f"base, {bits}")
+    base = dims.projections / 2 if quantization == "nf4" else dims.projections * 2
+    assert amount(parts, "two gathered") == pytest.approx(base / LAYERS * 2)
+    others = ("a projection", "embeddings", "adapters", "their gradients", "state", "inputs")
+    others += ("activations", "a layer's", "logits")
     assert amount(parts, *others) == amount(whole, *others)
-    assert amount(parts, "two gathered") == pytest.approx(amount(whole, "base, ") / LAYERS * 2)
 
 
 @given(tokens=st.integers(1, 20_000), gigabytes=st.floats(0.001, 2))

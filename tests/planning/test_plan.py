@@ -86,12 +86,15 @@ def test_the_base_is_sharded_where_it_does_not_fit() -> None:
     assert one.recommended is None and one.configured.strategy == "does not fit"
     plan = plan_phase(WORK, LARGER, cluster("A100-40", gpus=8))
     choice = plan.recommended
-    assert choice is not None and choice.strategy == "FSDP" and plan.largest_micro_batch == 0
+    assert (
+        choice is not None and choice.strategy == "sharded base" and plan.largest_micro_batch == 0
+    )
     items = {item.name: item for item in choice.items}
     assert items["base, 4 bits"].bytes == pytest.approx(34e9 / choice.gpus)
-    assert items["two gathered layers"].bytes == pytest.approx(2 / 80 * 68e9 * (1 / 2 + 1 / 16))
-    assert not any("DDP" in name for name in items)
-    # Weights are gathered in each of three passes, beside the exchange of gradients.
+    assert items["two gathered layers"].bytes == pytest.approx(2 / 80 * 68e9 / 2)
+    assert items["base, scales"].bytes == pytest.approx(68e9 / 64 * (1 + 4 / 256))
+    assert any("DDP" in name for name in items)
+    # Weights are gathered in each of two passes, beside the exchange of gradients.
     copied = choose(WORK, TRAINING, cluster("A100-40", gpus=8), 1, True, [8])
     assert choice.communicating > copied.communicating
 

@@ -29,6 +29,7 @@ from mv_lightning.training.arguments import (
     refuse_strategy,
 )
 from mv_lightning.training.settings import LINKS
+from mv_lightning.training.sharded_base import ShardedBaseStrategy
 from tests.conftest import ROOT
 
 PHASE1 = str(ROOT / "configs/phase1.yaml")
@@ -93,8 +94,8 @@ def test_callbacks_that_cannot_work_are_refused_with_the_reason(
 )
 def test_strategies_that_cannot_work_are_refused(strategy: Strategy, reason: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"expected trainer\.strategy=ddp or one process, {reason}"
+        ValueError, match=rf"expected trainer\.strategy=ddp, sharded_base or one process, {reason}"
     ):
         refuse_strategy(strategy)
-    for supported in (DDPStrategy(), SingleDeviceStrategy("cpu")):
+    for supported in (DDPStrategy(), ShardedBaseStrategy(), SingleDeviceStrategy("cpu")):
         refuse_strategy(supported)

@@ -28,15 +28,15 @@ EXACT = (
 """fp32, so that the order of sums is all that differs; 26 rows make steps of 8, 8, 8 and 2."""
 
 
-def fit_args(base: Path, run: Path, world: int) -> list[str]:
+def fit_args(base: Path, run: Path, world: int, strategy: str = "ddp") -> list[str]:
     """Steps of 8 rows, in micro-batches of 1 x 2 rows each of four processes, and so on."""
     accumulate = ("--trainer.accumulate_grad_batches", str(4 // world))
-    options = [*tiny_options(base, run), *EXACT, *accumulate, *processes(world)]
+    options = [*tiny_options(base, run), *EXACT, *accumulate, *processes(world, strategy)]
     return ["fit", "--config", str(ROOT / "configs/phase1.yaml"), *options]
 
 
-def processes(world: int) -> list[str]:
-    return ["--trainer.devices", str(world), "--trainer.strategy", "ddp"] if world > 1 else []
+def processes(world: int, strategy: str) -> list[str]:
+    return ["--trainer.devices", str(world), "--trainer.strategy", strategy] if world > 1 else []
 
 
 def saved(phase: PhaseFolder, step: int) -> Callable[[], bool]:
@@ -74,23 +74,29 @@ def assert_equal(one: PhaseFolder, other: PhaseFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("world", "killed", "then"),
+    ("world", "killed", "then", "strategies"),
     [
-        (2, 1, 1),
-        pytest.param(2, 0, 4, marks=pytest.mark.slow),
-        pytest.param(4, 2, 2, marks=pytest.mark.slow),
+        (2, 1, 1, ("sharded_base", "ddp")),
+        pytest.param(2, 0, 4, ("ddp", "ddp"), marks=pytest.mark.slow),
+        pytest.param(4, 2, 2, ("ddp", "sharded_base"), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_process_ends_all_and_other_processes_go_on(
-    world: int, killed: int, then: int, straight: PhaseFolder, tiny_folder: Path, tmp_path: Path
+    world: int,
+    killed: int,
+    then: int,
+    strategies: tuple[str, str],
+    straight: PhaseFolder,
+    tiny_folder: Path,
+    tmp_path: Path,
 ) -> None:
     phase = PhaseFolder(tmp_path / "run", 1)
-    args = fit_args(tiny_folder, phase.run, world)
+    args = fit_args(tiny_folder, phase.run, world, strategies[0])
     statuses = fork_processes(args, world, tmp_path, (killed, saved(phase, 5)))
     assert statuses[killed] == KILLED and not phase.summary.exists()
     assert all(status == 1 for rank, status in enumerate(statuses) if rank != killed)
     assert named(tmp_path, min({0, 1} - {killed}), killed)
-    args = fit_args(tiny_folder, phase.run, then)
+    args = fit_args(tiny_folder, phase.run, then, strategies[1])
     if then == 1:
         main(args)
     else:
@@ -99,11 +105,11 @@ def test_a_killed_process_ends_all_and_other_processes_go_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize(("world", "strategy"), [(2, "ddp"), (4, "ddp"), (4, "sharded_base")])
 def test_several_processes_train_like_one(
-    world: int, straight: PhaseFolder, tiny_folder: Path, tmp_path: Path
+    world: int, strategy: str, straight: PhaseFolder, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    args = fit_args(tiny_folder, tmp_path / "run", world)
+    args = fit_args(tiny_folder, tmp_path / "run", world, strategy)
     assert fork_processes(args, world, tmp_path) == [0] * world
     phase = PhaseFolder(tmp_path / "run", 1)
     assert_equal(straight, phase)
@@ -112,21 +118,27 @@ def test_several_processes_train_like_one(
     assert max(imbalance) > 1  # of the last step, of two rows, at the latest
 
 
-@pytest.mark.parametrize(("killed", "then"), [(1, 1), pytest.param(0, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("killed", "then", "strategies"),
+    [
+        (1, 1, ("sharded_base", "ddp")),
+        pytest.param(0, 4, ("ddp", "sharded_base"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_prediction_that_lost_a_process_leaves_the_file_of_one(
-    killed: int, then: int, trained_phase: Path, tmp_path: Path
+    killed: int, then: int, strategies: tuple[str, str], trained_phase: Path, tmp_path: Path
 ) -> None:
     base = json.loads((trained_phase / "adapter/verifier.json").read_text())["base"]["name"]
     runs = [tmp_path / name for name in ("one", "several")]
 
-    def args(run: Path, world: int) -> list[str]:
+    def args(run: Path, world: int, strategy: str = "ddp") -> list[str]:
         shutil.copytree(trained_phase, run / "phase1", dirs_exist_ok=True)
         rows = ["--predict.source", "synthetic:90", "--data.eval_tokens", "700"]
-        options = [*tiny_options(Path(base), run), *rows, *processes(world)]
+        options = [*tiny_options(Path(base), run), *rows, *processes(world, strategy)]
         return ["predict", "--config", str(ROOT / "configs/phase1.yaml"), *options]
 
     main(args(runs[0], 1))
-    interrupted = args(runs[1], 2)
+    interrupted = args(runs[1], 2, strategies[0])
     statuses = fork_processes(
         interrupted, 2, tmp_path, (killed, lambda: batches_done(runs[1]) >= 4)
     )
@@ -135,7 +147,7 @@ def test_a_prediction_that_lost_a_process_leaves_the_file_of_one(
     if then == 1:
         main(args(runs[1], 1))
     else:
-        assert fork_processes(args(runs[1], then), then, tmp_path) == [0] * then
+        assert fork_processes(args(runs[1], then, strategies[1]), then, tmp_path) == [0] * then
     for name in ("submission.csv", "probabilities.csv"):
         one, several = ((run / name).read_bytes() for run in runs)
         assert one == several
@@ -170,12 +182,13 @@ def test_a_job_of_slurm_is_queued_again_when_its_time_is_over(
     assert options[5:9] == ["--trainer.num_nodes", "2", "--trainer.devices", "4"]
 
 
-def test_the_overlays_have_the_rows_of_the_report_in_a_step() -> None:
-    files = ("phase2", "h100", "ddp", "slurm")
+@pytest.mark.parametrize(("overlay", "strategy"), [("ddp", "ddp"), ("fsdp", "sharded_base")])
+def test_the_overlays_have_the_rows_of_the_report_in_a_step(overlay: str, strategy: str) -> None:
+    files = ("phase2", "h100", overlay, "slurm")
     configs = [arg for name in files for arg in ("--config", str(ROOT / f"configs/{name}.yaml"))]
     settings = parse(["fit", *configs])
     trainer = settings["trainer"]
     (slurm,) = trainer["plugins"]
-    assert trainer["strategy"] == "ddp" and slurm["init_args"]["auto_requeue"] is False
+    assert trainer["strategy"] == strategy and slurm["init_args"]["auto_requeue"] is False
     rows = settings["data"]["batch_size"] * trainer["accumulate_grad_batches"] * trainer["devices"]
     assert rows == 8
