@@ -106,7 +106,7 @@ def run(args: list[str]) -> None:
         loaded = load_predicted(values.predict.source, ids, values.predict.id_column)
         summary |= _compare(*loaded, log_odds_NM, fit, validation)
     average_N = fit.average(log_odds_NM)  # nan where a member has no score
-    write_predictions(RunFolder(options.out), ids, np.arange(len(ids)), average_N)
+    write_predictions(RunFolder(options.out), ids, average_N)
     write_versioned_json(options.out / SUMMARY_FILE, summary)
     _print_summary(summary)
     print(f"\n{len(files)} members, {len(log_odds_NM):,} rows; written to {options.out}")

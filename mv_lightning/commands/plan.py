@@ -266,8 +266,8 @@ def _advice(plan: PhasePlan, cluster: Cluster) -> str:
         return largest + "nothing fits: lower data.max_length or model.lora.r, or add memory"
     if choice.strategy == "sharded base":
         return (
-            f"{largest}trainer.strategy=sharded_base (configs/fsdp.yaml), because the base and one "
-            "row do not fit on one GPU"
+            "trainer.strategy=sharded_base (configs/fsdp.yaml), because beside a whole copy of the "
+            f"base a GPU has room for {most} of the {choice.micro_batch} rows, all recomputed"
         )
     if choice.gpus == cluster.size == 1:
         return largest + "one process, because there is one device"

@@ -1,8 +1,8 @@
 """Divides the frozen weights of a base model's layers among processes.
 
 Zhao et al. 2023 (arXiv:2304.11277), as PyTorch's `fully_shard` implements it (FSDP 2). The adapters
-stay whole in every process: they are a hundredth of the base, and optimizer, clipping and
-checkpoints remain those of plain data parallelism.
+stay whole in every process, so that optimizer, clipping and checkpoints remain those of plain data
+parallelism.
 """
 
 from __future__ import annotations
