@@ -12,7 +12,7 @@ from mv_lightning.atomic import atomic_file
 from mv_lightning.model.base import BaseSettings, load_tokenizer
 from mv_lightning.schema import LABEL_COLUMN
 
-MAX_TOKENS = 140
+MAX_TOKENS = 120
 """Of question and solution together, without the prompt around them."""
 
 
