@@ -5,9 +5,8 @@
 
 `--rows`: a Parquet file of as many rows of the contest's length is read and checked, divided into
 splits in three ways, and their manifest written and read; in the last way the splits take three
-fifths of the rows. `--predicted`: short rows, from the file to the CSV, with random numbers in
-place of the model's. `--with-model`: as many short rows as `predict` does it, with the tiny model
-of the tests.
+fifths of the rows. `--predicted`: `predict` of short rows, with random numbers in place of the
+forward passes. `--with-model`: the same with the tiny model of the tests.
 
 Every size runs in a process of its own, which may not allocate more than `--limit-gb`. Memory is
 what the process itself holds (`RssAnon` of Linux, sampled). Mapped pages of files are not counted:
@@ -27,11 +26,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.measure import record
+
+if TYPE_CHECKING:
+    from mv_lightning.schema import Batch
 
 PHASES, PHASE_ROWS, TEST_ROWS = 3, 20_000, 1_000
 SEED_ROWS = 2_000
@@ -162,57 +165,45 @@ def split_rows(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def predicted_rows(folder: Path, rows: int) -> dict[str, Any]:
-    """Do all of a prediction of the file in `folder` but the forward passes."""
-    from mv_lightning.artifacts.layout import RunFolder
-    from mv_lightning.artifacts.prediction_journals import PredictionJournals
-    from mv_lightning.artifacts.predictions import write_predictions
-    from mv_lightning.data.batching import EVAL_TOKENS, evaluation_micro_batches
-    from mv_lightning.data.prompts import load_prompt
-    from mv_lightning.data.sources import load_source
-    from mv_lightning.model.base import BaseSettings, load_tokenizer
-    from mv_lightning.testing import save_tiny_base
-    from mv_lightning.training.split_encoding import SplitEncoder
+    """Predict the file in `folder` with random numbers in place of the forward passes."""
+    import torch
 
-    save_tiny_base(folder / "base")
-    tokenizer = load_tokenizer(BaseSettings(name=str(folder / "base")))
-    encoder = SplitEncoder(load_prompt("answer_only"), tokenizer, 2048, folder, True, False)
-    run = RunFolder(folder / "run")
-    usage = Usage()
-    with usage.stage("read and check"):
-        source = load_source(str(folder / "rows.parquet"), labelled=None)
-        ids = source.ids
-    with usage.stage("tokenise and store"):
-        encoded = encoder.encode("predict", source, np.arange(rows)).encoded
-    with usage.stage("micro-batches"):
-        micro_batches = evaluation_micro_batches(encoded, EVAL_TOKENS)
-    with usage.stage("journal"):
-        rng = np.random.default_rng(0)
-        journals = PredictionJournals(run, {})
-        journal = journals.open(0)
-        for micro_batch in micro_batches:
-            indices_B = np.array(micro_batch.indices)
-            log_odds = rng.normal(size=len(indices_B)).tolist()
-            rows_B = encoded.rows_N[indices_B].tolist()
-            journal.append({"rows": rows_B, "log_odds": log_odds, "seconds": 0.0})
-        journal.close()
-    with usage.stage("files"):
-        write_predictions(run, ids, *journals.log_odds())
-    return usage.report()
+    from mv_lightning.training.module import VerdictModule
+
+    rng = torch.Generator().manual_seed(0)
+
+    def predict_step(module: VerdictModule, batch: Batch, batch_idx: int) -> Any:
+        return batch.rows_B, torch.randn(len(batch.rows_B), generator=rng), []
+
+    with patch.object(VerdictModule, "predict_step", predict_step):
+        return _predict(folder, _options(folder), "none")
 
 
 def model_rows(folder: Path, rows: int) -> dict[str, Any]:
     """Predict the file in `folder` with a tiny model."""
     from mv_lightning.cli import main
+
+    options = _options(folder)
+    main(["fit", "--config", "configs/phase1.yaml", *options, "--trainer.max_steps", "1"])
+    return _predict(folder, options, str(folder / "run" / "phase1" / "adapter"))
+
+
+def _options(folder: Path) -> list[str]:
     from mv_lightning.testing import save_tiny_base, tiny_options
 
     save_tiny_base(folder / "base")
-    options = [*tiny_options(folder / "base", folder / "run"), "--data.prompt", "answer_only"]
-    main(["fit", "--config", "configs/phase1.yaml", *options, "--trainer.max_steps", "1"])
-    adapter = ["--model.init_from", str(folder / "run" / "phase1" / "adapter")]
-    source = ["--predict.source", str(folder / "rows.parquet"), "--predict.calibrate", "false"]
+    prompt = ["--data.prompt", "answer_only", "--data.max_length", "2048"]
+    return [*tiny_options(folder / "base", folder / "run"), *prompt]
+
+
+def _predict(folder: Path, options: list[str], adapter: str) -> dict[str, Any]:
+    from mv_lightning.cli import main
+
+    rows = ["--predict.source", str(folder / "rows.parquet"), "--predict.calibrate", "false"]
     usage = Usage()
     with usage.stage("predict"):
-        main(["predict", "--config", "configs/predict.yaml", *options, *adapter, *source])
+        command = ["predict", "--config", "configs/predict.yaml", "--model.init_from", adapter]
+        main([*command, *options, *rows])
     return usage.report()
 
 

@@ -7,7 +7,6 @@ follows.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
@@ -64,14 +63,16 @@ class PredictionJournals:
                     f"renamed to {rename_existing(path)} and is not used"
                 )
 
-    def log_odds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the predicted rows, int64 [M] ascending, and their log-odds, float64 [M]."""
-        rows, log_odds = array("q"), array("d")
+    def log_odds(self, rows: int) -> np.ndarray:
+        """Return the log-odds of the source's rows: float64 [N], nan where there are none.
+
+        Args:
+            rows: Rows of the source, N.
+        """
+        log_odds_N = np.full(rows, np.nan)
         for batch in self._batches():
-            rows.extend(batch["rows"])
-            log_odds.extend(batch["log_odds"])
-        rows_M, places_M = np.unique(np.array(rows), return_index=True)
-        return rows_M, np.array(log_odds)[places_M]
+            log_odds_N[batch["rows"]] = batch["log_odds"]
+        return log_odds_N
 
     def texts(self) -> Iterator[tuple[int, str]]:
         """Yield each predicted row with its generated text."""

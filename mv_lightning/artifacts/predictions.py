@@ -14,7 +14,6 @@ from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.row_ids import match_ids
 from mv_lightning.atomic import atomic_file
 from mv_lightning.data.sources import Source, load_source
-from mv_lightning.formatting import shorten
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.numerics import sigmoid
 from mv_lightning.schema import LABEL_COLUMN
@@ -89,7 +88,6 @@ def verdicts(log_odds_N: np.ndarray, threshold: float) -> np.ndarray:
 def write_predictions(
     folder: RunFolder,
     ids: Sequence[str],
-    rows_N: np.ndarray,
     log_odds_N: np.ndarray,
     threshold: float = 0.0,
     sample: SampleSubmission | None = None,
@@ -102,26 +100,11 @@ def write_predictions(
 
     Args:
         folder: The run's folder.
-        ids: The IDs of the source's rows, in source order.
-        rows_N: int64 [N], the source rows that were predicted, in any order.
+        ids: The IDs of the source's N rows, in source order.
         log_odds_N: float64 [N], log P(True) - log P(False) of each; nan for no score.
         threshold: Log-odds above it are a verdict of True.
         sample: What the contest expects.
-
-    Raises:
-        ValueError: The rows predicted are not exactly those of the source.
     """
-    every_row_N = np.arange(len(ids))
-    order_N = np.argsort(rows_N)
-    if not np.array_equal(rows_N[order_N], every_row_N):
-        missing = np.setdiff1d(every_row_N, rows_N).tolist()
-        unknown = np.setdiff1d(rows_N, every_row_N).tolist()
-        raise ValueError(
-            f"expected a prediction for each of {len(ids):,} rows, got {len(rows_N):,}. Rows "
-            f"without one: {shorten(missing) or 'none'}; rows that the source does not have: "
-            f"{shorten(unknown) or 'none'}. Nothing was written. Run predict again"
-        )
-    log_odds_N = log_odds_N[order_N]
     probabilities = (ID_COLUMN, "probability", "log_odds")
     _write_csv(folder.probabilities, probabilities, ids, sigmoid(log_odds_N), log_odds_N)
     verdicts_N = verdicts(log_odds_N, threshold)

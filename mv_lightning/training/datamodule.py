@@ -151,7 +151,7 @@ class VerdictDataModule(pl.LightningDataModule):
         """The rows to predict, with their labels if the source has useful ones."""
         self._source: Source | None = None
         self._drawn: Splits | None = None
-        self._predicted_M = np.empty(0, dtype=np.int64)
+        self._predicted_N: np.ndarray | None = None
         self._error: Exception | None = None
         self._row_ends: tuple[tuple[int, ...], ...] = ()
 
@@ -266,16 +266,18 @@ class VerdictDataModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Return the rows to predict, longest first, without those that are predicted already."""
-        rows_N = self.splits["predict"].encoded.rows_N
-        return self._evaluation_loader("predict", np.isin(rows_N, self._predicted_M))
+        done_N = self._predicted_N
+        if done_N is not None:
+            done_N = done_N[self.splits["predict"].encoded.rows_N]
+        return self._evaluation_loader("predict", done_N)
 
-    def exclude_from_prediction(self, rows_M: np.ndarray) -> None:
+    def exclude_from_prediction(self, predicted_N: np.ndarray) -> None:
         """Leave rows out of `predict_dataloader`.
 
         Args:
-            rows_M: int64 [M], row numbers of the source that an interrupted prediction has stored.
+            predicted_N: bool [N], whether an interrupted prediction has stored the source's row.
         """
-        self._predicted_M = rows_M
+        self._predicted_N = predicted_N
 
     def write_manifest(self) -> None:
         """Write which rows were drawn for which split into the phase's folder."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mv_lightning.artifacts.predictions import (
     write_predictions,
 )
 from mv_lightning.atomic import Journal
+from mv_lightning.formatting import shorten
 from mv_lightning.hashing import sha256_file
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.model.generate import find_verdict
@@ -89,7 +89,7 @@ class PredictionWriter(pl.Callback):
         data = trainer.datamodule
         if trainer.is_global_zero:
             self._lock.acquire()
-        rows = len(data.splits["predict"].encoded)
+        rows = len(data.predict_rows.table)
         if self._settings.sample_submission is not None:
             path = Path(self._settings.sample_submission).expanduser()
             self._sample = read_sample_submission(path, data.predict_rows.ids)
@@ -103,19 +103,20 @@ class PredictionWriter(pl.Callback):
             "predict_mode": pl_module.predict_mode,
         }
         self._journals = PredictionJournals(self._folder, identity)
-        stored_N = np.empty(0, dtype=np.int64)
+        stored_N = np.zeros(rows, dtype=bool)
         if trainer.is_global_zero:
             self._journals.rename_others()
-            stored_N, _ = self._journals.log_odds()
-            if len(stored_N):
-                print(
-                    f"{self._folder.path}: {len(stored_N):,} of {rows:,} rows were predicted "
-                    "before the interruption; resuming with the others"
-                )
+            stored_N = ~np.isnan(self._journals.log_odds(rows))
         # No process appends before all have this, so no line was being written while it was read.
         stored_N = trainer.strategy.broadcast(stored_N)
         data.exclude_from_prediction(stored_N)
-        self._rows_before = len(stored_N)
+        self._rows_before = int(stored_N.sum())
+        if self._rows_before and trainer.is_global_zero:
+            print(
+                f"{self._folder.path}: {self._rows_before:,} of "
+                f"{len(data.splits['predict'].encoded):,} rows were predicted before the "
+                "interruption; resuming with the others"
+            )
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open this process's journal."""
@@ -166,27 +167,19 @@ class PredictionWriter(pl.Callback):
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule.predict_rows
-        rows_N, raw_N = self._journals.log_odds()
+        log_odds_N = self._journals.log_odds(len(data.table))
         # Rows that do not fit were left out of the split.
-        encoded = trainer.datamodule.splits["predict"].encoded
-        limit = trainer.limit_predict_batches
-        if len(rows_N) < len(encoded) and (isinstance(limit, int) or limit < 1.0):
-            print(
-                f"{len(rows_N):,} of {len(encoded):,} rows are predicted and stored, as "
-                f"trainer.limit_predict_batches={limit} says; the same command without it predicts "
-                "the others and writes the files"
-            )
+        rows_M = trainer.datamodule.splits["predict"].encoded.rows_N
+        left = rows_M[np.isnan(log_odds_N[rows_M])].tolist()
+        if left:
+            self._check_limit(left, len(rows_M), trainer.limit_predict_batches)
             return
-        questions_N = data.question_ids_N[rows_N]
-        decision = decide(raw_N, self._calibration, self._stored, self._settings, questions_N)
-        missing_N = np.setdiff1d(np.arange(len(data.ids)), encoded.rows_N)
-        rows_N = np.concatenate([rows_N, missing_N])
-        log_odds_N = np.concatenate([decision.log_odds_N, np.full(len(missing_N), math.nan)])
-        write_predictions(
-            self._folder, data.ids, rows_N, log_odds_N, decision.threshold, self._sample
-        )
+        settings = (self._calibration, self._stored, self._settings)
+        decision = decide(log_odds_N[rows_M], *settings, data.question_ids_N[rows_M])
+        log_odds_N[rows_M] = decision.log_odds_N
+        write_predictions(self._folder, data.ids, log_odds_N, decision.threshold, self._sample)
         summary: dict[str, Any] = {
-            "rows": len(rows_N),
+            "rows": len(log_odds_N),
             "rows_before_interruption": self._rows_before,
             "seconds": self._journals.seconds(),
             "peak_memory_gb": peak_memory_gb(pl_module.device),
@@ -195,6 +188,7 @@ class PredictionWriter(pl.Callback):
             **decision.summary,
         }
         notes = ""
+        missing_N = np.flatnonzero(np.isnan(log_odds_N))
         if len(missing_N):
             summary["missing"] = {
                 "rows": len(missing_N),
@@ -205,18 +199,18 @@ class PredictionWriter(pl.Callback):
                 f", {len(missing_N):,} of them too long for a score and taken as {MISSING_VERDICT}"
             )
         if pl_module.predict_mode == "generate":
-            malformed = summary["malformed"] = self._malformed(len(raw_N))
+            malformed = summary["malformed"] = self._malformed(len(rows_M))
             share = f"{malformed['share']:.1%}"
             notes += f", {malformed['rows']:,} ({share}) without a verdict and taken as False"
         if data.labels_N is not None:
-            correct_N = verdicts(log_odds_N, decision.threshold) == data.labels_N[rows_N]
+            correct_N = verdicts(log_odds_N, decision.threshold) == data.labels_N
             summary["accuracy"] = float(correct_N.mean())
             notes += f", accuracy {summary['accuracy']:.3f}"
         write_versioned_json(self._folder.prediction_summary, summary)
         self._journals.delete()
         for message in decision.messages:
             print(message)
-        print(f"{len(rows_N):,} rows predicted{notes}: {self._folder.submission}")
+        print(f"{len(log_odds_N):,} rows predicted{notes}: {self._folder.submission}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the folder back."""
@@ -230,6 +224,20 @@ class PredictionWriter(pl.Callback):
             f"the log-odds of the source rows {rows} are not finite. Check these rows and the "
             f"adapter ({self._weights}). If trainer.precision is 16-mixed, it may overflow: try "
             "bf16-mixed or 32-true"
+        )
+
+    def _check_limit(self, left: list[int], rows: int, limit: int | float) -> None:
+        """Say that rows are left because the user limited the batches, or fail."""
+        if isinstance(limit, float) and limit == 1.0:
+            raise ValueError(
+                f"expected a prediction of each of {rows:,} rows, got none of {len(left):,} in "
+                f"{self._folder.path}: {shorten(left)}. Nothing was written. Let all processes "
+                "write to the same folder, and run predict again"
+            )
+        print(
+            f"{rows - len(left):,} of {rows:,} rows are predicted and stored, as "
+            f"trainer.limit_predict_batches={limit} says; the same command without it predicts "
+            "the others and writes the files"
         )
 
     def _malformed(self, rows: int) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def test_predicted_rows_are_matched_by_id_and_those_without_a_score_left_out(
     order = [3, 5, 0, 6, 2, 1, 4]
     log_odds_N = np.array([LOG_ODDS[row] for row in order])
     ids = [f"r{row}" for row in order]
-    write_predictions(RunFolder(tmp_path), ids, np.arange(len(ids)), log_odds_N)
+    write_predictions(RunFolder(tmp_path), ids, log_odds_N)
     predictions = read_predictions(tmp_path / "probabilities.csv")
     solutions = predicted_solutions(predictions, source)
     kept = [3, 0, 6, 2, 1, 4]

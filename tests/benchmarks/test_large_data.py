@@ -19,5 +19,6 @@ def test_rows_are_different_and_all_predicted(tmp_path: Path) -> None:
     assert counts["duplicates"] == 0 and counts["distinct_questions"] <= 17_500
     write_rows(tmp_path / "rows.parquet", 1_200, lines=0)
     report = predicted_rows(tmp_path, 1_200)
-    assert len(read_predictions(tmp_path / "run" / "probabilities.csv").ids) == 1_200
+    written = tmp_path / "run" / "untrained" / "probabilities.csv"
+    assert len(read_predictions(written).ids) == 1_200
     assert 0 < report["peak_mb"] <= report["resident_mb"]

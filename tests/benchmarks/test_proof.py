@@ -259,7 +259,7 @@ def test_the_stack_is_that_of_the_command(proof: TinyProof, tmp_path: Path) -> N
 def test_a_row_without_a_probability_is_not_scored(proof: TinyProof, tmp_path: Path) -> None:
     folder = ProofFolder(proof.runs, "tiny")
     prediction = RunFolder(tmp_path)
-    write_predictions(prediction, ["0", "1"], np.arange(2), np.array([1.0, math.nan]))
+    write_predictions(prediction, ["0", "1"], np.array([1.0, math.nan]))
     with pytest.raises(ValueError, match="expected a probability for every row, got none for 1 "):
         scoring.score_prediction(
             prediction, folder.scored_rows("gsm8k"), folder.phase, folder.training_rows

@@ -19,7 +19,7 @@ from tests.conftest import REAL_DATA, needs_real_data
 
 def predicted(folder: Path, log_odds_N: np.ndarray) -> str:
     ids = list(map(str, range(len(log_odds_N))))
-    write_predictions(RunFolder(folder), ids, np.arange(len(ids)), log_odds_N)
+    write_predictions(RunFolder(folder), ids, log_odds_N)
     return str(folder / "probabilities.csv")
 
 

@@ -35,7 +35,7 @@ def labels_N() -> np.ndarray:
 
 def leave_prediction(folder: Path, odds_N: np.ndarray) -> None:
     ids = list(map(str, range(len(odds_N))))
-    write_predictions(RunFolder(folder), ids, np.arange(len(ids)), odds_N)
+    write_predictions(RunFolder(folder), ids, odds_N)
 
 
 def read_log_odds(file: Path) -> np.ndarray:
