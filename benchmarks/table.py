@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.measure import RESULTS
 from benchmarks.proof.tables import best_verifier
 from benchmarks.proof.tables import markdown as proof
+from benchmarks.small_scale.tables import comparisons, tuned
 from mv_lightning.atomic import atomic_file
 
 ROOT = Path(__file__).parents[1]
@@ -339,6 +340,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "summary": summary,
     "speed": speed,
     "proof": lambda results: proof(results / "proof"),
+    "comparisons": lambda results: comparisons(results / "comparisons"),
+    "tune": lambda results: tuned(results / "comparisons"),
 }
 """By the name in the markers."""
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from mv_lightning.artifacts.evaluations import read_evaluated, read_metrics
 from mv_lightning.artifacts.layout import PhaseFolder, StudyFolder
-from mv_lightning.artifacts.phase_results import load_rows, read_phase, read_summary
+from mv_lightning.artifacts.phase_results import load_rows, read_phase
 from mv_lightning.atomic import read_json
 from mv_lightning.experiments.grid import Grid
 from mv_lightning.experiments.results import CellResult
@@ -64,8 +64,10 @@ def _cell_result(cell: CellResult) -> dict[str, Any]:
     for result, run in zip(cell.runs, values["runs"], strict=True):
         del run["folder"]
         del run["first_evaluation_loss"], run["last_evaluation_loss"]
-        summary = read_summary(result.run.phase)
-        run |= {name: summary[name] for name in _COUNTS}
+        phase = read_phase(result.run.phase.path)
+        run |= {name: phase.summary[name] for name in _COUNTS}
+        drawn = phase.manifest["splits"]["train_1"]
+        run["true_share"] = drawn["true"] / drawn["rows"]
         run["test_rows"] = len(result.rows.rows_N)
         run["test_questions"] = len(np.unique(result.evaluated.question_ids_N))
     return values
