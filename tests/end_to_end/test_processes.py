@@ -45,6 +45,7 @@ def two(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> PhaseFol
     return fit(tiny_folder, tmp_path_factory.mktemp("two"), *EXACT, *TWO)
 
 
+@pytest.mark.slow  # tests/training/test_processes.py compares them in every run
 def test_two_processes_train_like_one_with_twice_the_batch(
     two: PhaseFolder, tiny_folder: Path, tmp_path: Path
 ) -> None:
