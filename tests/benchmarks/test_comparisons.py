@@ -22,7 +22,7 @@ from mv_lightning.experiments.grid import read_grid
 from mv_lightning.experiments.option_files import option_args, shared_args
 from mv_lightning.experiments.search_space import read_space
 from mv_lightning.model.base import BaseSettings, load_tokenizer
-from mv_lightning.training.cli import parse
+from mv_lightning.training.cli import parse_all
 
 
 def test_short_rows_are_kept_unchanged_and_in_order(
@@ -102,21 +102,28 @@ def test_every_cell_is_in_a_table_and_every_setting_in_the_grid() -> None:
     shown = [dict(row.options) for row in (*TABLE_1, *TABLE_2) if row.options]
     assert all(options in cells for options in shown)
     assert all(cell in shown for cell in cells if cell != grid.reference.options)
-    changed = {name: value for cell in grid.cells for name, value in cell.options.items()}
+
+
+def test_the_settings_of_the_grid_and_of_the_search_exist() -> None:
+    grid, space = read_grid(comparisons.GRID), read_space(comparisons.SPACE)
     common = ["fit", *shared_args(grid.base, grid.options, [])]
-    reference = parse([*common, *option_args(grid.reference.options)])
-    assert reference == parse(common)
-    settings = parse([*common, *option_args(changed)])
-    assert settings["data"]["splits"]["balance"] is False
-    rows = settings["trainer"]["max_steps"] * settings["data"]["batch_size"]
-    assert rows <= SplitPlan(**settings["data"]["splits"]).train_rows
-
-
-def test_the_search_begins_with_the_settings_of_the_report() -> None:
-    space = read_space(comparisons.SPACE)
-    first = space.first_trial(parse(["fit"]))
+    changed = {name: value for cell in grid.cells for name, value in cell.options.items()}
+    searched = ["fit", *shared_args(space.base, space.options, [])]
+    defaults, base, reference, last, trial = parse_all(
+        [
+            ["fit"],
+            common,
+            [*common, *option_args(grid.reference.options)],
+            [*common, *option_args(changed)],
+            [*searched, *option_args(space.corners()[0])],
+        ]
+    )
+    assert reference == base != last
+    rows = last["trainer"]["max_steps"] * last["data"]["batch_size"]
+    assert rows <= SplitPlan(**last["data"]["splits"]).train_rows
+    assert trial["data"]["splits"]["test_rows"] > 0
+    first = space.first_trial(defaults)
     assert (first["model.lora.r"], first["model.lora.alpha"]) == (128, 128)
-    assert first["model.optim.lr"] == 1e-4
 
 
 def metric(value: float) -> dict[str, Any]:
