@@ -39,7 +39,7 @@ class Spread:
 
     @property
     def detectable(self) -> float:
-        """The smallest difference of two single runs of different seeds that is beyond chance (95
+        """From which difference on two single runs with different seeds differ beyond chance (95
         %)."""
         return 1.96 * math.sqrt(2) * self.within_cells
 
@@ -55,7 +55,6 @@ def grid_result(grid: Grid, cells: Sequence[CellResult]) -> dict[str, Any]:
         "reference": grid.reference.label,
         "cells": [_cell_result(cell) for cell in cells],
         "spread": _spreads(grid, cells),
-        "expected_spread": test_rows_error(cells),
     }
 
 
@@ -111,19 +110,6 @@ def seed_spread(values: Mapping[str, Mapping[int, float]], reference: str) -> Sp
     if not of_differences or not np.isfinite(within).all():
         return None
     return Spread(math.sqrt(float(np.mean(within))), math.sqrt(float(np.mean(of_differences))))
-
-
-def test_rows_error(cells: Sequence[CellResult]) -> float:
-    """Return the mean standard error of an accuracy that drawing the test rows alone explains.
-
-    Args:
-        cells: The results.
-    """
-    errors = []
-    for cell in cells:
-        for run in cell.runs:
-            errors.append(accuracy_error(run.values["accuracy"], len(run.rows.rows_N)))
-    return float(np.mean(errors))
 
 
 def accuracy_error(accuracy: float, rows: int) -> float:

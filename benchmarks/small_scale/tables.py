@@ -102,12 +102,16 @@ def _compared(rows: Sequence[Comparison], result: Mapping[str, Any]) -> Table:
     for row in rows:
         cell = cells.get(_key(row.options)) if row.options else reference
         if cell is None:
-            lines.append((row.setting, row.report, *["not run"] * 5))
+            lines.append((row.setting, row.report, "0", *["not run"] * 2 * len(_SHOWN)))
             continue
-        metrics = [_text(cell["means"][name]) for name in _SHOWN]
-        differences = [_text(cell["differences"].get(name), True) for name in list(_SHOWN)[:2]]
-        lines.append((row.setting, row.report, *metrics, *differences))
-    head = ("setting", "report, %", *_SHOWN.values(), "accuracy - reference", "AUROC - reference")
+        metrics = []
+        for name in _SHOWN:
+            difference = cell["differences"].get(name)
+            metrics += [_text(cell["means"][name]), _text(difference, signed=True)]
+        lines.append((row.setting, row.report, str(len(cell["runs"])), *metrics))
+    head = ["setting", "report, %", "seeds"]
+    for title in _SHOWN.values():
+        head += [title, "difference"]
     return Table(head, lines)
 
 
@@ -125,7 +129,12 @@ def _spread(result: Mapping[str, Any]) -> Table:
         rows.append(
             (f"accuracy by {rows_count:,} test rows alone, {what}", f"{error:.3f}", "", least)
         )
-    head = ("standard deviation of", "one run", "difference of paired runs", "two runs differ from")
+    head = (
+        "standard deviation",
+        "of a run",
+        "of a difference on the same rows",
+        "two runs differ beyond chance from",
+    )
     return Table(head, rows)
 
 
