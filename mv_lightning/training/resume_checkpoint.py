@@ -126,7 +126,9 @@ class ResumeCheckpoint(pl.Callback):
 
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            # Unless there was an exception, Lightning has restored what was there before its own.
+            if signal.getsignal(number) == self._remember:
+                signal.signal(number, handler)
         self._handlers = {}
 
     def on_save_checkpoint(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +21,8 @@ from mv_lightning.model.adapter_files import WEIGHTS
 from mv_lightning.testing import run_forked, tiny_options
 from mv_lightning.training import sharing
 from mv_lightning.training.cli import run
+from mv_lightning.training.module import VerdictModule
+from mv_lightning.training.resume_checkpoint import STOP_SIGNALS
 from mv_lightning.training.sharing import SharedResources
 from tests.conftest import ROOT
 
@@ -64,7 +68,11 @@ def test_nothing_leaks_from_one_run_into_the_next(
     run_forked(["test", *args[1:], *TEST_OPTIONS], tmp_path / "log.txt")
 
     resources = SharedResources(tmp_path / "tokens", tmp_path / "summaries")
+    handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
     run(fit_args(tiny_folder, tmp_path / "before", *other), resources)
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == handlers
+    gc.collect()
+    assert not any(type(value) is VerdictModule for value in gc.get_objects())
     args = fit_args(tiny_folder, shared.run, *compared)
     run(args, resources)
     run(["test", *args[1:], *TEST_OPTIONS], resources)
