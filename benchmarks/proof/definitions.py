@@ -80,6 +80,7 @@ RUNS: Mapping[str, Run] = {
     "0.5b-4000": Run(_HALF, _MIXED),
     "135m-gsm8k": Run(BUNDLED, {"gsm8k": None}),
     "135m-untrained": Run(BUNDLED),
+    "135m-1200-pairs": Run(BUNDLED, {"gsm8k": 1_200}, pair_weight=1.0),
     "0.5b-gsm8k-pairs": Run(_HALF, {"gsm8k": None}, pair_weight=1.0),
     "0.5b-1200-pairs": Run(_HALF, {"gsm8k": 1_200}, pair_weight=1.0),
     "0.5b-1600-pairs-5e-4": Run(_HALF, {"gsm8k": 1_600}, pair_weight=1.0, lr=5e-4),
