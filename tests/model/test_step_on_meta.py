@@ -63,6 +63,7 @@ def meta_model(layers: int) -> PeftModel:
         for module in model.modules():
             if isinstance(module, Linear4bit):
                 module.weight = packed_weight(module)
+                module.quant_state = module.weight.quant_state
         return adapters.attach(model, adapters.LoraSettings()).train()
 
 
