@@ -14,11 +14,7 @@ from mv_lightning.artifacts.adapter_location import adapter_folder
 from mv_lightning.artifacts.calibrations import load_calibration
 from mv_lightning.data.batching import EVAL_TOKENS, PackedRows, evaluation_micro_batches
 from mv_lightning.data.completions import Messages, completion_rows, extract_answer
-from mv_lightning.data.encoding import (
-    RowsTooLong,
-    encode_rows,
-    verdict_token_ids,
-)
+from mv_lightning.data.encoding import RowsTooLong, encode_rows, verdict_token_ids
 from mv_lightning.data.prompts import Prompt, prompt_from_metadata
 from mv_lightning.data.rows import Rows, text_columns
 from mv_lightning.data.summaries import Summarizer

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.small_scale.results import accuracy_error
+from mv_lightning.atomic import read_json
 from mv_lightning.experiments.report import interval_text
 from mv_lightning.metrics.comparison import Interval
 from mv_lightning.reporting.blocks import Table
@@ -151,4 +152,4 @@ def _text(value: Mapping[str, Any] | None, signed: bool = False) -> str:
 
 def _read(folder: Path, name: str) -> Any:
     path = folder / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None

@@ -36,15 +36,20 @@ def shard_layers(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     for layer in model.layers:
         for module in layer.modules():
             if getattr(module, "quant_state", None) is not None:
-                # What `fully_shard` divides would be copied as a weight to be quantized once more.
+                # Plain bytes, as what `fully_shard` gathers into is no `Params4bit` either. The
+                # scales are read from the layer.
                 module.weight = Parameter(module.weight.data, requires_grad=False)
                 module.quant_state.to(mesh.device_type)
         trained = {parameter for parameter in layer.parameters() if parameter.requires_grad}
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
-    # The layers begin to gather while the one before computes only below a common root.
+    # With a common root, a layer is gathered while the one before it is computed.
     fully_shard(model, mesh=mesh, ignored_params=set(model.parameters()))
 
 
 def sharded_names(module: Module) -> list[str]:
-    """Return the names of the parameters that are divided among processes."""
+    """Return the names of the parameters that are divided among processes.
+
+    Args:
+        module: Whose parameters.
+    """
     return [name for name, parameter in module.named_parameters() if isinstance(parameter, DTensor)]

@@ -11,11 +11,7 @@ import numpy as np
 
 from mv_lightning.data.batching import packed_tokens
 from mv_lightning.planning.estimate import MARGIN
-from mv_lightning.planning.memory import (
-    MemoryItem,
-    least_checkpointing,
-    training_memory,
-)
+from mv_lightning.planning.memory import MemoryItem, least_checkpointing, training_memory
 from mv_lightning.planning.speed import (
     Cluster,
     Training,
@@ -225,7 +221,7 @@ def choose(
     largest, budget = work.tokens(micro_batch)[1], memory_budget(cluster)
 
     def on(strategy: Strategy, gpus: int) -> Choice:
-        shards = min(gpus, cluster.gpus) if strategy == "sharded base" else 1
+        shards = cluster.shards(gpus) if strategy == "sharded base" else 1
         items = memory_items(training, largest, micro_batch, checkpointing, gpus > 1, shards)
         return _timed(work, training, cluster, items, micro_batch, checkpointing, strategy, gpus)
 
@@ -333,7 +329,7 @@ def _timed(
     bandwidth = cluster.bytes_per_s(gpus)
     communicating = all_reduce_seconds(4 * training.trained, gpus, bandwidth)
     if strategy == "sharded base":
-        passes, shards = 2, min(gpus, cluster.gpus)  # forward, then backward and recomputed
+        passes, shards = 2, cluster.shards(gpus)  # forward, then backward and recomputed
         base = training.dims.layer_weight_bytes(training.base)
         gathering = all_gather_seconds(base, shards, cluster.bytes_per_s(shards))
         communicating += parts * passes * gathering

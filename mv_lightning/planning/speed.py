@@ -111,6 +111,14 @@ class Cluster:
         """All GPUs."""
         return self.gpus * self.nodes
 
+    def shards(self, gpus: int) -> int:
+        """Return the GPUs that share a copy of a sharded base: those used of a node.
+
+        Args:
+            gpus: Used, of all nodes.
+        """
+        return min(gpus, self.gpus)
+
     def bytes_per_s(self, gpus: int) -> float:
         """Return the bandwidth of a ring of GPUs: that of its slowest link.
 

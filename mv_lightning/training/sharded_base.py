@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import lightning.pytorch as pl
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from mv_lightning.model.sharding import shard_layers, sharded_names
@@ -30,12 +32,15 @@ class ShardedBaseStrategy(DDPStrategy):
             loop.inference_mode = False
         super().setup(trainer)
 
+    @cached_property
+    def _machine_mesh(self) -> DeviceMesh:
+        """The processes of this machine; making it makes process groups."""
+        shape, names = (self.num_nodes, self.num_processes), ("machine", "process")
+        return init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)["process"]
+
     def model_to_device(self) -> None:
         """Divide the base, which was loaded into the host's memory, and move everything."""
-        machines = (self.num_nodes, self.num_processes)
-        names = ("machine", "process")
-        mesh = init_device_mesh(self.root_device.type, machines, mesh_dim_names=names)
-        shard_layers(self.lightning_module.causal_model, mesh["process"])
+        shard_layers(self.lightning_module.causal_model, self._machine_mesh)
         super().model_to_device()
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             self.lightning_module, sharded_names(self.lightning_module)
