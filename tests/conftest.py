@@ -25,9 +25,10 @@ from mv_lightning.schema import LABEL_COLUMN, EncodedRows
 from mv_lightning.testing import save_tiny_base, save_tiny_summarizer, tiny_options
 from tests.hub_server import Hub, serve_hub
 
-# The first example of a test pays for its imports, and tests share the cores.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
+# The first example of a test pays for its imports, and tests share the cores: no deadline.
+settings.register_profile("search", deadline=None)
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 # Of a mutant it matters that an example fails, not which is the smallest.
 settings.register_profile(
     "mutation", deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate)

@@ -267,7 +267,8 @@ def _advice(plan: PhasePlan, cluster: Cluster) -> str:
     if choice.strategy == "sharded base":
         return (
             "trainer.strategy=sharded_base (configs/fsdp.yaml), because beside a whole copy of the "
-            f"base a GPU has room for {most} of the {choice.micro_batch} rows, all recomputed"
+            f"base a GPU has room for {most} of the {choice.micro_batch} rows, all recomputed; "
+            f"{choice.shards} GPUs of each machine"
         )
     if choice.gpus == cluster.size == 1:
         return largest + "one process, because there is one device"

@@ -77,6 +77,8 @@ class Choice:
     strategy: Strategy
     gpus: int
     """GPUs that are used: more than these would not be faster."""
+    shards: int
+    """GPUs of a node that share a copy of the base; 1 where each has its own."""
     items: list[MemoryItem]
     """The parts of the peak memory of a GPU."""
     tokens: float
@@ -207,8 +209,8 @@ def choose(
 ) -> Choice:
     """Choose strategy and number of GPUs for a micro-batch: the fastest that fit.
 
-    The base is copied to every GPU (DDP) where it fits; where it does not, the GPUs of a machine
-    share a copy (`configs/fsdp.yaml`).
+    The base is copied to every GPU (DDP) where it fits on several; where it does not, the GPUs of a
+    machine share a copy (`configs/fsdp.yaml`).
 
     Args:
         work: How much the phase computes.
@@ -220,16 +222,17 @@ def choose(
     """
     largest, budget = work.tokens(micro_batch)[1], memory_budget(cluster)
 
-    def on(strategy: Strategy, gpus: int) -> Choice:
-        shards = cluster.shards(gpus) if strategy == "sharded base" else 1
+    def on(gpus: int, shards: int = 1) -> Choice:
         items = memory_items(training, largest, micro_batch, checkpointing, gpus > 1, shards)
-        return _timed(work, training, cluster, items, micro_batch, checkpointing, strategy, gpus)
+        return _timed(work, training, cluster, items, micro_batch, checkpointing, gpus, shards)
 
-    copied = [on("DDP" if gpus > 1 else "one process", gpus) for gpus in counts]
+    copied = [on(gpus) for gpus in counts]
     fitting = [choice for choice in copied if choice.peak_bytes <= budget]
-    if not fitting:
-        divided = [on("sharded base", gpus) for gpus in counts if gpus > 1]
-        fitting = [choice for choice in divided if choice.peak_bytes <= budget]
+    if not any(choice.gpus > 1 for choice in fitting):
+        divided = []
+        for gpus in counts:
+            divided += [on(gpus, shards) for shards in cluster.shards(gpus) if shards > 1]
+        fitting += [choice for choice in divided if choice.peak_bytes <= budget]
     if not fitting:
         return replace(copied[0], strategy="does not fit")
     return min(fitting, key=lambda choice: choice.hours)
@@ -321,17 +324,19 @@ def _timed(
     items: list[MemoryItem],
     micro_batch: int,
     checkpointing: bool | int,
-    strategy: Strategy,
     gpus: int,
+    shards: int,
 ) -> Choice:
+    strategy: Strategy = "DDP" if gpus > 1 else "one process"
     tokens, _ = work.tokens(micro_batch)
     device, parts = cluster.device, work.step_rows / micro_batch
-    bandwidth = cluster.bytes_per_s(gpus)
+    across_nodes = shards < gpus if shards > 1 else gpus > cluster.gpus
+    bandwidth = cluster.bytes_per_s(across_nodes)
     communicating = all_reduce_seconds(4 * training.trained, gpus, bandwidth)
-    if strategy == "sharded base":
-        passes, shards = 2, cluster.shards(gpus)  # forward, then backward and recomputed
+    if shards > 1:
+        strategy, passes = "sharded base", 2  # forward, then backward and recomputed
         base = training.dims.layer_weight_bytes(training.base)
-        gathering = all_gather_seconds(base, shards, cluster.bytes_per_s(shards))
+        gathering = all_gather_seconds(base, shards, cluster.bytes_per_s(across_nodes=False))
         communicating += parts * passes * gathering
     steps = work.steps(gpus)
     validations = -(-steps // work.eval_every) if work.validation_rows else 0
@@ -347,6 +352,7 @@ def _timed(
         checkpointing=checkpointing,
         strategy=strategy,
         gpus=gpus,
+        shards=shards,
         items=items,
         tokens=gpus * parts * tokens,
         steps=steps,

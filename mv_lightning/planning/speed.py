@@ -111,22 +111,24 @@ class Cluster:
         """All GPUs."""
         return self.gpus * self.nodes
 
-    def shards(self, gpus: int) -> int:
-        """Return the GPUs that share a copy of a sharded base: those used of a node.
+    def shards(self, gpus: int) -> list[int]:
+        """Return how many GPUs of a node can share a copy of the base: as many on every node.
 
         Args:
             gpus: Used, of all nodes.
         """
-        return min(gpus, self.gpus)
+        most_nodes = max(self.nodes, -(-gpus // self.gpus))
+        fewest = -(-gpus // most_nodes)
+        return [of_node for of_node in range(fewest, self.gpus + 1) if gpus % of_node == 0]
 
-    def bytes_per_s(self, gpus: int) -> float:
+    def bytes_per_s(self, across_nodes: bool) -> float:
         """Return the bandwidth of a ring of GPUs: that of its slowest link.
 
         Args:
-            gpus: In the ring.
+            across_nodes: Whether the GPUs of the ring belong to several nodes.
         """
         link = self.device.link_bytes_per_s
-        if gpus > self.gpus:
+        if across_nodes:
             link = min(link, self.network_bytes_per_s)
         return LINK_EFFICIENCY * link
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mv_lightning.data.batching import pack
@@ -28,6 +28,7 @@ GPU_NAMES = st.sampled_from([gpu.name for gpu in GPUS])
 
 
 @settings(max_examples=40)
+@example("L40", 2, 1, 3_266_632_700.0, LARGER, 50)  # then 2 of 3 GPUs on each of two nodes
 @given(
     GPU_NAMES,
     st.integers(1, 6),
@@ -97,6 +98,20 @@ def test_the_base_is_sharded_where_it_does_not_fit() -> None:
     # Weights are gathered in each of two passes, beside the exchange of gradients.
     copied = choose(WORK, TRAINING, cluster("A100-40", gpus=8), 1, True, [8])
     assert choice.communicating > copied.communicating
+
+
+def test_a_base_that_fits_on_one_gpu_but_not_beside_the_exchange_of_gradients() -> None:
+    four = cluster("H100", gpus=4)
+    alone, beside = [
+        choose(WORK, LARGER, four, 1, True, [gpus]).peak_bytes / memory_budget(four)
+        for gpus in (1, 2)
+    ]
+    assert alone < beside
+    memory = four.device.memory * (alone + beside) / 2
+    smaller = replace(four, device=replace(four.device, memory=memory))
+    choice = choose(WORK, LARGER, smaller, 1, True, range(1, 5))
+    assert (choice.strategy, choice.gpus, choice.shards) == ("sharded base", 4, 4)
+    assert choose(WORK, LARGER, smaller, 1, True, [1]).strategy == "one process"
 
 
 def test_a_slow_network_leaves_the_work_to_one_process() -> None:

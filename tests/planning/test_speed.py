@@ -73,7 +73,7 @@ def test_communication_by_hand() -> None:
     """The gradients of 335,544,320 weights in fp32: 7/4 of their 1.342 GB at 240 GB/s."""
     size = 4 * TRAINING.trained
     assert size == 1_342_177_280
-    bandwidth = cluster("A100-40", gpus=8).bytes_per_s(8)
+    bandwidth = cluster("A100-40", gpus=8).bytes_per_s(across_nodes=False)
     assert bandwidth == 0.8 * 300e9
     assert all_reduce_seconds(size, 8, bandwidth) == pytest.approx(0.009787, rel=1e-3)
     assert all_reduce_seconds(size, 1, bandwidth) == 0
@@ -83,7 +83,16 @@ def test_communication_by_hand() -> None:
 
 def test_a_ring_is_as_fast_as_its_slowest_link() -> None:
     several = cluster("A100-40", gpus=8, nodes=2, network=12.5e9)  # 100 Gbit/s
-    assert several.bytes_per_s(8) == 0.8 * 300e9
-    assert several.bytes_per_s(9) == 0.8 * 12.5e9
+    assert several.bytes_per_s(across_nodes=False) == 0.8 * 300e9
+    assert several.bytes_per_s(across_nodes=True) == 0.8 * 12.5e9
     faster = cluster("T4", gpus=4, nodes=2, network=50e9)
-    assert faster.bytes_per_s(8) == faster.bytes_per_s(2) == 0.8 * 15.8e9
+    assert faster.bytes_per_s(True) == faster.bytes_per_s(False) == 0.8 * 15.8e9
+
+
+def test_every_node_has_as_many_gpus_of_a_sharded_base() -> None:
+    machines = cluster("L40", gpus=4, nodes=3)
+    assert machines.shards(3) == [1, 3]
+    assert machines.shards(6) == [2, 3]
+    assert machines.shards(7) == []
+    assert machines.shards(12) == [4]
+    assert machines.shards(20) == [4]  # of five nodes: more than there are
