@@ -268,7 +268,7 @@ def _advice(plan: PhasePlan, cluster: Cluster) -> str:
         return (
             "trainer.strategy=sharded_base (configs/fsdp.yaml), because beside a whole copy of the "
             f"base a GPU has room for {most} of the {choice.micro_batch} rows, all recomputed; "
-            f"{choice.shards} GPUs of each machine"
+            f"{choice.shards} GPUs of each machine share a copy"
         )
     if choice.gpus == cluster.size == 1:
         return largest + "one process, because there is one device"
