@@ -3,9 +3,9 @@
 Its only argument is JSON: `model` (folder), `random` (random weights for the architecture in the
 folder's config), `unsloth` (load and adapt the model with Unsloth), `texts` (JSON lines of prompt
 and completion, in the order of training), `split_text` (pass them as two columns), `output`
-(folder), `rank`, `steps`,
-`optim` (learning rate and warm-up), `save` (folder of the adapter, optional) and `config` (other
-arguments of SFTConfig).
+(folder), `rank`, `steps`, `optim` (learning rate and warm-up), `save` (folder of the adapter,
+optional) and `config` (other arguments of SFTConfig). A training whose adapter is saved writes
+checkpoints to `output`, and continues from the last one of them when it is started again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 if json.loads(sys.argv[1])["unsloth"]:
@@ -23,8 +24,11 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 from trl import SFTConfig, SFTTrainer
 
+from benchmarks.baselines import CHECKPOINT_STEPS
 from benchmarks.measure import Clock, peak_memory
 from mv_lightning.model.base import BaseSettings, load_base
 from mv_lightning.model.families import TARGETS
@@ -44,11 +48,20 @@ def send(answer: dict[str, Any]) -> None:
     print(json.dumps({"answer": answer}), flush=True)
 
 
-class OnDemand(TrainerCallback):
+class OnDemand(TrainerCallback, ExportableState):
     """Waits for a line before each optimizer step, and answers it when the step is logged.
 
-    Reading and collating the rows happens before and is not measured.
+    Reading and collating the rows happens before and is not measured. The answers are a part of
+    the trainer's checkpoints.
     """
+
+    def __init__(self, answers: list[dict[str, Any]]) -> None:
+        """Take the answers of the steps that a checkpoint has done."""
+        self._answers = answers
+
+    def state(self) -> dict[str, Any]:
+        """Return what `_last_checkpoint` reads."""
+        return {"args": {"answers": self._answers}, "attributes": {}}
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Wait, then start the clock."""
@@ -64,7 +77,22 @@ class OnDemand(TrainerCallback):
         """Send the cost of the step."""
         if "loss" in logs:
             loss, tokens = float(logs["loss"]), logs.get("num_tokens")
-            send({**self._cost, **peak_memory(), "loss": loss, "tokens_so_far": tokens})
+            answer = {**self._cost, **peak_memory(), "loss": loss, "tokens_so_far": tokens}
+            self._answers.append(answer)
+            send(answer)
+
+
+def _last_checkpoint(output: Path) -> tuple[Path | None, list[dict[str, Any]]]:
+    """Return the last complete checkpoint, if there is one, and the answers of its steps.
+
+    The trainer writes its state last; a folder without it is a checkpoint that was interrupted.
+    """
+    states = list(output.glob(f"checkpoint-*/{TRAINER_STATE_NAME}"))
+    if not states:
+        return None, []
+    last = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]))
+    callbacks = json.loads(last.read_text(encoding="utf-8"))["stateful_callbacks"]
+    return last.parent, callbacks[OnDemand.__name__]["args"]["answers"]
 
 
 def load(settings: dict[str, Any]) -> dict[str, Any]:
@@ -121,21 +149,28 @@ def main() -> None:
         train_sampling_strategy="sequential",
         logging_steps=1,
         report_to=[],
-        save_strategy="no",
+        save_strategy="steps" if settings.get("save") else "no",
+        save_steps=CHECKPOINT_STEPS,
+        save_total_limit=1,
         disable_tqdm=True,
         seed=DEFAULT_SEED,
         **settings["optim"],
         **{"max_length": MAX_LENGTH, **settings["config"]},
     )
+    checkpoint, answers = _last_checkpoint(Path(settings["output"]))
     trainer = SFTTrainer(
-        args=config, train_dataset=Dataset.from_list(rows), callbacks=[OnDemand()], **load(settings)
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        callbacks=[OnDemand(answers)],
+        **load(settings),
     )
     names = ["trl", "torch", "transformers", "peft", "bitsandbytes"]
     if settings["unsloth"]:
         names.append("unsloth")
     adapters = {str(p.dtype) for p in trainer.model.parameters() if p.requires_grad}
-    send({**{name: version(name) for name in names}, "adapters": sorted(adapters)})
-    trainer.train()
+    versions = {**{name: version(name) for name in names}, "adapters": sorted(adapters)}
+    send({"versions": versions, "steps": answers})
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if settings.get("save"):
         trainer.save_model(settings["save"])
         send({"saved": settings["save"]})

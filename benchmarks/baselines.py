@@ -43,6 +43,8 @@ REPORT = {
     "gradient_checkpointing": True,
 }
 """Arguments of SFTConfig: the report's settings, with the loss on every token."""
+CHECKPOINT_STEPS = 5
+"""Optimizer steps between two checkpoints of a training whose adapter is saved."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 """Environment variables of processes that are measured: everything they read is on the disk."""
 
@@ -121,6 +123,10 @@ class BaselineTrainer:
 
     It does one optimizer step for every line on its standard input and answers each with one line
     of JSON; the first answer says that it is ready. Its other output goes to a log file.
+
+    Attributes:
+        versions: Of the libraries, and the dtype of the adapters.
+        steps: The answers of the steps that are done, of an earlier process too.
     """
 
     def __init__(self, name: str, **settings: Any) -> None:
@@ -136,7 +142,7 @@ class BaselineTrainer:
         WORK.mkdir(exist_ok=True)
         self.log = WORK / f"{name}.log"
         library = "unsloth" if settings.get("unsloth") else "trl"
-        arguments = json.dumps({**settings, "output": str(WORK / name)})
+        arguments = json.dumps({"output": str(WORK / name), **settings})
         with self.log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [str(library_python(library)), "-u", "-m", "benchmarks.baseline_sft", arguments],
@@ -147,7 +153,9 @@ class BaselineTrainer:
                 cwd=Path(__file__).parents[1],
                 env={**os.environ, **OFFLINE},
             )
-        self.versions = self._answer()
+        ready = self._answer()
+        self.versions: dict[str, Any] = ready["versions"]
+        self.steps: list[dict[str, Any]] = ready["steps"]
 
     def step(self) -> dict[str, Any]:
         """Do the next optimizer step; return its cost, its loss and its memory.
@@ -158,7 +166,8 @@ class BaselineTrainer:
         stdin = _pipe(self._process.stdin)
         stdin.write("step\n")
         stdin.flush()
-        return self._answer()
+        self.steps.append(self._answer())
+        return self.steps[-1]
 
     def finish(self) -> None:
         """Wait until the adapter is saved, after the last step.

@@ -1,8 +1,9 @@
 """TRL's SFTTrainer on the training rows of a run: same base, rows, order, steps and learning rate.
 
 Everything else is as in the report: 2 x 4 padded rows, loss on all tokens, gradient checkpointing.
-TRL runs in its own environment and starts over if it is interrupted. Its adapter predicts the
-held-out rows through the package, so that only the training differs.
+TRL runs in its own environment. If it is interrupted it continues from its last checkpoint, not
+exactly, but with the optimizer's states. Its adapter predicts the held-out rows through the
+package, so that only the training differs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import trange
 
 from benchmarks.baselines import REPORT, BaselineTrainer, write_texts
 from benchmarks.proof.definitions import Run
@@ -44,6 +46,7 @@ class TrlFolder:
         """
         self.path = root / name
         self.texts = self.path / "texts.jsonl"
+        self.checkpoints = self.path / "checkpoints"
         self.adapter = self.path / "adapter"
         self.figures = self.path / "figures.json"
 
@@ -87,15 +90,17 @@ def train_trl(run: Run, finished: ProofFolder, folder: TrlFolder) -> dict[str, A
             steps=summary["steps"],
             optim={"learning_rate": run.lr, "warmup_steps": OptimSettings().warmup_steps},
             config=REPORT,
+            output=str(folder.checkpoints),
             save=str(folder.adapter),
         )
-        steps = [trainer.step() for _ in range(summary["steps"])]
+        for _ in trange(len(trainer.steps), summary["steps"], desc=folder.path.name, unit="step"):
+            trainer.step()
         trainer.finish()
         figures = {
             "rows": summary["rows"],
             "steps": summary["steps"],
-            "cpu_seconds": sum(step["cpu_s"] for step in steps),
-            "last_loss": float(np.mean([step["loss"] for step in steps[-20:]])),
+            "cpu_seconds": sum(step["cpu_s"] for step in trainer.steps),
+            "last_loss": float(np.mean([step["loss"] for step in trainer.steps[-20:]])),
             "versions": trainer.versions,
         }
         write_json(folder.figures, figures)

@@ -299,9 +299,10 @@ def test_trl_gets_the_rows_of_the_run_and_its_adapter_is_scored(
 
         def __init__(self, name: str, **settings: Any) -> None:
             self.settings = settings
+            self.steps = [{"cpu_s": 3.0, "loss": 0.5}] * 5
 
-        def step(self) -> dict[str, float]:
-            return {"cpu_s": 2.0, "loss": 0.5}
+        def step(self) -> None:
+            self.steps.append({"cpu_s": 2.0, "loss": 0.5})
 
         def finish(self) -> None:
             shutil.copytree(adapter, self.settings["save"])
@@ -309,7 +310,7 @@ def test_trl_gets_the_rows_of_the_run_and_its_adapter_is_scored(
     monkeypatch.setattr(trl, "BaselineTrainer", Trainer)
     real_data.train_and_store_trl("tiny-trl", ["gsm8k"], proof.runs, proof.sets)
     result = proof.results["proof/tiny-trl"]
-    assert (result["training"]["steps"], result["training"]["cpu_seconds"]) == (8, 16.0)
+    assert (result["training"]["steps"], result["training"]["cpu_seconds"]) == (8, 21.0)
     lines = (proof.runs / "tiny-trl" / "texts.jsonl").read_text("utf-8").splitlines()
     texts = [json.loads(line) for line in lines]
     assert len(texts) == 160
