@@ -12,6 +12,7 @@ import numpy as np
 
 from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.predictions import Predictions, load_predicted
+from mv_lightning.data.fingerprint import count_shared
 from mv_lightning.data.sources import Source
 from mv_lightning.metrics.calibration import Calibration
 from mv_lightning.metrics.consensus import Consensus, NoConsensusError, agreement, fit_consensus
@@ -29,6 +30,8 @@ class Solutions:
     """bool [N]."""
     log_odds_N: np.ndarray
     """float64 [N], calibrated."""
+    questions: Sequence[str]
+    """The text of each distinct question."""
 
     @classmethod
     def of(cls, source: Source, rows_N: np.ndarray, log_odds_N: np.ndarray) -> Solutions:
@@ -41,7 +44,10 @@ class Solutions:
         """
         assert source.labels_N is not None
         answers = source.table.select(rows_N)["answer"][:]
-        return cls(source.question_ids_N[rows_N], answers, source.labels_N[rows_N], log_odds_N)
+        question_ids_N = source.question_ids_N[rows_N]
+        one_row_each = rows_N[np.unique(question_ids_N, return_index=True)[1]]
+        questions = source.table.select(one_row_each)["question"][:]
+        return cls(question_ids_N, answers, source.labels_N[rows_N], log_odds_N, questions)
 
     @cached_property
     def agreement_N(self) -> np.ndarray:
@@ -57,11 +63,20 @@ def fit_stack(validation: Solutions, predicted: Solutions | None = None) -> Cons
         predicted: Solutions of other questions that the result is for; None for any.
 
     Raises:
-        NoConsensusError: See `fit_consensus`, or no question of `predicted` has several solutions.
+        NoConsensusError: See `fit_consensus`; or no question of `predicted` has several solutions,
+            or some of them are validation questions, where the result would look better than it is.
     """
     if predicted is not None and np.isnan(predicted.agreement_N).all():
         raise NoConsensusError("no predicted question has several solutions")
-    return fit_consensus(validation.labels_N, validation.log_odds_N, validation.agreement_N)
+    consensus = fit_consensus(validation.labels_N, validation.log_odds_N, validation.agreement_N)
+    if predicted is not None:
+        shared = count_shared(validation.questions, predicted.questions)
+        if shared:
+            raise NoConsensusError(
+                f"expected other questions than those that it is fitted on, but {shared:,} of "
+                f"{len(predicted.questions):,} predicted questions are among them"
+            )
+    return consensus
 
 
 def predicted_solutions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +59,19 @@ def question_ids(questions: pa.ChunkedArray) -> np.ndarray:
     # To normalize is costly, so it is done once for each spelling.
     question_of = number_distinct(_digests(_normalized(questions, is_new_N)))
     return np.asarray(question_of[spelling_N])
+
+
+def count_shared(first: Sequence[str], second: Sequence[str]) -> int:
+    """Count the distinct questions that occur in two lists, compared as by `question_ids`.
+
+    Args:
+        first: Questions.
+        second: Questions.
+    """
+    import pyarrow as pa
+
+    ids = question_ids(pa.chunked_array([first, second], type=pa.string()))
+    return len(np.intersect1d(ids[: len(first)], ids[len(first) :]))
 
 
 def count_duplicates(table: pa.Table) -> int:

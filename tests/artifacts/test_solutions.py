@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -64,12 +65,27 @@ def test_validated_rows_are_calibrated(source: str, tmp_path: Path) -> None:
     assert validated.log_odds_N.tolist() == [2.0, 0.5, -1.5]
     agreement_N = agreement(np.zeros(3, dtype=int), ["2", "3", "2"])
     expected = fit_consensus(validated.labels_N, validated.log_odds_N, agreement_N)
-    assert fit_stack(validated) == fit_stack(validated, validated) == expected
+    assert fit_stack(validated) == expected
+    others = dataclasses.replace(validated, questions=["c"])
+    assert fit_stack(validated, others) == expected
 
 
 def test_a_stack_needs_predicted_questions_with_several_solutions() -> None:
     labels_N, log_odds_N = np.array([True, False]), np.array([1.0, -1.0])
-    validation = Solutions(np.zeros(2, dtype=int), ["1", "2"], labels_N, log_odds_N)
-    single = Solutions(np.arange(2), ["1", "2"], labels_N, log_odds_N)
+    validation = Solutions(np.zeros(2, dtype=int), ["1", "2"], labels_N, log_odds_N, ["a"])
+    single = Solutions(np.arange(2), ["1", "2"], labels_N, log_odds_N, ["b", "c"])
     with pytest.raises(NoConsensusError, match="no predicted question has several solutions"):
         fit_stack(validation, single)
+
+
+def test_a_stack_is_not_applied_to_the_questions_it_is_fitted_on(
+    source: str, tmp_path: Path
+) -> None:
+    loaded, log_odds_N = load_source(source), np.array([0.5, -1.0, 2.0, 1.5, -0.25, 0.0, -2.0])
+    everything = Solutions.of(loaded, np.arange(7), log_odds_N)
+    assert sorted(everything.questions) == ["a", "b", "c"]
+    some = Solutions.of(loaded, np.array([6, 2, 1]), log_odds_N[[6, 2, 1]])
+    assert some.questions == ["b"]
+    others = dataclasses.replace(everything, questions=["x", " B ", "y"])
+    with pytest.raises(NoConsensusError, match="but 1 of 3 predicted questions are"):
+        fit_stack(some, others)

@@ -115,7 +115,8 @@ def test_other_held_out_questions_than_stored_are_refused(sets: Path, tmp_path: 
 def four_solutions(log_odds_N: np.ndarray, answers: list[str]) -> Solutions:
     """Thirty questions whose first solution is the right one."""
     labels_N = np.arange(120) % 4 == 0
-    return Solutions(np.repeat(np.arange(30), 4), answers, labels_N, log_odds_N)
+    questions = [f"q{question}" for question in range(30)]
+    return Solutions(np.repeat(np.arange(30), 4), answers, labels_N, log_odds_N, questions)
 
 
 RIGHT_AND_WRONG = ["right", "wrong", "wrong", "wrong"] * 30
@@ -132,7 +133,7 @@ def test_scores_of_a_perfect_and_of_a_constant_prediction() -> None:
     assert constant["majority"] == constant["accuracy"]["value"] == 0.75
     assert constant["auroc_within_question"]["value"] == 0.5
     assert constant["solve_rate"]["best"]["value"] == pytest.approx(0.25)
-    two = Solutions(np.zeros(2, int), ["1", "2"], np.array([True, False]), np.zeros(2))
+    two = Solutions(np.zeros(2, int), ["1", "2"], np.array([True, False]), np.zeros(2), ["q"])
     assert scoring.score_rows(two)["solve_rate"] is None
 
 
@@ -140,7 +141,10 @@ def test_a_verifier_of_questions_is_not_one_of_solutions() -> None:
     labels_N = np.tile([True, False, False, False] * 2 + [True, True, True, False] * 2, 5)
     question_ids_N = np.repeat(np.arange(20), 4)
     by_question_N = np.where(question_ids_N % 4 < 2, -1.0, 1.0)
-    scores = scoring.score_rows(Solutions(question_ids_N, ["1"] * 80, labels_N, by_question_N))
+    texts = (["1"] * 80, [f"q{question}" for question in range(20)])
+    scores = scoring.score_rows(
+        Solutions(question_ids_N, texts[0], labels_N, by_question_N, texts[1])
+    )
     assert scores["auroc"]["value"] == 0.75
     assert scores["auroc_within_question"]["value"] == 0.5
 

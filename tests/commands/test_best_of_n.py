@@ -95,7 +95,7 @@ def write_rows(path: Path, questions: int, solutions: int, seed: int) -> tuple[s
     lines = []
     for row, label in enumerate(labels_N.tolist()):
         answer = "7.0" if label else str(rng.integers(10, 20))
-        texts = {"question": f"q{row // solutions}", "answer": answer, "solution": ""}
+        texts = {"question": f"{seed}, q{row // solutions}", "answer": answer, "solution": ""}
         lines.append(json.dumps({**texts, "is_correct": label}) + "\n")
     path.write_text("".join(lines))
     return str(path), labels_N

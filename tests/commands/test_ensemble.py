@@ -315,13 +315,18 @@ def test_the_stack_of_the_ensemble_is_measured_where_questions_repeat(
     files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
 ) -> None:
     """Four neighbours are solutions of one question; the right ones among them agree."""
-    lines = []
-    for row, label in enumerate(labels_N.tolist()):
-        texts = {"question": f"q{row // 4}", "answer": "$1" if label else str(row + 2)}
-        lines.append(json.dumps({**texts, "solution": "", "is_correct": label}) + "\n")
-    (tmp_path / "rows.jsonl").write_text("".join(lines))
-    rows = str(tmp_path / "rows.jsonl")
-    fitted = ["--fit-weights", *files["val"], "--val-labels", rows]
+
+    def write(name: str, questions: list[str]) -> str:
+        lines = []
+        for row, label in enumerate(labels_N.tolist()):
+            texts = {"question": questions[row], "answer": "$1" if label else str(row + 2)}
+            lines.append(json.dumps({**texts, "solution": "", "is_correct": label}) + "\n")
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+        return str(tmp_path / f"{name}.jsonl")
+
+    rows = write("rows", [f"q{row // 4}" for row in range(ROWS)])
+    others = write("others", [f"r{row // 4}" for row in range(ROWS)])
+    fitted = ["--fit-weights", *files["val"], "--val-labels", others]
     main(["ensemble", *files["rows"], "--out", str(tmp_path / "a"), "--labels", rows, *fitted])
     stored = summary(tmp_path / "a")
     accuracies = {}
@@ -335,12 +340,10 @@ def test_the_stack_of_the_ensemble_is_measured_where_questions_repeat(
     right_N = np.array([line.endswith("True") for line in written]) == labels_N
     assert right_N.mean() == pytest.approx(accuracies["verdict"])
     plain = [*files["rows"], "--out", str(tmp_path / "b"), "--labels", rows]
-    alone = []
-    for row, line in enumerate(lines):
-        alone.append(json.dumps({**json.loads(line), "question": str(row)}))
-    (tmp_path / "alone.jsonl").write_text("\n".join(alone))
-    main(["ensemble", *plain, *fitted[:-1], str(tmp_path / "alone.jsonl")])
+    main(["ensemble", *plain, *fitted[:-1], write("alone", list(map(str, range(ROWS))))])
     assert summary(tmp_path / "b")["no_stack"] == "no validation question has several solutions"
+    main(["ensemble", *plain, *fitted[:-1], rows])
+    assert "100 of 100 predicted questions are among" in summary(tmp_path / "b")["no_stack"]
 
 
 def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> None:

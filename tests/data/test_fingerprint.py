@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mv_lightning.data import fingerprint
-from mv_lightning.data.fingerprint import question_ids
+from mv_lightning.data.fingerprint import count_shared, question_ids
 from mv_lightning.data.sources import load_source
 from tests.data.files import COLUMNS, ROWS, changed, load
 
@@ -92,3 +92,9 @@ def test_question_ids_are_those_of_plain_python(
     number = {question: place for place, question in enumerate(dict.fromkeys(plain))}
     assert question_ids_N.dtype == np.int64
     assert question_ids_N.tolist() == [number[question] for question in plain]
+
+
+def test_shared_questions_are_counted_once_and_in_any_spelling() -> None:
+    first, second = ["a  b", "c", "A b", "d"], ["x", " a B", "a b", "D"]
+    assert count_shared(first, second) == count_shared(second, first) == 2
+    assert count_shared(first, ["x"]) == count_shared([], second) == 0

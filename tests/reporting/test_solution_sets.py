@@ -20,7 +20,8 @@ def draw(questions: int, seed: int) -> Solutions:
     labels_N = rng.random(len(question_ids_N)) > np.repeat(rng.random(questions), 3)[:-1]
     answers = [str(answer) for answer in np.where(labels_N, 0, rng.integers(1, 9, len(labels_N)))]
     log_odds_N = np.where(labels_N, 1.0, -1.0) + 2 * rng.normal(size=len(labels_N))
-    return Solutions(question_ids_N, answers, labels_N, log_odds_N)
+    texts = [f"{seed}, {question}" for question in range(questions)]
+    return Solutions(question_ids_N, answers, labels_N, log_odds_N, texts)
 
 
 def test_the_numbers_are_those_of_the_metrics() -> None:
