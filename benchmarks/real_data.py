@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.measure import RESULTS, record
 from benchmarks.proof.baselines import BASELINES, score_baseline
-from benchmarks.proof.definitions import BASELINE_RUN, ROW_SETS, RUNS, TRL_RUNS, Run
+from benchmarks.proof.definitions import BASELINE_RUN, ROW_SETS, RUNS, TRL_RUNS, Run, chain
 from benchmarks.proof.rows import check_held_out, write_scored_rows, write_training_rows
 from benchmarks.proof.scoring import score_prediction
 from benchmarks.proof.tables import markdown, plot_learning_curve
@@ -50,8 +50,12 @@ def run_and_store(name: str, set_names: Sequence[str], runs: Path, sets: Path) -
     run, folder = RUNS[name], ProofFolder(runs, name)
     training = None
     if run.rows:
-        train(run, folder, sets)
-        training = _training_figures(folder)
+        trained: list[ProofFolder] = []
+        for link in chain(name):
+            before = trained[-1] if trained else None
+            trained.append(ProofFolder(runs, link))
+            train(RUNS[link], trained[-1], sets, before)
+        training = _training_figures(trained)
     for set_name in set_names:
         predict(run, folder, set_name, sets)
         record(
@@ -75,12 +79,16 @@ def _all_scores(run: Run, folder: ProofFolder) -> dict[str, Any]:
     return scores
 
 
-def _training_figures(folder: ProofFolder) -> dict[str, Any]:
-    summary = read_summary(folder.phase)
-    names = ("rows", "steps", "tokens", "truncated_rows", "minutes", "peak_memory_gb")
-    validation = ("validation_rows", "val_loss", "val_acc", "val_auroc")
-    figures = {name: summary[name] for name in (*names, *validation)}
-    return {**figures, "cpu_seconds": cpu_seconds(folder)["fit"]}
+def _training_figures(trained: Sequence[ProofFolder]) -> dict[str, Any]:
+    """Return the costs of all trainings together, and the validation of the last."""
+    summaries = [read_summary(folder.phase) for folder in trained]
+    figures: dict[str, Any] = {}
+    for name in ("rows", "steps", "tokens", "truncated_rows", "minutes"):
+        figures[name] = sum(summary[name] for summary in summaries)
+    figures["peak_memory_gb"] = max(summary["peak_memory_gb"] for summary in summaries)
+    for name in ("validation_rows", "val_loss", "val_acc", "val_auroc"):
+        figures[name] = summaries[-1][name]
+    return {**figures, "cpu_seconds": sum(cpu_seconds(folder)["fit"] for folder in trained)}
 
 
 def store_baselines(set_names: Sequence[str], runs: Path, sets: Path) -> None:
@@ -140,6 +148,8 @@ def show_runs() -> None:
     for name, run in RUNS.items():
         stored = "stored" if (PROOF_RESULTS / f"{name}.json").is_file() else ""
         rows = ", ".join(f"{key} {limit or 'all'}" for key, limit in run.rows.items())
+        if run.continues:
+            rows = f"{run.continues}, then {rows}"
         print(f"{name:20} {run.title:30} {rows or 'untrained':30} {stored}")
 
 

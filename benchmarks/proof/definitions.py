@@ -47,6 +47,8 @@ class Run:
     rows: Mapping[str, int | None] = field(default_factory=dict)
     """Training rows of each set, validation rows included; None for all that are not held out.
     Without a set, the base stays untrained."""
+    continues: str | None = None
+    """The run whose adapter this one is trained further, as a phase is from the one before."""
     pair_weight: float = 0.0
     """See `model.pair_weight`."""
     seed: int = DEFAULT_SEED
@@ -71,13 +73,12 @@ class Run:
 
 
 _HALF, _ONE_AND_A_HALF = "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
-_MIXED = {"gsm8k": None, "zeroeval": 1_500}
 RUNS: Mapping[str, Run] = {
     "0.5b-gsm8k": Run(_HALF, {"gsm8k": None}),
     "0.5b-untrained": Run(_HALF),
     "1.5b-2000": Run(_ONE_AND_A_HALF, {"gsm8k": 2_000}, micro_batches=2),
     "1.5b-untrained": Run(_ONE_AND_A_HALF),
-    "0.5b-4000": Run(_HALF, _MIXED),
+    "0.5b-4000": Run(_HALF, {"zeroeval": 1_500}, continues="0.5b-gsm8k"),
     "135m-gsm8k": Run(BUNDLED, {"gsm8k": None}),
     "135m-untrained": Run(BUNDLED),
     "135m-1200-pairs": Run(BUNDLED, {"gsm8k": 1_200}, pair_weight=1.0),
@@ -95,3 +96,13 @@ TRL_RUNS = {"0.5b-1000-trl": "0.5b-1000"}
 """Trainings by TRL, and the run whose rows and steps each repeats."""
 CURVE = ("0.5b-untrained", "0.5b-500", "0.5b-1000", "0.5b-2000", "0.5b-gsm8k", "0.5b-4000")
 """The runs of the learning curve."""
+
+
+def chain(name: str) -> tuple[str, ...]:
+    """Return a run and those that it continues, the first training first.
+
+    Args:
+        name: A key of `RUNS`.
+    """
+    before = RUNS[name].continues
+    return (name,) if before is None else (*chain(before), name)

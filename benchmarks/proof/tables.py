@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.proof.baselines import BASELINES
-from benchmarks.proof.definitions import BASELINE_RUN, CURVE, ROW_SETS, RUNS, TRL_RUNS
+from benchmarks.proof.definitions import BASELINE_RUN, CURVE, ROW_SETS, RUNS, TRL_RUNS, chain
 from benchmarks.proof.scoring import SOLUTIONS
 from mv_lightning.reporting.blocks import Table
 
@@ -140,8 +140,8 @@ def _costs(name: str, result: Mapping[str, Any]) -> tuple[str, str, str, str]:
     training = result["training"]
     if training is None:
         return "", "0", "0", "0"
-    run = RUNS[BASELINE_RUN if name in BASELINES else TRL_RUNS.get(name, name)]
-    sets = ", ".join(ROW_SETS[key].title for key in run.rows)
+    run = BASELINE_RUN if name in BASELINES else TRL_RUNS.get(name, name)
+    sets = ", ".join(ROW_SETS[key].title for link in chain(run) for key in RUNS[link].rows)
     hours = training.get("cpu_seconds", 0) / 3600
     return sets, f"{training['rows']:,}", f"{training.get('steps', 0):,}", f"{hours:.2f}"
 

@@ -70,13 +70,14 @@ class ProofFolder:
         return self.path / f"predict_{name}"
 
 
-def train(run: Run, folder: ProofFolder, sets: Path) -> None:
+def train(run: Run, folder: ProofFolder, sets: Path, continued: ProofFolder | None = None) -> None:
     """Train a run, unless it is finished.
 
     Args:
         run: The run; it has training rows.
         folder: Its files.
         sets: The folder of the sets.
+        continued: The files of the run that it continues, which is finished.
 
     Raises:
         ValueError: The command failed.
@@ -85,7 +86,10 @@ def train(run: Run, folder: ProofFolder, sets: Path) -> None:
         return
     if not folder.training_rows.is_file():
         write_training_rows(folder.training_rows, run.rows, sets)
-    _command("fit", _fit_options(run, folder), folder)
+    options = _fit_options(run, folder)
+    if continued is not None:
+        options["model.init_from"] = continued.phase.adapter
+    _command("fit", options, folder)
 
 
 def predict(run: Run, folder: ProofFolder, name: str, sets: Path) -> None:

@@ -19,6 +19,7 @@ from benchmarks.proof.baselines import score_baseline
 from benchmarks.proof.definitions import HELD_OUT_SHARE, ROW_SETS, RUNS, RowSet, Run
 from benchmarks.proof.training import ProofFolder
 from mv_lightning.artifacts.layout import RunFolder
+from mv_lightning.artifacts.phase_results import read_phase
 from mv_lightning.artifacts.predictions import write_predictions
 from mv_lightning.artifacts.solutions import Solutions
 from mv_lightning.cli import main
@@ -188,7 +189,13 @@ class TinyProof:
         use_small_sets(self.sets, patch)
         tiny = Run("tiny", {"gsm8k": 200}, batch_size=20, micro_batches=2)
         patch.setattr(Run, "base_name", lambda _: base)
-        patch.setattr(real_data, "RUNS", {"tiny": tiny, "tiny-untrained": Run("tiny")})
+        runs = {
+            "tiny": tiny,
+            "tiny-untrained": Run("tiny"),
+            "tiny-continued": Run("tiny", {"zeroeval": 99}, continues="tiny", lr=1e-3),
+        }
+        for module in (definitions, real_data):
+            patch.setattr(module, "RUNS", runs)
         patch.setattr(real_data, "TRL_RUNS", {"tiny-trl": "tiny"})
         patch.setattr(training, "VALIDATION_ROWS", 40)
         patch.setattr(real_data, "record", self.record)
@@ -277,6 +284,23 @@ def test_the_untrained_base_is_a_run(proof: TinyProof) -> None:
     assert result["training"] is None
     assert result["scores"]["zeroeval"]["rows"] == 39
     assert result["cpu_seconds_by_stage"].keys() == {"predict zeroeval"}
+
+
+@pytest.mark.slow
+def test_a_run_continues_with_the_adapter_of_another(proof: TinyProof) -> None:
+    real_data.run_and_store("tiny-continued", ["zeroeval"], proof.runs, proof.sets)
+    first, result = proof.results["proof/tiny"], proof.results["proof/tiny-continued"]
+    folder = ProofFolder(proof.runs, "tiny-continued")
+    assert len(folder.training_rows.read_text("utf-8").splitlines()) == 99
+    settings = read_phase(folder.phase.path).settings
+    before = ProofFolder(proof.runs, "tiny").phase.adapter
+    assert settings["model"]["init_from"] == str(before)
+    # The costs are those of both trainings, the validation is of the second.
+    figures = result["training"]
+    assert figures["rows"] == 160 + 99 - 42 and figures["steps"] == 8 + 8
+    assert figures["cpu_seconds"] > first["training"]["cpu_seconds"]
+    assert figures["validation_rows"] == 42
+    assert tables._costs("tiny-continued", result)[0] == "One, Two"
 
 
 @pytest.mark.slow
