@@ -194,7 +194,7 @@ class TinyProof:
             "tiny-untrained": Run("tiny"),
             "tiny-continued": Run("tiny", {"zeroeval": 99}, continues="tiny", lr=1e-3),
         }
-        for module in (definitions, real_data):
+        for module in (definitions, real_data, tables):
             patch.setattr(module, "RUNS", runs)
         patch.setattr(real_data, "TRL_RUNS", {"tiny-trl": "tiny"})
         patch.setattr(training, "VALIDATION_ROWS", 40)
