@@ -55,7 +55,7 @@ from benchmarks.baselines import LIBRARIES, OFFLINE, installed_python
 from benchmarks.gpu_inputs import report_rows, write_rows
 from benchmarks.gpu_stages import REAL, SMALL, STAGES
 from benchmarks.llama import write_base
-from benchmarks.measure import RESULTS, WORK
+from benchmarks.measure import RESULTS, WORK, exit_on_sigterm
 from mv_lightning.atomic import write_json
 
 SECONDS = 500
@@ -186,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run all stages, or some of them."""
     start = time.perf_counter()
+    exit_on_sigterm()
     options = _parser().parse_args()
     if not (options.tiny or torch.cuda.is_available()):
         sys.exit("error: this benchmark needs a GPU, and PyTorch sees none. On a CPU, use --tiny")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -131,6 +133,11 @@ def ratios(turns: list[dict[str, Cost]], other: str, unit: str = "cpu_s") -> dic
         unit: `cpu_s` or `wall_s`.
     """
     return spread([turn[other][unit] / turn[PACKAGE][unit] for turn in turns])
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM raise SystemExit, so that this process ends its children before it ends."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def machine() -> dict[str, Any]:

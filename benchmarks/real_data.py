@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import RESULTS, record
+from benchmarks.measure import RESULTS, exit_on_sigterm, record
 from benchmarks.proof.baselines import BASELINES, score_baseline
 from benchmarks.proof.definitions import BASELINE_RUN, ROW_SETS, RUNS, TRL_RUNS, Run, chain
 from benchmarks.proof.rows import check_held_out, write_scored_rows, write_training_rows
@@ -173,6 +173,7 @@ def main() -> None:
         "--folder", type=Path, default=ROOT / "checkpoints" / "proof", help="folder of the runs"
     )
     options = parser.parse_args()
+    exit_on_sigterm()
     for name in options.run or ():
         store = train_and_store_trl if name in TRL_RUNS else run_and_store
         store(name, options.score, options.folder, options.sets)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -184,8 +183,8 @@ def _command(
 ) -> None:
     """Run a command of mv_lightning as a child process and record its CPU seconds.
 
-    The record is renewed while the child runs, so that little is lost if this process is killed. If
-    this process is terminated, the child is too.
+    The record is renewed while the child runs, so that little is lost if this process is killed.
+    Where this process ends by an exception, it terminates the child.
     """
     args = [command]
     for name, value in options.items():
@@ -201,7 +200,6 @@ def _command(
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         )
-    previous = signal.signal(signal.SIGTERM, _exit)
     before = os.times()
     try:
         while process.poll() is None:
@@ -214,16 +212,11 @@ def _command(
         if process.poll() is None:
             process.terminate()
             process.wait()
-        signal.signal(signal.SIGTERM, previous)
         after = os.times()
         starts[-1] = after.children_user + after.children_system
         starts[-1] -= before.children_user + before.children_system
         write_json(folder.cpu_seconds, recorded)
     check_status(args, process.returncode, folder.log)
-
-
-def _exit(number: int, frame: Any) -> None:
-    sys.exit(128 + number)
 
 
 def _running_cpu_seconds(pid: int) -> float:

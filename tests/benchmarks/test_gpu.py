@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -59,6 +61,20 @@ def test_a_process_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
         time.sleep(0.1)
     assert not is_running(child)
     assert run_process(python("pass"), tmp_path / "log", 0)["failed"] == "no time left"
+
+
+def test_sigterm_ends_the_stage_that_runs(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from benchmarks import gpu, measure; measure.exit_on_sigterm(); "
+        "gpu.run_process(['sleep', '600'], pathlib.Path(sys.argv[1]), 600)"
+    )
+    command = [*python(code), str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        started = process.stdout.readline()
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not is_running(started.split()[1].rstrip(","))
 
 
 def test_the_other_stages_go_on(
