@@ -175,6 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     exit_on_sigterm()
     for name in options.run or ():
+        print(f"{name}: in {options.folder / name}", flush=True)
         store = train_and_store_trl if name in TRL_RUNS else run_and_store
         store(name, options.score, options.folder, options.sets)
     if options.baselines:

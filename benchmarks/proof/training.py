@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,6 @@ from benchmarks.proof.rows import write_scored_rows, write_training_rows
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.atomic import write_json
 from mv_lightning.data.sources import load_source
-from mv_lightning.experiments.child_run import check_status
 
 _RECORD_SECONDS = 30
 
@@ -38,7 +38,6 @@ class ProofFolder:
         self.path = root / name
         self.training_rows = self.path / "training_rows.jsonl"
         self.phase = PhaseFolder(self.path, 1)
-        self.log = self.path / "log.txt"
         self.cpu_seconds = self.path / "cpu_seconds.json"
         self._root = root
 
@@ -136,7 +135,6 @@ def _model_options(run: Run) -> dict[str, Any]:
         "data.max_length": run.max_length,
         "data.eval_tokens": 4096,
         "trainer.accelerator": "cpu",
-        "trainer.enable_progress_bar": "false",
     }
 
 
@@ -193,13 +191,10 @@ def _command(
     starts = recorded.setdefault(stage or command, [])
     starts.append(0.0)
     folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mv_lightning", *args],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mv_lightning", *args],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
     before = os.times()
     try:
         while process.poll() is None:
@@ -216,7 +211,8 @@ def _command(
         starts[-1] = after.children_user + after.children_system
         starts[-1] -= before.children_user + before.children_system
         write_json(folder.cpu_seconds, recorded)
-    check_status(args, process.returncode, folder.log)
+    if process.returncode:
+        raise ValueError(f"`{shlex.join(args)}` ended with status {process.returncode}, see above")
 
 
 def _running_cpu_seconds(pid: int) -> float:
