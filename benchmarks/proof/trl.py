@@ -93,9 +93,13 @@ def train_trl(run: Run, finished: ProofFolder, folder: TrlFolder) -> dict[str, A
             output=str(folder.checkpoints),
             save=str(folder.adapter),
         )
-        for _ in trange(len(trainer.steps), summary["steps"], desc=folder.path.name, unit="step"):
-            trainer.step()
-        trainer.finish()
+        done, planned = len(trainer.steps), summary["steps"]
+        try:
+            for _ in trange(done, planned, initial=done, total=planned, desc=folder.path.name):
+                trainer.step()
+            trainer.finish()
+        finally:
+            trainer.stop()
         figures = {
             "rows": summary["rows"],
             "steps": summary["steps"],

@@ -335,6 +335,9 @@ def test_trl_gets_the_rows_of_the_run_and_its_adapter_is_scored(
         def finish(self) -> None:
             shutil.copytree(adapter, self.settings["save"])
 
+        def stop(self) -> None:
+            assert Path(self.settings["save"]).is_dir(), "the adapter is saved before"
+
     monkeypatch.setattr(trl, "BaselineTrainer", Trainer)
     real_data.train_and_store_trl("tiny-trl", ["gsm8k"], proof.runs, proof.sets)
     result = proof.results["proof/tiny-trl"]
