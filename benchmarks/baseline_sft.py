@@ -82,8 +82,8 @@ class OnDemand(TrainerCallback, ExportableState):
             send(answer)
 
 
-def _last_checkpoint(output: Path) -> tuple[Path | None, list[dict[str, Any]]]:
-    """Return the last complete checkpoint, if there is one, and the answers of its steps.
+def _last_checkpoint(output: Path) -> tuple[str | None, list[dict[str, Any]]]:
+    """Return the folder of the last complete checkpoint, if there is any, and its steps' answers.
 
     The trainer writes its state last; a folder without it is a checkpoint that was interrupted.
     """
@@ -92,7 +92,7 @@ def _last_checkpoint(output: Path) -> tuple[Path | None, list[dict[str, Any]]]:
         return None, []
     last = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]))
     callbacks = json.loads(last.read_text(encoding="utf-8"))["stateful_callbacks"]
-    return last.parent, callbacks[OnDemand.__name__]["args"]["answers"]
+    return str(last.parent), callbacks[OnDemand.__name__]["args"]["answers"]
 
 
 def load(settings: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def main() -> None:
     adapters = {str(p.dtype) for p in trainer.model.parameters() if p.requires_grad}
     versions = {**{name: version(name) for name in names}, "adapters": sorted(adapters)}
     send({"versions": versions, "steps": answers})
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if settings.get("save"):
         trainer.save_model(settings["save"])
         send({"saved": settings["save"]})

@@ -48,7 +48,7 @@ class Run:
     """Training rows of each set, validation rows included; None for all that are not held out.
     Without a set, the base stays untrained."""
     continues: str | None = None
-    """The run whose adapter this one is trained further, as a phase is from the one before."""
+    """The run whose adapter is trained further, as a phase continues the one before it."""
     pair_weight: float = 0.0
     """See `model.pair_weight`."""
     seed: int = DEFAULT_SEED

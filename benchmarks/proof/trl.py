@@ -93,9 +93,9 @@ def train_trl(run: Run, finished: ProofFolder, folder: TrlFolder) -> dict[str, A
             output=str(folder.checkpoints),
             save=str(folder.adapter),
         )
-        done, planned = len(trainer.steps), summary["steps"]
+        done, planned, name = len(trainer.steps), summary["steps"], folder.path.name
         try:
-            for _ in trange(done, planned, initial=done, total=planned, desc=folder.path.name):
+            for _ in trange(done, planned, initial=done, total=planned, desc=name, unit="step"):
                 trainer.step()
             trainer.finish()
         finally:

@@ -46,7 +46,7 @@ class Solutions:
         answers = source.table.select(rows_N)["answer"][:]
         question_ids_N = source.question_ids_N[rows_N]
         one_row_each = rows_N[np.unique(question_ids_N, return_index=True)[1]]
-        questions = source.table.select(one_row_each)["question"][:]
+        questions = source.table.select(one_row_each)["question"]  # not read before it is needed
         return cls(question_ids_N, answers, source.labels_N[rows_N], log_odds_N, questions)
 
     @cached_property
@@ -69,13 +69,13 @@ def fit_stack(validation: Solutions, predicted: Solutions | None = None) -> Cons
     if predicted is not None and np.isnan(predicted.agreement_N).all():
         raise NoConsensusError("no predicted question has several solutions")
     consensus = fit_consensus(validation.labels_N, validation.log_odds_N, validation.agreement_N)
-    if predicted is not None:
-        shared = count_shared(validation.questions, predicted.questions)
-        if shared:
-            raise NoConsensusError(
-                f"expected other questions than those that it is fitted on, but {shared:,} of "
-                f"{len(predicted.questions):,} predicted questions are among them"
-            )
+    if predicted is not None and (
+        shared := count_shared(validation.questions, predicted.questions)
+    ):
+        raise NoConsensusError(
+            f"expected other questions than those that it is fitted on, but {shared:,} of "
+            f"{len(predicted.questions):,} predicted questions are among them"
+        )
     return consensus
 
 

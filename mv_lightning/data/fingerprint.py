@@ -70,7 +70,7 @@ def count_shared(first: Sequence[str], second: Sequence[str]) -> int:
     """
     import pyarrow as pa
 
-    ids = question_ids(pa.chunked_array([first, second], type=pa.string()))
+    ids = question_ids(pa.chunked_array([list(first), list(second)], type=pa.string()))
     return len(np.intersect1d(ids[: len(first)], ids[len(first) :]))
 
 

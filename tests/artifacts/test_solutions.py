@@ -85,7 +85,7 @@ def test_a_stack_is_not_applied_to_the_questions_it_is_fitted_on(
     everything = Solutions.of(loaded, np.arange(7), log_odds_N)
     assert sorted(everything.questions) == ["a", "b", "c"]
     some = Solutions.of(loaded, np.array([6, 2, 1]), log_odds_N[[6, 2, 1]])
-    assert some.questions == ["b"]
+    assert list(some.questions) == ["b"]
     others = dataclasses.replace(everything, questions=["x", " B ", "y"])
     with pytest.raises(NoConsensusError, match="but 1 of 3 predicted questions are"):
         fit_stack(some, others)

@@ -142,10 +142,9 @@ def test_a_verifier_of_questions_is_not_one_of_solutions() -> None:
     labels_N = np.tile([True, False, False, False] * 2 + [True, True, True, False] * 2, 5)
     question_ids_N = np.repeat(np.arange(20), 4)
     by_question_N = np.where(question_ids_N % 4 < 2, -1.0, 1.0)
-    texts = (["1"] * 80, [f"q{question}" for question in range(20)])
-    scores = scoring.score_rows(
-        Solutions(question_ids_N, texts[0], labels_N, by_question_N, texts[1])
-    )
+    questions = [f"q{question}" for question in range(20)]
+    solutions = Solutions(question_ids_N, ["1"] * 80, labels_N, by_question_N, questions)
+    scores = scoring.score_rows(solutions)
     assert scores["auroc"]["value"] == 0.75
     assert scores["auroc_within_question"]["value"] == 0.5
 
