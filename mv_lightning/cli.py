@@ -1,14 +1,18 @@
 """The command line: from the name of a command to the module that runs it.
 
-A user's mistake ends with one message and exit status 2. Set MV_LIGHTNING_TRACEBACK=1 to see where
-it was raised.
+A user's mistake ends with one message and exit status 2; set MV_LIGHTNING_TRACEBACK=1 to see where
+it was raised. A signal ends a command with status 128 + its number.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -87,6 +91,9 @@ SHORT_FORMS = {"--fresh": ("--run.fresh", "true")}
 def main(argv: list[str] | None = None) -> None:
     """Run one command; exits with status 2 and one message on a user's mistake.
 
+    SIGTERM ends it with status 143, Ctrl-C with 130; `fit` finishes its step and saves a checkpoint
+    first.
+
     Args:
         argv: The arguments after the program's name; None for those of this process.
     """
@@ -99,10 +106,16 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"expected one of {', '.join(COMMANDS)}, got {args[0]!r}")
         module = COMMANDS[args[0]].module
         run = importlib.import_module(module).run
-        run(args if module == _PHASE_MODULE else args[1:])
+        with _sigterm_exits():
+            run(args if module == _PHASE_MODULE else args[1:])
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
+    except SystemExit as stop:
+        # Lightning turns Ctrl-C into status 1.
+        if stop.code == 1 and isinstance(stop.__context__, KeyboardInterrupt):
+            sys.exit(128 + signal.SIGINT)
+        raise
     except Exception as error:
         if os.environ.get("MV_LIGHTNING_TRACEBACK") or not _is_users(error):
             raise
@@ -124,6 +137,20 @@ def usage() -> str:
             "  python -m mv_lightning COMMAND --help explains every option of a command.",
         ]
     )
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit: Lightning, which ignores it in a prediction, calls the handler
+    that it finds."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _expand(argv: list[str]) -> list[str]:

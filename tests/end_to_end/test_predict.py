@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import shutil
+import signal
 from itertools import islice
 from pathlib import Path
 
@@ -442,6 +444,30 @@ def test_generated_verdicts_resume_after_an_interruption(
         json.loads((folder / "prediction.json").read_text()) for folder in (generated, tmp_path)
     )
     assert one["malformed"] == other["malformed"] and other["rows_before_interruption"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_at_once_and_nothing_is_lost(
+    number: signal.Signals,
+    args,
+    straight: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step, before = VerdictModule.predict_step, signal.getsignal(signal.SIGTERM)
+
+    def interrupted(module: VerdictModule, batch: Batch, batch_idx: int) -> object:
+        if batch_idx == 2:
+            os.kill(os.getpid(), number)
+        return step(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(VerdictModule, "predict_step", interrupted)
+        main(args(tmp_path))
+    assert end.value.code == 128 + number and signal.getsignal(signal.SIGTERM) == before
+    assert batches_done(tmp_path) == 2
+    main(args(tmp_path))
+    assert same(straight, tmp_path)
 
 
 def test_a_share_of_true_is_not_ignored(
