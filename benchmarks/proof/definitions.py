@@ -51,6 +51,8 @@ class Run:
     """The run whose adapter is trained further, as a phase continues the one before it."""
     pair_weight: float = 0.0
     """See `model.pair_weight`."""
+    stratify: bool = False
+    """See `data.stratify`."""
     seed: int = DEFAULT_SEED
     lr: float = 2e-4
     r: int = 32
@@ -84,9 +86,11 @@ RUNS: Mapping[str, Run] = {
     "135m-1200-pairs": Run(BUNDLED, {"gsm8k": 1_200}, pair_weight=1.0),
     "0.5b-gsm8k-pairs": Run(_HALF, {"gsm8k": None}, pair_weight=1.0),
     "0.5b-1200-pairs": Run(_HALF, {"gsm8k": 1_200}, pair_weight=1.0),
+    "0.5b-1200-pairs-5e-5": Run(_HALF, {"gsm8k": 1_200}, pair_weight=1.0, lr=5e-5, stratify=True),
     "0.5b-1600-pairs-5e-4": Run(_HALF, {"gsm8k": 1_600}, pair_weight=1.0, lr=5e-4),
     "0.5b-2000": Run(_HALF, {"gsm8k": 2_000}),
     "0.5b-1000": Run(_HALF, {"gsm8k": 1_000}),
+    "0.5b-1000-stratified": Run(_HALF, {"gsm8k": 1_000}, stratify=True),
     "0.5b-500": Run(_HALF, {"gsm8k": 500}),
 }
 """By name, in the order in which they should be run."""

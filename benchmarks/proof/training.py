@@ -1,6 +1,7 @@
 """Train a run and predict the held-out rows, by the commands that a user would type.
 
-Every step resumes where it was interrupted, and a finished one is skipped. One thread per process.
+Every step resumes where it was interrupted, and a finished one is skipped. Each process has one
+thread, unless the environment variable OMP_NUM_THREADS says otherwise.
 """
 
 from __future__ import annotations
@@ -158,6 +159,8 @@ def _fit_options(run: Run, folder: ProofFolder) -> dict[str, Any]:
         "run.save_every": 25,
         "run.eval_every": 100_000,  # only after the last step
     }
+    if run.stratify:
+        options["data.stratify"] = "true"
     if run.pair_weight:
         options["model.pair_weight"] = run.pair_weight
     return options
@@ -193,7 +196,7 @@ def _command(
     folder.path.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "mv_lightning", *args],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env={"OMP_NUM_THREADS": "1", **os.environ, "TOKENIZERS_PARALLELISM": "false"},
     )
     before = os.times()
     try:

@@ -7,15 +7,19 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from mv_lightning.data.batching import spread_classes
 
 
 def question_order(
     question_ids_N: np.ndarray,
     labels_N: np.ndarray,
     batch_size: int,
+    stratify: bool,
     seed: int,
     phase: int,
     epoch: int,
@@ -33,6 +37,8 @@ def question_order(
         question_ids_N: int [N], equal for rows of the same question.
         labels_N: bool [N].
         batch_size: Rows of a micro-batch.
+        stratify: Keep the class shares of a micro-batch near those of the shard: a random question
+            is joined by those that complement it, a hard one by an easy one.
         seed: Seed of the run.
         phase: The phase, from 1.
         epoch: The epoch, from 0.
@@ -43,7 +49,8 @@ def question_order(
     rng = np.random.default_rng([seed, phase, epoch])
     parts = _question_parts(question_ids_N, labels_N, batch_size, rng)
     shuffled = [parts[index] for index in rng.permutation(len(parts))]
-    rows_N = np.array(_fill(shuffled, batch_size), dtype=np.int64)
+    counted_N = labels_N.astype(bool) if stratify else np.zeros(len(labels_N), dtype=bool)
+    rows_N = np.array(_fill(shuffled, counted_N, batch_size, rng), dtype=np.int64)
     n_full = len(rows_N) // batch_size
     batches = rows_N[: n_full * batch_size].reshape(n_full, batch_size)
     last = rows_N[n_full * batch_size :]
@@ -61,35 +68,52 @@ def _question_parts(
     for group in np.split(sorted_N, starts):
         n_parts = max(1, -(-len(group) // batch_size))
         if n_parts > 1:
-            group = _spread_classes(group, labels_N[group])
+            group = spread_classes(group, labels_N[group])
         parts += [part.tolist() for part in np.array_split(group, n_parts)]
     return parts
 
 
-def _spread_classes(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The rows with both classes spread evenly over them."""
-    place = np.empty(len(rows))
-    for label in (True, False):
-        count = int(np.count_nonzero(labels == label))
-        place[labels == label] = (np.arange(count) + 0.5) / max(1, count)
-    return rows[np.argsort(place, kind="stable")]
-
-
-def _fill(parts: Sequence[list[int]], batch_size: int) -> list[int]:
+def _fill(
+    parts: Sequence[list[int]], is_right_N: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> list[int]:
     """Lay parts end to end so that each `batch_size` rows hold whole ones where possible.
 
-    The largest part that fits the rest of a batch is next; where none does, the smallest is cut.
+    The largest size that fits the rest of a batch is next; where none does, a part of the smallest
+    is cut. Among parts of one size, the first of a batch is random; the others bring the batch's
+    share of right rows as near as possible to that of all rows.
     """
-    by_size: list[list[list[int]]] = [[] for _ in range(batch_size + 1)]
+    waiting: defaultdict[int, defaultdict[int, list[list[int]]]]
+    waiting = defaultdict(lambda: defaultdict(list))  # by size, then by the number of right rows
     for part in parts:
-        by_size[len(part)].append(part)
-    rows: list[int] = []
-    n_rows = sum(map(len, parts))
-    while len(rows) < n_rows:
-        free = batch_size - len(rows) % batch_size
-        sizes = [size for size in range(1, batch_size + 1) if by_size[size]]
-        fitting = [size for size in sizes if size <= free]
-        part = by_size[max(fitting) if fitting else min(sizes)].pop()
+        waiting[len(part)][int(is_right_N[part].sum())].append(part)
+    share, rows = is_right_N.mean(), list[int]()
+    while len(rows) < len(is_right_N):
+        filled = len(rows) % batch_size
+        free = batch_size - filled
+        fitting = [size for size in waiting if size <= free]
+        size = max(fitting) if fitting else min(waiting)
+        by_right = waiting[size]
+        if filled:
+            missing = share * (filled + size) - is_right_N[rows[-filled:]].sum()
+            right = min(by_right, key=lambda count: (abs(count - missing), count))
+        else:
+            right = _random_count(by_right, rng)
+        part = by_right[right].pop()
+        if not by_right[right]:
+            del by_right[right]
+        if not by_right:
+            del waiting[size]
         rows += part[:free]
-        by_size[len(part[free:])].append(part[free:])
+        rest = part[free:]
+        if rest:
+            waiting[len(rest)][int(is_right_N[rest].sum())].append(rest)
     return rows
+
+
+def _random_count(by_right: Mapping[int, list[list[int]]], rng: np.random.Generator) -> int:
+    """The number of right rows of a random part."""
+    counts = list(by_right)
+    if len(counts) == 1:
+        return counts[0]
+    parts_C = np.array([len(by_right[count]) for count in counts])
+    return counts[rng.choice(len(counts), p=parts_C / parts_C.sum())]

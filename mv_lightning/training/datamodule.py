@@ -29,6 +29,7 @@ from mv_lightning.data.batching import (
     pack_contaminated,
     packed_tokens,
     pad,
+    spread_classes,
     training_micro_batches,
 )
 from mv_lightning.data.chat import render_chat
@@ -78,6 +79,8 @@ class VerdictDataModule(pl.LightningDataModule):
             default outside `fit`.
         max_length: Maximum tokens; a longer solution loses its middle. null: as for prompt.
         batch_size: Rows of a micro-batch; trainer.accumulate_grad_batches of these are a step.
+        stratify: Give every optimizer step the class shares of the whole shard, to within one row;
+            with model.pair_weight, as nearly as whole questions allow.
         packing: How the rows of a micro-batch are laid out. `clean`: end to end, none sees
             another. `contaminated`: each sees the rows before it and their labels, as in the
             plain packing of the contest report; for an ablation, in training only. `none`:
@@ -102,6 +105,7 @@ class VerdictDataModule(pl.LightningDataModule):
         prompt: str | None = "detailed",
         max_length: int | None = 2048,
         batch_size: int = 2,
+        stratify: bool = False,
         packing: PackingMode = "clean",
         summarize: SummarySettings = SummarySettings(),  # noqa: B008
         eval_tokens: int = EVAL_TOKENS,
@@ -128,6 +132,7 @@ class VerdictDataModule(pl.LightningDataModule):
         self.prompt = load_prompt(prompt)
         self.max_length = max_length
         self.batch_size = batch_size
+        self.stratify = stratify
         self.packing = packing
         self.summarizer: Summarizer | None = None
         """Replaces long solutions by summaries; None where none are."""
@@ -229,10 +234,12 @@ class VerdictDataModule(pl.LightningDataModule):
         """
         train = self.splits["train"]
         place = (self.plan.seed, self.phase, epoch)
-        if not self.pair_weight:
-            return epoch_order(len(train.encoded), *place)
         is_right_N = train.encoded.labels_N == 1
-        return question_order(train.question_ids_N, is_right_N, self.batch_size, *place)
+        if self.pair_weight:
+            sizes = (self.batch_size, self.stratify)
+            return question_order(train.question_ids_N, is_right_N, *sizes, *place)
+        order_N = epoch_order(len(train.encoded), *place)
+        return spread_classes(order_N, is_right_N[order_N]) if self.stratify else order_N
 
     def longest_training_batch(self) -> Batch:
         """Return the largest micro-batch that this process will train on."""

@@ -25,6 +25,7 @@ from mv_lightning.data.batching import (
     pack_contaminated,
     packed_tokens,
     pad,
+    spread_classes,
     training_micro_batches,
 )
 from mv_lightning.schema import EncodedRows
@@ -285,6 +286,25 @@ def test_the_order_is_a_pure_function() -> None:
     assert np.array_equal(first, epoch_order(50, 3, 1, 0))
     for other in ((4, 1, 0), (3, 2, 0), (3, 1, 1)):
         assert not np.array_equal(first, epoch_order(50, *other))
+
+
+@given(
+    labels=st.lists(st.booleans(), min_size=1, max_size=120),
+    step=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
+def test_spread_classes_gives_every_step_the_class_shares(
+    labels: list[bool], step: int, seed: int
+) -> None:
+    labels_N = np.array(labels)
+    random_N = epoch_order(len(labels), seed, 1, 0)
+    order_N = spread_classes(random_N, labels_N[random_N])
+    for label in (True, False):
+        of_class = [row for row in order_N.tolist() if labels_N[row] == label]
+        assert of_class == [row for row in random_N.tolist() if labels_N[row] == label]
+    for start in range(len(labels) - step + 1):
+        rows_N = order_N[start : start + step]
+        assert abs(labels_N[rows_N].sum() - step * labels_N.mean()) < 1 + 1e-9
 
 
 @given(done=st.integers(0, 10))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mv_lightning.data.batching import PackingMode, epoch_order
+from mv_lightning.data.batching import PackingMode, epoch_order, spread_classes
 from mv_lightning.data.encoding import RowsTooLong
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan
@@ -214,10 +214,20 @@ def test_pairs_share_micro_batches(rows: Path, tiny_folder: Path) -> None:
     assert len(longest.ids_T) == max(len(batch.ids_T) for batch in batches)
 
 
-def test_without_a_pair_loss_the_order_is_the_plain_one(rows: Path, tiny_folder: Path) -> None:
+def test_without_a_pair_loss_the_order_is_random_or_stratified(
+    rows: Path, tiny_folder: Path
+) -> None:
     data = data_module(rows, tiny_folder, GROUPED, batch_size=6)
-    expected = epoch_order(len(data.splits["train"].encoded), GROUPED.seed, phase=2, epoch=1)
-    assert np.array_equal(data.training_order(1), expected)
+    labels_N = data.splits["train"].encoded.labels_N
+    random_N = epoch_order(len(labels_N), GROUPED.seed, phase=2, epoch=1)
+    assert np.array_equal(data.training_order(1), random_N)
+    data.stratify = True
+    stratified_N = data.training_order(1)
+    assert not np.array_equal(stratified_N, random_N)
+    assert np.array_equal(stratified_N, spread_classes(random_N, labels_N[random_N] == 1))
+    for micro_batch in data._training_micro_batches(1):
+        rows_B = list(micro_batch.indices)
+        assert abs(labels_N[rows_B].sum() - len(rows_B) * labels_N.mean()) < 1
     assert data.longest_training_batch().questions_B is None
 
 
