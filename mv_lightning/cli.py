@@ -91,7 +91,7 @@ SHORT_FORMS = {"--fresh": ("--run.fresh", "true")}
 def main(argv: list[str] | None = None) -> None:
     """Run one command; exits with status 2 and one message on a user's mistake.
 
-    SIGTERM ends it with status 143, Ctrl-C with 130; `fit` finishes its step and saves a checkpoint
+    A signal ends it with status 128 + its number; `fit` finishes its step and saves a checkpoint
     first.
 
     Args:
@@ -106,8 +106,11 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"expected one of {', '.join(COMMANDS)}, got {args[0]!r}")
         module = COMMANDS[args[0]].module
         run = importlib.import_module(module).run
-        with _sigterm_exits():
-            run(args if module == _PHASE_MODULE else args[1:])
+        if module == _PHASE_MODULE:
+            with _sigterm_exits():
+                run(args)
+        else:
+            run(args[1:])
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -141,7 +144,7 @@ def usage() -> str:
 
 @contextmanager
 def _sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit: Lightning, which ignores it in a prediction, calls the handler
+    """Let SIGTERM raise SystemExit: Lightning ignores it in a prediction, but calls the handler
     that it finds."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals

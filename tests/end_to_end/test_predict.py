@@ -455,6 +455,9 @@ def test_a_signal_ends_the_command_at_once_and_nothing_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     step, before = VerdictModule.predict_step, signal.getsignal(signal.SIGTERM)
+    # As in a terminal: a shell lets its background processes ignore SIGINT, as Lightning does after
+    # an interruption.
+    sigint = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(module: VerdictModule, batch: Batch, batch_idx: int) -> object:
         if batch_idx == 2:
@@ -464,6 +467,7 @@ def test_a_signal_ends_the_command_at_once_and_nothing_is_lost(
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(VerdictModule, "predict_step", interrupted)
         main(args(tmp_path))
+    signal.signal(signal.SIGINT, sigint)
     assert end.value.code == 128 + number and signal.getsignal(signal.SIGTERM) == before
     assert batches_done(tmp_path) == 2
     main(args(tmp_path))

@@ -181,7 +181,7 @@ def test_a_partial_validation_does_not_replace_a_complete_one(
 ) -> None:
     before = json.loads(straight.metrics.read_text())["val"]
     options = tiny_options(tiny_folder, straight.run)
-    limits = ["--trainer.limit_val_batches", "1", "--data.eval_tokens", "700"]
+    limits = ["--trainer.limit_val_batches", "0.5", "--data.eval_tokens", "700"]
     main(["validate", "--config", str(ROOT / "configs/phase1.yaml"), *options, *limits])
     stored = json.loads(straight.metrics.read_text())
     assert stored["val"] == before and stored["partial_val"]["rows"] < before["rows"]
