@@ -1,12 +1,12 @@
 """What the gradients of single rows have in common, and how much of a step's noise that is.
 
-    python -m benchmarks.gradient_noise PHASE ROWS [--rows 40]
+    python -m benchmarks.gradient_noise PHASE FILE [--rows 40]
 
-PHASE is the folder of a finished phase, ROWS a file of labelled rows. The gradient of the verdict
+PHASE is the folder of a finished phase, FILE has labelled rows. The gradient of the verdict
 loss is computed row by row. Its variance over the rows is divided into the part between the two
 classes, which `data.stratify` removes from a step, and the part within them. Then every parameter
-is moved by the learning rate against the sign of the gradient of the mean log-odds, which is about
-what Adam does in its first step, and the changes of the rows' log-odds are compared. Writes
+is moved by the learning rate along the sign of the gradient of the mean log-odds, much as Adam does
+in its first step, and the changes of the rows' log-odds are compared. Writes
 `benchmarks/results/gradient_noise.json`.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +96,11 @@ class RowGradients:
         _, before_B = self._forward(rows_B)
         signs = [one.sign() for one in torch.autograd.grad(before_B.mean(), self._parameters)]
         with torch.no_grad():
-            torch._foreach_add_(self._parameters, signs, alpha=lr)
+            for parameter, sign in zip(self._parameters, signs, strict=True):
+                parameter += lr * sign
             _, after_B = self._forward(rows_B)
-            torch._foreach_sub_(self._parameters, signs, alpha=lr)
+            for parameter, sign in zip(self._parameters, signs, strict=True):
+                parameter -= lr * sign
         changes_B: np.ndarray = (after_B - before_B).detach().numpy()
         return changes_B
 
@@ -118,20 +121,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("phase", type=Path)
-    parser.add_argument("source", metavar="rows", type=Path)
-    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--rows", type=int, default=40, help="the first so many are used")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    verifier, source = Verifier.load(options.phase, device="cpu"), load_source(str(options.source))
+    verifier, source = Verifier.load(options.phase, device="cpu"), load_source(str(options.file))
     assert source.labels_N is not None
+    labels_N = source.labels_N[: options.rows]
     encoded = verifier.encode(source.table.select(range(options.rows)))
-    encoded.labels_N[:] = labels_N = source.labels_N[: options.rows]
-    gradients = RowGradients(verifier, encoded)
+    gradients = RowGradients(verifier, replace(encoded, labels_N=labels_N.astype(np.int8)))
     found = variances(gradients.each(), labels_N)
     change_B = gradients.change(STEP_ROWS, LEARNING_RATE)
     record(
         "gradient_noise",
-        settings={"run": options.phase.parent.name, "rows": options.source.stem},
+        settings={"run": options.phase.parent.name, "rows": options.file.stem},
         figures={
             **found,
             "rows": options.rows,

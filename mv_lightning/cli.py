@@ -10,10 +10,9 @@ import importlib
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+
+from mv_lightning.signals import on_sigterm
 
 
 @dataclass(frozen=True)
@@ -107,18 +106,16 @@ def main(argv: list[str] | None = None) -> None:
         module = COMMANDS[args[0]].module
         run = importlib.import_module(module).run
         if module == _PHASE_MODULE:
-            with _sigterm_exits():
+            # Lightning ignores SIGTERM in a prediction, but calls the handler that it finds.
+            with on_sigterm(lambda: sys.exit(128 + signal.SIGTERM)):
                 run(args)
         else:
             run(args[1:])
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not _is_interrupt(stop):
+            raise
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except SystemExit as stop:
-        # Lightning turns Ctrl-C into status 1.
-        if stop.code == 1 and isinstance(stop.__context__, KeyboardInterrupt):
-            sys.exit(128 + signal.SIGINT)
-        raise
     except Exception as error:
         if os.environ.get("MV_LIGHTNING_TRACEBACK") or not _is_users(error):
             raise
@@ -142,25 +139,18 @@ def usage() -> str:
     )
 
 
-@contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit: Lightning ignores it in a prediction, but calls the handler
-    that it finds."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _expand(argv: list[str]) -> list[str]:
     args: list[str] = []
     for arg in argv:
         args += SHORT_FORMS.get(arg, (arg,))
     return args
+
+
+def _is_interrupt(stop: BaseException) -> bool:
+    """Ctrl-C, which Lightning turns into an exit with status 1."""
+    if isinstance(stop, SystemExit) and stop.code == 1:
+        return isinstance(stop.__context__, KeyboardInterrupt)
+    return isinstance(stop, KeyboardInterrupt)
 
 
 def _is_users(error: Exception) -> bool:

@@ -23,7 +23,7 @@ from benchmarks.proof.training import ProofFolder
 from mv_lightning.artifacts.phase_results import read_summary
 from mv_lightning.artifacts.solutions import Solutions
 from mv_lightning.atomic import atomic_file, write_json
-from mv_lightning.data.batching import epoch_order, spread_classes
+from mv_lightning.data.batching import row_order
 from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import read_manifest
@@ -123,9 +123,7 @@ def write_training_texts(run: Run, finished: ProofFolder, path: Path) -> None:
     source = load_source(str(finished.training_rows))
     assert source.labels_N is not None
     rows_N = read_manifest(finished.phase.manifest)[1].train[0]
-    order_N = epoch_order(len(rows_N), run.seed, phase=1, epoch=0)
-    if run.stratify:
-        order_N = spread_classes(order_N, source.labels_N[rows_N[order_N]])
+    order_N = row_order(source.labels_N[rows_N], run.stratify, run.seed, phase=1, epoch=0)
     prompt = load_prompt(run.prompt)
     write_texts(path, prompt, source.table, source.labels_N, rows_N[order_N])
 

@@ -267,12 +267,28 @@ def epoch_order(rows: int, seed: int, phase: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, phase, epoch]).permutation(rows)
 
 
+def row_order(
+    labels_N: np.ndarray, stratify: bool, seed: int, phase: int, epoch: int
+) -> np.ndarray:
+    """Return the order of a shard's rows in an epoch, random or stratified: int64 [N].
+
+    Args:
+        labels_N: bool [N].
+        stratify: See `spread_classes`.
+        seed: Seed of the run.
+        phase: The phase, from 1.
+        epoch: The epoch, from 0.
+    """
+    order_N = epoch_order(len(labels_N), seed, phase, epoch)
+    return spread_classes(order_N, labels_N[order_N]) if stratify else order_N
+
+
 def spread_classes(order_N: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """Return an order with both classes spread evenly over it; within a class it stays as it was.
 
-    Any consecutive rows have the class shares of all rows, to within one row: a stratified sample.
-    At the start of a training, rows of a class have nearly the same gradient, so most of the noise
-    of a random batch is its class shares (stratified sampling for SGD: Zhao and Zhang 2014,
+    Any consecutive rows have the class proportions of all rows, to within one row: a stratified
+    sample. Rows of a class have nearly the same gradient, so most of the noise of a random batch
+    comes from its class proportions (stratified sampling for SGD: Zhao and Zhang 2014,
     https://arxiv.org/abs/1405.3080).
 
     Args:

@@ -37,8 +37,8 @@ def question_order(
         question_ids_N: int [N], equal for rows of the same question.
         labels_N: bool [N].
         batch_size: Rows of a micro-batch.
-        stratify: Keep the class shares of a micro-batch near those of the shard: a random question
-            is joined by those that complement it, a hard one by an easy one.
+        stratify: Keep the class proportions of a micro-batch near those of the shard: a random
+            question is joined by those that complement it, a hard one by an easy one.
         seed: Seed of the run.
         phase: The phase, from 1.
         epoch: The epoch, from 0.
@@ -49,7 +49,8 @@ def question_order(
     rng = np.random.default_rng([seed, phase, epoch])
     parts = _question_parts(question_ids_N, labels_N, batch_size, rng)
     shuffled = [parts[index] for index in rng.permutation(len(parts))]
-    counted_N = labels_N.astype(bool) if stratify else np.zeros(len(labels_N), dtype=bool)
+    # Without right rows to count, all parts of a size are alike, and are taken as shuffled.
+    counted_N = labels_N if stratify else np.zeros_like(labels_N)
     rows_N = np.array(_fill(shuffled, counted_N, batch_size, rng), dtype=np.int64)
     n_full = len(rows_N) // batch_size
     batches = rows_N[: n_full * batch_size].reshape(n_full, batch_size)
@@ -86,7 +87,8 @@ def _fill(
     waiting = defaultdict(lambda: defaultdict(list))  # by size, then by the number of right rows
     for part in parts:
         waiting[len(part)][int(is_right_N[part].sum())].append(part)
-    share, rows = is_right_N.mean(), list[int]()
+    share = is_right_N.mean()
+    rows: list[int] = []
     while len(rows) < len(is_right_N):
         filled = len(rows) % batch_size
         free = batch_size - filled

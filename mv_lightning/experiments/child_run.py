@@ -11,11 +11,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+
+from mv_lightning.signals import on_sigterm
 
 KILLED = -signal.SIGKILL
 """Exit status of a child that was killed."""
@@ -68,7 +69,8 @@ def run_child(
         else:
             os.killpg(process.pid, signal.SIGKILL)
 
-    with _forward_termination(process):
+    # The child saves its state and ends, instead of being left alone.
+    with on_sigterm(lambda: process.terminate()):
         return wait_for(process.poll, kill, kill_when)
 
 
@@ -126,16 +128,3 @@ def check_status(args: Sequence[str], status: int, log: Path) -> None:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1] if lines else "no output"
         raise ValueError(f"`{shlex.join(args)}` ended with status {status}: {last}")
-
-
-@contextmanager
-def _forward_termination(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass SIGTERM on to the child, which saves its state and ends, instead of leaving it alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -23,13 +23,12 @@ from mv_lightning.data.batching import (
     PackingMode,
     PackRows,
     TrainingOrder,
-    epoch_order,
     evaluation_micro_batches,
     pack,
     pack_contaminated,
     packed_tokens,
     pad,
-    spread_classes,
+    row_order,
     training_micro_batches,
 )
 from mv_lightning.data.chat import render_chat
@@ -79,8 +78,8 @@ class VerdictDataModule(pl.LightningDataModule):
             default outside `fit`.
         max_length: Maximum tokens; a longer solution loses its middle. null: as for prompt.
         batch_size: Rows of a micro-batch; trainer.accumulate_grad_batches of these are a step.
-        stratify: Give every optimizer step the class shares of the whole shard, to within one row;
-            with model.pair_weight, as nearly as whole questions allow.
+        stratify: Give every optimizer step the class proportions of the whole shard, to within one
+            row; with model.pair_weight, as nearly as whole questions allow.
         packing: How the rows of a micro-batch are laid out. `clean`: end to end, none sees
             another. `contaminated`: each sees the rows before it and their labels, as in the
             plain packing of the contest report; for an ablation, in training only. `none`:
@@ -131,11 +130,8 @@ class VerdictDataModule(pl.LightningDataModule):
         self.plan = splits
         self.prompt = load_prompt(prompt)
         self.max_length = max_length
-        self.batch_size = batch_size
-        self.stratify = stratify
+        self.batch_size, self.stratify = batch_size, stratify
         self.packing = packing
-        self.summarizer: Summarizer | None = None
-        """Replaces long solutions by summaries; None where none are."""
         self.eval_tokens = eval_tokens
         self.adversarial_rows = adversarial_rows
         self.num_workers = num_workers
@@ -143,8 +139,9 @@ class VerdictDataModule(pl.LightningDataModule):
         self.folder = PhaseFolder(Path(run_dir), phase)
         self.tokens = self.folder.tokens
         """Folder of the tokenised rows; runs on the same rows may share one."""
-        if summarize.model is not None:
-            self.summarizer = Summarizer(summarize, RunFolder(self.folder.run).summaries)
+        summaries = RunFolder(self.folder.run).summaries
+        self.summarizer = Summarizer(summarize, summaries) if summarize.model is not None else None
+        """Replaces long solutions by summaries; None where none are."""
         self.predict_source = predict_source or source
         self.id_column = id_column
         self.pair_weight = pair_weight
@@ -238,8 +235,7 @@ class VerdictDataModule(pl.LightningDataModule):
         if self.pair_weight:
             sizes = (self.batch_size, self.stratify)
             return question_order(train.question_ids_N, is_right_N, *sizes, *place)
-        order_N = epoch_order(len(train.encoded), *place)
-        return spread_classes(order_N, is_right_N[order_N]) if self.stratify else order_N
+        return row_order(is_right_N, self.stratify, *place)
 
     def longest_training_batch(self) -> Batch:
         """Return the largest micro-batch that this process will train on."""
