@@ -81,6 +81,9 @@ RUNS: Mapping[str, Run] = {
     "1.5b-2000": Run(_ONE_AND_A_HALF, {"gsm8k": 2_000}, micro_batches=2),
     "1.5b-untrained": Run(_ONE_AND_A_HALF),
     "0.5b-4000": Run(_HALF, {"zeroeval": 1_500}, continues="0.5b-gsm8k"),
+    "0.5b-4000-pairs": Run(
+        _HALF, {"zeroeval": 1_500}, continues="0.5b-gsm8k", pair_weight=1.0, stratify=True
+    ),
     "135m-gsm8k": Run(BUNDLED, {"gsm8k": None}),
     "135m-untrained": Run(BUNDLED),
     "135m-1200-pairs": Run(BUNDLED, {"gsm8k": 1_200}, pair_weight=1.0),
