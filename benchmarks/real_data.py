@@ -145,12 +145,15 @@ def _scored_rows(folder: ProofFolder, set_name: str, sets: Path) -> Path:
 
 def show_runs() -> None:
     """Print every run, and whether a result of it is stored."""
-    for name, run in RUNS.items():
-        stored = "stored" if (PROOF_RESULTS / f"{name}.json").is_file() else ""
+    for name in (*RUNS, *TRL_RUNS):
+        run = RUNS[TRL_RUNS.get(name, name)]
         rows = ", ".join(f"{key} {limit or 'all'}" for key, limit in run.rows.items())
         if run.continues:
             rows = f"{run.continues}, then {rows}"
-        print(f"{name:20} {run.title:30} {rows or 'untrained':30} {stored}")
+        if name in TRL_RUNS:
+            rows = f"{rows}, by TRL"
+        stored = "stored" if (PROOF_RESULTS / f"{name}.json").is_file() else ""
+        print(f"{name:20} {run.title:30} {rows or 'untrained':30} {stored}".rstrip())
 
 
 def main() -> None:
