@@ -3,7 +3,7 @@
     python -m benchmarks.real_data --list             # the runs, and which of them are stored
     python -m benchmarks.real_data --run 0.5b-gsm8k   # train a run (or resume it), predict, score
     python -m benchmarks.real_data --baselines        # majority class and bag of words
-    python -m benchmarks.real_data --table            # tables and learning curve
+    python -m benchmarks.real_data --table            # tables and learning curves
 
 Questions repeat within and across the sets. A fixed share of them is held out in all sets, and
 every run predicts the same held-out rows, whatever it was trained on. A run is `fit` and `predict`
@@ -25,7 +25,7 @@ from benchmarks.proof.baselines import BASELINES, score_baseline
 from benchmarks.proof.definitions import BASELINE_RUN, ROW_SETS, RUNS, TRL_RUNS, Run, chain
 from benchmarks.proof.rows import check_held_out, write_scored_rows, write_training_rows
 from benchmarks.proof.scoring import score_prediction
-from benchmarks.proof.tables import markdown, plot_learning_curve
+from benchmarks.proof.tables import markdown, plot_learning_curves
 from benchmarks.proof.training import ProofFolder, cpu_seconds, predict, train
 from benchmarks.proof.trl import TrlFolder, score_trl, train_trl
 from mv_lightning.artifacts.phase_results import read_summary
@@ -184,7 +184,7 @@ def main() -> None:
     if options.baselines:
         store_baselines(options.score, options.folder, options.sets)
     if options.table:
-        plot_learning_curve(PROOF_RESULTS, PROOF_RESULTS / "learning_curve.png")
+        plot_learning_curves(PROOF_RESULTS, PROOF_RESULTS / "learning_curve.png")
         print(markdown(PROOF_RESULTS))
     if options.list:
         show_runs()

@@ -104,8 +104,23 @@ BASELINE_RUN = "0.5b-gsm8k"
 """The run whose training rows the baselines are fitted on."""
 TRL_RUNS = {"0.5b-1000-trl": "0.5b-1000"}
 """Trainings by TRL, and the run whose rows and steps each repeats."""
-CURVE = ("0.5b-untrained", "0.5b-500", "0.5b-1000", "0.5b-2000", "0.5b-gsm8k", "0.5b-4000")
-"""The runs of the learning curve."""
+CURVES: Mapping[str, tuple[str, ...]] = {
+    "verdict loss": (
+        "0.5b-untrained",
+        "0.5b-500",
+        "0.5b-1000",
+        "0.5b-2000",
+        "0.5b-gsm8k",
+        "0.5b-4000",
+    ),
+    "last phases with pair loss": (
+        "0.5b-untrained",
+        "0.5b-1200-pairs",
+        "0.5b-4000-pairs",
+        "0.5b-5000-pairs",
+    ),
+}
+"""The learning curves, and the runs of each."""
 
 
 def chain(name: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.proof.baselines import BASELINES
-from benchmarks.proof.definitions import BASELINE_RUN, CURVE, ROW_SETS, RUNS, TRL_RUNS, chain
+from benchmarks.proof.definitions import BASELINE_RUN, CURVES, ROW_SETS, RUNS, TRL_RUNS, chain
 from benchmarks.proof.scoring import SOLUTIONS
 from mv_lightning.reporting.blocks import Table
 
@@ -146,35 +146,41 @@ def _costs(name: str, result: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return sets, f"{training['rows']:,}", f"{training.get('steps', 0):,}", f"{hours:.2f}"
 
 
-def plot_learning_curve(folder: Path, path: Path) -> None:
+def plot_learning_curves(folder: Path, path: Path) -> None:
     """Plot the AUROC and the AUROC within a question over the number of training rows.
+
+    A row that is trained on twice is counted twice.
 
     Args:
         folder: Folder of the proof's results.
-        path: PNG file; not written while fewer than two runs of the curve are stored.
+        path: PNG file; not written while no curve has two stored runs.
     """
     from matplotlib.figure import Figure
 
     from mv_lightning.metrics.plots import save_png
 
     results = read_results(folder)
-    stored = [
-        results[name] for name in CURVE if MAIN_SET in results.get(name, {"scores": {}})["scores"]
-    ]
-    if len(stored) < 2:
+    scored = {name for name, result in results.items() if MAIN_SET in result["scores"]}
+    curves = {title: [name for name in runs if name in scored] for title, runs in CURVES.items()}
+    curves = {title: names for title, names in curves.items() if len(names) > 1}
+    if not curves:
         return
-    rows = [(result["training"] or {"rows": 0})["rows"] for result in stored]
-    figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for title in ("AUROC", "AUROC within a question"):
-        measured = [result["scores"][MAIN_SET][_SCORES[title]] for result in stored]
-        values = [one["value"] for one in measured]
-        below = [one["value"] - one["interval"][0] for one in measured]
-        above = [one["interval"][1] - one["value"] for one in measured]
-        axes.errorbar(rows, values, yerr=[below, above], marker="o", capsize=3, label=title)
-    axes.axhline(0.5, color="grey", linewidth=0.8, linestyle="--")
-    axes.set_xlabel("training rows")
-    axes.set_title(f"{RUNS[CURVE[0]].title}, held-out {ROW_SETS[MAIN_SET].title}", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure = Figure(figsize=(8, 3.6), dpi=150, layout="constrained")
+    panels = ("AUROC", "AUROC within a question")
+    for axes, metric in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        for title, names in curves.items():
+            rows = [(results[name]["training"] or {"rows": 0})["rows"] for name in names]
+            measured = [results[name]["scores"][MAIN_SET][_SCORES[metric]] for name in names]
+            values = [one["value"] for one in measured]
+            below = [one["value"] - one["interval"][0] for one in measured]
+            above = [one["interval"][1] - one["value"] for one in measured]
+            bars = [below, above]
+            axes.errorbar(rows, values, yerr=bars, marker="o", capsize=3, label=title)
+        axes.axhline(0.5, color="grey", linewidth=0.8, linestyle="--")
+        axes.set_xlabel("training rows")
+        axes.set_title(metric, fontsize=10)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(frameon=False, loc="upper left", fontsize=9)
+    any_run = RUNS[next(iter(curves.values()))[0]]
+    figure.suptitle(f"{any_run.title}, held-out {ROW_SETS[MAIN_SET].title}", fontsize=10)
     save_png(figure, path)

@@ -371,5 +371,16 @@ def test_the_definitions_name_known_sets_and_bases() -> None:
     for run in RUNS.values():
         assert run.rows.keys() <= ROW_SETS.keys()
         assert run.title
-    assert set(definitions.CURVE) <= RUNS.keys() >= set(definitions.TRL_RUNS.values())
-    assert {RUNS[name].base for name in definitions.CURVE} == {"qwen2.5-coder-0.5b"}
+    on_curves = {name for names in definitions.CURVES.values() for name in names}
+    assert on_curves <= RUNS.keys() >= set(definitions.TRL_RUNS.values())
+    assert {RUNS[name].base for name in on_curves} == {"qwen2.5-coder-0.5b"}
+
+
+def test_learning_curves_are_drawn_from_two_stored_runs_on(tmp_path: Path) -> None:
+    image = tmp_path / "curves.png"
+    stored = real_data.PROOF_RESULTS
+    for name in ("0.5b-untrained", "0.5b-4000-pairs"):
+        assert not image.exists()
+        shutil.copy(stored / f"{name}.json", tmp_path)
+        tables.plot_learning_curves(tmp_path, image)
+    assert image.read_bytes().startswith(b"\x89PNG")
