@@ -122,8 +122,8 @@ def run_process(command: Sequence[str], log: Path, limit: float) -> dict[str, An
             start_new_session=True,  # its children end with it
             env={**os.environ, **OFFLINE},
         )
-    print(f"process {process.pid}, at most {limit:.0f} s: {log}", flush=True)
     try:
+        print(f"process {process.pid}, at most {limit:.0f} s: {log}", flush=True)
         returncode = process.wait(limit)
         reason = f"return code {returncode}"
     except subprocess.TimeoutExpired:

@@ -194,11 +194,11 @@ def _command(
     starts = recorded.setdefault(stage or command, [])
     starts.append(0.0)
     folder.path.mkdir(parents=True, exist_ok=True)
+    before = os.times()
     process = subprocess.Popen(
         [sys.executable, "-m", "mv_lightning", *args],
         env={"OMP_NUM_THREADS": "1", **os.environ, "TOKENIZERS_PARALLELISM": "false"},
     )
-    before = os.times()
     try:
         while process.poll() is None:
             try:
