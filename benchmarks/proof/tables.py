@@ -181,6 +181,6 @@ def plot_learning_curves(folder: Path, path: Path) -> None:
         axes.set_title(metric, fontsize=10)
         axes.grid(alpha=0.3)
     figure.axes[0].legend(frameon=False, loc="upper left", fontsize=9)
-    any_run = RUNS[next(iter(curves.values()))[0]]
-    figure.suptitle(f"{any_run.title}, held-out {ROW_SETS[MAIN_SET].title}", fontsize=10)
+    (model,) = {RUNS[name].title for names in curves.values() for name in names}
+    figure.suptitle(f"{model}, held-out {ROW_SETS[MAIN_SET].title}", fontsize=10)
     save_png(figure, path)
