@@ -79,6 +79,7 @@ RUNS: Mapping[str, Run] = {
     "0.5b-gsm8k": Run(_HALF, {"gsm8k": None}),
     "0.5b-untrained": Run(_HALF),
     "1.5b-2000": Run(_ONE_AND_A_HALF, {"gsm8k": 2_000}, micro_batches=2),
+    "1.5b-1200-pairs": Run(_ONE_AND_A_HALF, {"gsm8k": 1_200}, pair_weight=1.0, stratify=True),
     "1.5b-untrained": Run(_ONE_AND_A_HALF),
     "0.5b-4000": Run(_HALF, {"zeroeval": 1_500}, continues="0.5b-gsm8k"),
     "0.5b-4000-pairs": Run(
@@ -90,7 +91,7 @@ RUNS: Mapping[str, Run] = {
     "135m-gsm8k": Run(BUNDLED, {"gsm8k": None}),
     "135m-untrained": Run(BUNDLED),
     "135m-1200-pairs": Run(BUNDLED, {"gsm8k": 1_200}, pair_weight=1.0),
-    "0.5b-gsm8k-pairs": Run(_HALF, {"gsm8k": None}, pair_weight=1.0),
+    "0.5b-gsm8k-pairs": Run(_HALF, {"gsm8k": None}, pair_weight=1.0, stratify=True),
     "0.5b-1200-pairs": Run(_HALF, {"gsm8k": 1_200}, pair_weight=1.0),
     "0.5b-1200-pairs-5e-5": Run(_HALF, {"gsm8k": 1_200}, pair_weight=1.0, lr=5e-5, stratify=True),
     "0.5b-1600-pairs-5e-4": Run(_HALF, {"gsm8k": 1_600}, pair_weight=1.0, lr=5e-4),

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -446,6 +447,18 @@ def test_generated_verdicts_resume_after_an_interruption(
     assert one["malformed"] == other["malformed"] and other["rows_before_interruption"] > 0
 
 
+@pytest.fixture
+def default_sigint() -> Iterator[None]:
+    """SIGINT as in a terminal.
+
+    A shell lets its background processes ignore it, and so does Lightning after an interruption.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_command_at_once_and_nothing_is_lost(
     number: signal.Signals,
@@ -455,9 +468,6 @@ def test_a_signal_ends_the_command_at_once_and_nothing_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     step, before = VerdictModule.predict_step, signal.getsignal(signal.SIGTERM)
-    # As in a terminal: a shell lets its background processes ignore SIGINT, as Lightning does after
-    # an interruption.
-    sigint = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(module: VerdictModule, batch: Batch, batch_idx: int) -> object:
         if batch_idx == 2:
@@ -467,7 +477,6 @@ def test_a_signal_ends_the_command_at_once_and_nothing_is_lost(
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(VerdictModule, "predict_step", interrupted)
         main(args(tmp_path))
-    signal.signal(signal.SIGINT, sigint)
     assert end.value.code == 128 + number and signal.getsignal(signal.SIGTERM) == before
     assert batches_done(tmp_path) == 2
     main(args(tmp_path))
