@@ -117,6 +117,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "last phases with pair loss": (
         "0.5b-untrained",
         "0.5b-1200-pairs",
+        "0.5b-gsm8k-pairs",
         "0.5b-4000-pairs",
         "0.5b-5000-pairs",
     ),
