@@ -87,7 +87,7 @@ def agreements(
     folder.mkdir()
     write_reward_model(adapter, folder)
     rows_file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    verifier = Verifier.load(adapter)
+    verifier = Verifier.load(adapter, precision="32-true")  # the same on every machine
     expected_N, threshold = verifier.log_odds(rows), verifier.calibration.threshold
     del verifier
     for script, (consumer, package) in CLASSIFIERS.items():
