@@ -142,9 +142,10 @@ def test_other_micro_batches_of_the_same_rows(
     resumed = fit(tiny_folder, interrupted, *options)
     expected = logged_values(straight, "train/loss")
     losses = logged_values(resumed, "train/loss")
-    assert losses.keys() == expected.keys() and len(losses) == 6
-    for step, loss in expected.items():
-        assert losses[step] == pytest.approx(loss, rel=1e-4), step
+    assert losses.keys() >= expected.keys() and len(expected) == 6
+    # Other micro-batches round otherwise, more so in bf16; the kill made step 4 a repeated one.
+    for step, loss in losses.items():
+        assert loss == pytest.approx(expected[step.removesuffix(" (repeated)")], rel=1e-3), step
     assert logged_values(resumed, "val/loss").keys() == logged_values(straight, "val/loss").keys()
     summaries = [json.loads(folder.summary.read_text()) for folder in (straight, resumed)]
     assert summaries[0]["rows"] == summaries[1]["rows"]
