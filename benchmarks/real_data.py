@@ -52,9 +52,9 @@ def run_and_store(name: str, set_names: Sequence[str], runs: Path, sets: Path) -
     if run.rows:
         trained: list[ProofFolder] = []
         for link in chain(name):
-            before = trained[-1] if trained else None
-            trained.append(ProofFolder(runs, link))
-            train(RUNS[link], trained[-1], sets, before)
+            linked = ProofFolder(runs, link)
+            train(RUNS[link], linked, sets, trained)
+            trained.append(linked)
         training = _training_figures(trained)
     for set_name in set_names:
         predict(run, folder, set_name, sets)

@@ -49,6 +49,9 @@ class Run:
     Without a set, the base stays untrained."""
     continues: str | None = None
     """The run whose adapter is trained further, as a phase continues the one before it."""
+    new_questions: bool = False
+    """Leave out the questions that the continued runs were trained or validated on, so that the
+    calibration is fitted on questions that no training has seen."""
     pair_weight: float = 0.0
     """See `model.pair_weight`."""
     stratify: bool = False
@@ -80,6 +83,14 @@ RUNS: Mapping[str, Run] = {
     "0.5b-untrained": Run(_HALF),
     "1.5b-2000": Run(_ONE_AND_A_HALF, {"gsm8k": 2_000}, micro_batches=2),
     "1.5b-1200-pairs": Run(_ONE_AND_A_HALF, {"gsm8k": 1_200}, pair_weight=1.0, stratify=True),
+    "1.5b-3000-pairs": Run(
+        _ONE_AND_A_HALF,
+        {"gsm8k": None, "zeroeval": 600},
+        continues="1.5b-1200-pairs",
+        new_questions=True,
+        pair_weight=1.0,
+        stratify=True,
+    ),
     "1.5b-untrained": Run(_ONE_AND_A_HALF),
     "0.5b-4000": Run(_HALF, {"zeroeval": 1_500}, continues="0.5b-gsm8k"),
     "0.5b-4000-pairs": Run(

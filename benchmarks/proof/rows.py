@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ def divide(name: str, folder: Path) -> DividedSet:
     """
     source = load_source(str(folder / ROW_SETS[name].file))
     rows_of: defaultdict[float, list[int]] = defaultdict(list)
-    for row, question in enumerate(source.table["question"][:]):
-        rows_of[question_position(question)].append(row)
+    for row, position in enumerate(_positions(source)):
+        rows_of[position].append(row)
     training: list[np.ndarray] = []
     held_out: list[np.ndarray] = []
     for position, rows in sorted(rows_of.items()):
@@ -88,18 +88,24 @@ def take(questions: tuple[np.ndarray, ...], limit: int | None) -> np.ndarray:
     return np.concatenate(questions[: np.searchsorted(ends_Q, limit, side="right")])
 
 
-def write_training_rows(path: Path, rows: Mapping[str, int | None], folder: Path) -> None:
+def write_training_rows(
+    path: Path, rows: Mapping[str, int | None], folder: Path, without: Sequence[Path] = ()
+) -> None:
     """Write the training rows of a run as one file of JSON lines.
 
     Args:
         path: The file.
         rows: Maximum number of rows of each set, see `Run.rows`.
         folder: The folder of the sets.
+        without: Files of training rows whose questions are left out, from whatever set they are.
     """
+    known = {position for file in without for position in _positions(load_source(str(file)))}
     lines: list[str] = []
     for name, limit in rows.items():
         divided = divide(name, folder)
-        lines += _json_lines(divided.source, take(divided.training, limit))
+        positions_N = _positions(divided.source)
+        new = tuple(rows_ for rows_ in divided.training if positions_N[rows_[0]] not in known)
+        lines += _json_lines(divided.source, take(new, limit))
     _write(path, lines)
 
 
@@ -145,6 +151,11 @@ def check_held_out(path: Path, folder: Path) -> None:
             "or the share have changed. Restore them; or delete the folder of the stored results "
             "and run everything again"
         )
+
+
+def _positions(source: Source) -> list[float]:
+    """Return the position of each row's question."""
+    return [question_position(question) for question in source.table["question"][:]]
 
 
 def _json_lines(source: Source, rows: np.ndarray) -> list[str]:

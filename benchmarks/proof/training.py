@@ -11,7 +11,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,14 @@ class ProofFolder:
         return self.path / f"predict_{name}"
 
 
-def train(run: Run, folder: ProofFolder, sets: Path, continued: ProofFolder | None = None) -> None:
+def train(run: Run, folder: ProofFolder, sets: Path, continued: Sequence[ProofFolder] = ()) -> None:
     """Train a run, unless it is finished.
 
     Args:
         run: The run; it has training rows.
         folder: Its files.
         sets: The folder of the sets.
-        continued: The files of the run that it continues, which is finished.
+        continued: The files of the runs that it continues, which are finished, the last one last.
 
     Raises:
         ValueError: The command failed.
@@ -84,10 +84,11 @@ def train(run: Run, folder: ProofFolder, sets: Path, continued: ProofFolder | No
     if folder.phase.summary.is_file():
         return
     if not folder.training_rows.is_file():
-        write_training_rows(folder.training_rows, run.rows, sets)
+        without = [earlier.training_rows for earlier in continued if run.new_questions]
+        write_training_rows(folder.training_rows, run.rows, sets, without)
     options = _fit_options(run, folder)
-    if continued is not None:
-        options["model.init_from"] = continued.phase.adapter
+    if continued:
+        options["model.init_from"] = continued[-1].phase.adapter
     _command("fit", options, folder)
 
 

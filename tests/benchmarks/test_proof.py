@@ -97,6 +97,16 @@ def test_a_smaller_training_set_is_a_part_of_a_larger_one(sets: Path, tmp_path: 
     assert large_lines[:100] == small_lines
 
 
+def test_questions_of_earlier_runs_are_left_out_of_all_sets(sets: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    rows.write_training_rows(first, {"gsm8k": 200, "zeroeval": 60}, sets)
+    rows.write_training_rows(second, {"gsm8k": None, "zeroeval": 90}, sets, [first])
+    assert not questions_of(first) & questions_of(second)
+    everything = tmp_path / "everything.jsonl"
+    rows.write_training_rows(everything, {"gsm8k": None}, sets)
+    assert questions_of(everything) <= questions_of(first) | questions_of(second)
+
+
 def test_too_few_rows_are_refused(sets: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected at least 2,000 rows"):
         rows.write_training_rows(tmp_path / "rows.jsonl", {"gsm8k": 2_000}, sets)
