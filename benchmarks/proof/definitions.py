@@ -52,6 +52,8 @@ class Run:
     new_questions: bool = False
     """Leave out the questions that the continued runs were trained or validated on, so that the
     calibration is fitted on questions that no training has seen."""
+    balance: bool = False
+    """See `data.splits.balance`; the rows of the larger class that are too many stay unused."""
     pair_weight: float = 0.0
     """See `model.pair_weight`."""
     stratify: bool = False
@@ -106,6 +108,7 @@ RUNS: Mapping[str, Run] = {
     "0.5b-1200-pairs": Run(_HALF, {"gsm8k": 1_200}, pair_weight=1.0),
     "0.5b-1200-pairs-5e-5": Run(_HALF, {"gsm8k": 1_200}, pair_weight=1.0, lr=5e-5, stratify=True),
     "0.5b-1600-pairs-5e-4": Run(_HALF, {"gsm8k": 1_600}, pair_weight=1.0, lr=5e-4),
+    "0.5b-gsm8k-balanced": Run(_HALF, {"gsm8k": None}, balance=True),
     "0.5b-2000": Run(_HALF, {"gsm8k": 2_000}),
     "0.5b-1000": Run(_HALF, {"gsm8k": 1_000}),
     "0.5b-1000-stratified": Run(_HALF, {"gsm8k": 1_000}, stratify=True),

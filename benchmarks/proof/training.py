@@ -141,7 +141,7 @@ def _model_options(run: Run) -> dict[str, Any]:
 
 
 def _fit_options(run: Run, folder: ProofFolder) -> dict[str, Any]:
-    rows = _usable_rows(folder.training_rows)
+    rows = _usable_rows(folder.training_rows, run.balance)
     options = {
         **_model_options(run),
         "model.optim.lr": run.lr,
@@ -152,7 +152,7 @@ def _fit_options(run: Run, folder: ProofFolder) -> dict[str, Any]:
         "data.splits.rows": rows,
         "data.splits.val_fraction": VALIDATION_ROWS / rows,
         "data.splits.test_rows": 0,
-        "data.splits.balance": "false",
+        "data.splits.balance": str(run.balance).lower(),
         "data.splits.group_by_question": "true",
         "data.splits.seed": run.seed,
         "trainer.accumulate_grad_batches": run.micro_batches,
@@ -167,7 +167,7 @@ def _fit_options(run: Run, folder: ProofFolder) -> dict[str, Any]:
     return options
 
 
-def _usable_rows(path: Path) -> int:
+def _usable_rows(path: Path, balance: bool) -> int:
     """Return how many rows can be divided by question into validation and training rows.
 
     At most one question is at the boundary; its rows on the far side cannot be used.
@@ -175,6 +175,10 @@ def _usable_rows(path: Path) -> int:
     source = load_source(str(path))
     rows_Q = np.bincount(source.question_ids_N)
     largest = int(rows_Q.max())
+    if balance:
+        assert source.labels_N is not None
+        smaller_class = int(np.bincount(source.labels_N, minlength=2).min())
+        return 2 * (smaller_class - largest + 1)
     if (rows_Q == largest).all() and VALIDATION_ROWS % largest == 0:
         return len(source.table)
     return len(source.table) - largest + 1

@@ -23,6 +23,8 @@ from mv_lightning.artifacts.phase_results import read_phase
 from mv_lightning.artifacts.predictions import write_predictions
 from mv_lightning.artifacts.solutions import Solutions
 from mv_lightning.cli import main
+from mv_lightning.data.sources import load_source
+from mv_lightning.data.splits import SplitPlan, plan_splits
 from mv_lightning.metrics.consensus import Consensus
 from mv_lightning.model.bundled import BUNDLED
 from mv_lightning.training.cli import parse
@@ -245,17 +247,41 @@ def test_a_run_is_trained_predicted_scored_and_then_skipped(
     assert proof.results["proof/tiny"] == result
 
 
-def test_a_pair_loss_reaches_the_command(sets: Path, tmp_path: Path) -> None:
-    run = Run(BUNDLED, {"gsm8k": 200}, pair_weight=0.5)
-    folder = ProofFolder(tmp_path, "pairs")
+def parsed_fit(run: Run, folder: ProofFolder, sets: Path) -> Any:
+    """The settings of the command that trains a run."""
     folder.path.mkdir()
     rows.write_training_rows(folder.training_rows, run.rows, sets)
     args = ["fit"]
     for name, value in training._fit_options(run, folder).items():
         args += [f"--{name}", str(value)]
-    assert parse(args)["model"]["pair_weight"] == 0.5
+    return parse(args)
+
+
+def test_a_pair_loss_reaches_the_command(sets: Path, tmp_path: Path) -> None:
+    run = Run(BUNDLED, {"gsm8k": 200}, pair_weight=0.5)
+    folder = ProofFolder(tmp_path, "pairs")
+    assert parsed_fit(run, folder, sets)["model"]["pair_weight"] == 0.5
     with pytest.raises(ValueError, match=r"run\.pair_weight=0\.5"):
         trl.train_trl(run, folder, trl.TrlFolder(tmp_path, "trl"))
+
+
+def test_a_balanced_run_takes_as_many_rows_of_each_class(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "VALIDATION_ROWS", 42)
+    write_set(sets / "one.jsonl", range(200), 5)  # two of five are right
+    folder = ProofFolder(tmp_path, "balanced")
+    plan = parsed_fit(Run(BUNDLED, {"gsm8k": 300}, balance=True), folder, sets)["data"]["splits"]
+    source = load_source(str(folder.training_rows))
+    assert source.labels_N is not None
+    drawn = plan_splits(source.labels_N, source.question_ids_N, SplitPlan(**plan)).named()
+    assert {name: len(ids) for name, ids in drawn.items()} == {
+        "test": 0,
+        "val_1": 42,
+        "train_1": 190,
+    }
+    for name in ("val_1", "train_1"):
+        assert source.labels_N[drawn[name]].mean() == 0.5
 
 
 @pytest.mark.slow
