@@ -42,9 +42,9 @@ class DividedSet:
     """The rows of a set, divided into training rows and held-out rows."""
 
     source: Source
-    training: tuple[np.ndarray, ...]
-    """Row numbers of each training question, in the order of the draw."""
-    held_out: tuple[np.ndarray, ...]
+    training: Mapping[float, np.ndarray]
+    """Row numbers of each training question by its position, in the order of the draw."""
+    held_out: Mapping[float, np.ndarray]
     """The same of each held-out question."""
 
 
@@ -57,17 +57,17 @@ def divide(name: str, folder: Path) -> DividedSet:
     """
     source = load_source(str(folder / ROW_SETS[name].file))
     rows_of: defaultdict[float, list[int]] = defaultdict(list)
-    for row, position in enumerate(_positions(source)):
-        rows_of[position].append(row)
-    training: list[np.ndarray] = []
-    held_out: list[np.ndarray] = []
+    for row, question in enumerate(source.table["question"][:]):
+        rows_of[question_position(question)].append(row)
+    training: dict[float, np.ndarray] = {}
+    held_out: dict[float, np.ndarray] = {}
     for position, rows in sorted(rows_of.items()):
         questions = held_out if position < HELD_OUT_SHARE else training
-        questions.append(np.array(rows))
-    return DividedSet(source, tuple(training), tuple(held_out))
+        questions[position] = np.array(rows)
+    return DividedSet(source, training, held_out)
 
 
-def take(questions: tuple[np.ndarray, ...], limit: int | None) -> np.ndarray:
+def take(questions: list[np.ndarray], limit: int | None) -> np.ndarray:
     """Return the rows of the first questions, as many as fit.
 
     Args:
@@ -99,13 +99,16 @@ def write_training_rows(
         folder: The folder of the sets.
         without: Files of training rows whose questions are left out, from whatever set they are.
     """
-    known = {position for file in without for position in _positions(load_source(str(file)))}
+    left_out: set[float] = set()
+    for file in without:
+        left_out.update(map(question_position, load_source(str(file)).table["question"][:]))
     lines: list[str] = []
     for name, limit in rows.items():
         divided = divide(name, folder)
-        positions_N = _positions(divided.source)
-        new = tuple(rows_ for rows_ in divided.training if positions_N[rows_[0]] not in known)
-        lines += _json_lines(divided.source, take(new, limit))
+        questions = [
+            rows_N for position, rows_N in divided.training.items() if position not in left_out
+        ]
+        lines += _json_lines(divided.source, take(questions, limit))
     _write(path, lines)
 
 
@@ -118,7 +121,7 @@ def write_scored_rows(path: Path, name: str, folder: Path) -> None:
         folder: The folder of the sets.
     """
     divided = divide(name, folder)
-    rows = take(divided.held_out, ROW_SETS[name].scored_rows)
+    rows = take(list(divided.held_out.values()), ROW_SETS[name].scored_rows)
     _write(path, _json_lines(divided.source, rows))
 
 
@@ -135,7 +138,7 @@ def check_held_out(path: Path, folder: Path) -> None:
     divisions: dict[str, Any] = {"seed": SPLIT_SEED, "share": HELD_OUT_SHARE, "sets": {}}
     for name in ROW_SETS:
         divided = divide(name, folder)
-        rows = np.concatenate(divided.held_out)
+        rows = np.concatenate(list(divided.held_out.values()))
         divisions["sets"][name] = {
             "fingerprint": divided.source.fingerprint,
             "training_questions": len(divided.training),
@@ -151,11 +154,6 @@ def check_held_out(path: Path, folder: Path) -> None:
             "or the share have changed. Restore them; or delete the folder of the stored results "
             "and run everything again"
         )
-
-
-def _positions(source: Source) -> list[float]:
-    """Return the position of each row's question."""
-    return [question_position(question) for question in source.table["question"][:]]
 
 
 def _json_lines(source: Source, rows: np.ndarray) -> list[str]:

@@ -84,7 +84,8 @@ def train(run: Run, folder: ProofFolder, sets: Path, continued: Sequence[ProofFo
     if folder.phase.summary.is_file():
         return
     if not folder.training_rows.is_file():
-        without = [earlier.training_rows for earlier in continued if run.new_questions]
+        earlier = continued if run.new_questions else ()
+        without = [trained.training_rows for trained in earlier]
         write_training_rows(folder.training_rows, run.rows, sets, without)
     options = _fit_options(run, folder)
     if continued:
@@ -170,7 +171,8 @@ def _fit_options(run: Run, folder: ProofFolder) -> dict[str, Any]:
 def _usable_rows(path: Path, balance: bool) -> int:
     """Return how many rows can be divided by question into validation and training rows.
 
-    At most one question is at the boundary; its rows on the far side cannot be used.
+    At most one question is at the boundary; its rows on the far side cannot be used. In balanced
+    splits that counts for the smaller class, and the larger one gives as many rows.
     """
     source = load_source(str(path))
     rows_Q = np.bincount(source.question_ids_N)
