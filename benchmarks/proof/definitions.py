@@ -52,6 +52,9 @@ class Run:
     new_questions: bool = False
     """Leave out the questions that the continued runs were trained or validated on, so that the
     calibration is fitted on questions that no training has seen."""
+    keep_validation: bool = False
+    """Leave out the questions that the continued runs were validated on, and fit the threshold and
+    the stack on them, since no training has seen them."""
     balance: bool = False
     """See `data.splits.balance`; the rows of the larger class that are too many stay unused."""
     pair_weight: float = 0.0
@@ -93,6 +96,14 @@ RUNS: Mapping[str, Run] = {
         pair_weight=1.0,
         stratify=True,
     ),
+    "1.5b-4000-pairs": Run(
+        _ONE_AND_A_HALF,
+        {"gsm8k": 1_200, "zeroeval": 480},
+        continues="1.5b-3000-pairs",
+        keep_validation=True,
+        pair_weight=1.0,
+        stratify=True,
+    ),  # the GSM8K rows for the second time, the ZeroEval rows for the first
     "1.5b-untrained": Run(_ONE_AND_A_HALF),
     "0.5b-4000": Run(_HALF, {"zeroeval": 1_500}, continues="0.5b-gsm8k"),
     "0.5b-4000-pairs": Run(

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.proof.definitions import HELD_OUT_SHARE, ROW_SETS, SPLIT_SEED
+from mv_lightning.artifacts.evaluations import read_evaluated
+from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.atomic import atomic_file, write_json
 from mv_lightning.data.sources import Source, load_source
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
@@ -109,6 +111,20 @@ def write_training_rows(
             rows_N for position, rows_N in divided.training.items() if position not in left_out
         ]
         lines += _json_lines(divided.source, take(questions, limit))
+    _write(path, lines)
+
+
+def write_validated_rows(path: Path, phases: Sequence[tuple[PhaseFolder, Path]]) -> None:
+    """Write the rows that trained phases were validated on, as one file of JSON lines.
+
+    Args:
+        path: The file.
+        phases: Each phase and the source that it was trained from.
+    """
+    lines: list[str] = []
+    for phase, training_rows in phases:
+        rows_N = read_evaluated(phase.evaluated_rows("val")).rows_N
+        lines += _json_lines(load_source(str(training_rows)), rows_N)
     _write(path, lines)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.proof.definitions import VALIDATION_ROWS, Run
-from benchmarks.proof.rows import write_scored_rows, write_training_rows
+from benchmarks.proof.rows import write_scored_rows, write_training_rows, write_validated_rows
 from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.atomic import write_json
 from mv_lightning.data.sources import load_source
@@ -38,6 +38,8 @@ class ProofFolder:
         """
         self.path = root / name
         self.training_rows = self.path / "training_rows.jsonl"
+        self.validated_rows = self.path / "validated_rows.jsonl"
+        """What the continued runs were validated on, see `Run.keep_validation`."""
         self.phase = PhaseFolder(self.path, 1)
         self.cpu_seconds = self.path / "cpu_seconds.json"
         self._root = root
@@ -84,8 +86,13 @@ def train(run: Run, folder: ProofFolder, sets: Path, continued: Sequence[ProofFo
     if folder.phase.summary.is_file():
         return
     if not folder.training_rows.is_file():
-        earlier = continued if run.new_questions else ()
-        without = [trained.training_rows for trained in earlier]
+        without = []
+        if run.new_questions:
+            without = [trained.training_rows for trained in continued]
+        if run.keep_validation:
+            phases = [(trained.phase, trained.training_rows) for trained in continued]
+            write_validated_rows(folder.validated_rows, phases)
+            without.append(folder.validated_rows)
         write_training_rows(folder.training_rows, run.rows, sets, without)
     options = _fit_options(run, folder)
     if continued:
