@@ -24,9 +24,16 @@ from benchmarks.measure import RESULTS, exit_on_sigterm, record
 from benchmarks.proof.baselines import BASELINES, score_baseline
 from benchmarks.proof.definitions import BASELINE_RUN, ROW_SETS, RUNS, TRL_RUNS, Run, chain
 from benchmarks.proof.rows import check_held_out, write_scored_rows, write_training_rows
-from benchmarks.proof.scoring import score_prediction
+from benchmarks.proof.scoring import Prediction, score_calibrated, score_prediction
 from benchmarks.proof.tables import markdown, plot_learning_curves
-from benchmarks.proof.training import ProofFolder, cpu_seconds, predict, train
+from benchmarks.proof.training import (
+    VALIDATED,
+    ProofFolder,
+    cpu_seconds,
+    predict,
+    predict_validated,
+    train,
+)
 from benchmarks.proof.trl import TrlFolder, score_trl, train_trl
 from mv_lightning.artifacts.phase_results import read_summary
 
@@ -56,6 +63,8 @@ def run_and_store(name: str, set_names: Sequence[str], runs: Path, sets: Path) -
             train(RUNS[link], linked, sets, trained)
             trained.append(linked)
         training = _training_figures(trained)
+    if run.keep_validation:
+        predict_validated(run, folder)
     for set_name in set_names:
         predict(run, folder, set_name, sets)
         record(
@@ -71,11 +80,14 @@ def _all_scores(run: Run, folder: ProofFolder) -> dict[str, Any]:
     """Return the scores of every set that has been predicted."""
     scores = {}
     for name in ROW_SETS:
-        prediction = folder.prediction(run, name)
-        if prediction.prediction_summary.is_file():
-            scores[name] = score_prediction(
-                prediction, folder.scored_rows(name), folder.phase, folder.training_rows
-            )
+        prediction = Prediction(folder.prediction(run, name), folder.scored_rows(name))
+        if not prediction.folder.prediction_summary.is_file():
+            continue
+        if run.keep_validation:
+            kept = Prediction(folder.prediction(run, VALIDATED), folder.validated_rows)
+            scores[name] = score_calibrated(prediction, kept)
+        else:
+            scores[name] = score_prediction(prediction, folder.phase, folder.training_rows)
     return scores
 
 

@@ -7,6 +7,7 @@ intervals are 95 % bootstrap intervals over questions.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mv_lightning.artifacts.solutions import (
 from mv_lightning.data.sources import load_source
 from mv_lightning.metrics.best_of_n import gains_over_majority, solve_rates
 from mv_lightning.metrics.bootstrap import mean_with_interval
+from mv_lightning.metrics.calibration import fit_calibration
 from mv_lightning.metrics.consensus import Consensus
 from mv_lightning.metrics.scores import score
 
@@ -31,39 +33,79 @@ SOLUTIONS = 4
 METRICS = ("accuracy", "balanced_accuracy", "auroc", "auroc_within_question")
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What `predict` wrote about labelled rows."""
+
+    folder: RunFolder
+    rows: Path
+    """The labelled rows that were predicted."""
+
+    def solutions(self) -> Solutions:
+        """Return the rows with their log-odds.
+
+        Raises:
+            ValueError: A row has no probability, or the files are not of these rows.
+        """
+        predictions = read_predictions(self.folder.probabilities)
+        if predictions.n_missing:
+            raise ValueError(
+                f"expected a probability for every row, got none for {predictions.n_missing:,} "
+                f"rows of {predictions.path}: all runs are scored on the same rows. Predict with a "
+                "larger data.max_length"
+            )
+        return predicted_solutions(predictions, str(self.rows))
+
+
 def score_prediction(
-    prediction: RunFolder, rows: Path, phase: PhaseFolder, training_rows: Path
+    prediction: Prediction, phase: PhaseFolder, training_rows: Path
 ) -> dict[str, Any]:
-    """Score what `predict` wrote.
+    """Score a prediction with the calibration that training fitted.
 
     Args:
-        prediction: Its folder.
-        rows: The labelled rows that were predicted.
+        prediction: The prediction.
         phase: The trained phase; on its validation questions the stack of verdict and vote is
-            fitted.
-            Without validation rows there is no stack.
+            fitted. Without validation rows there is no stack.
         training_rows: The source of the phase.
 
     Returns:
         See `score_rows`.
 
     Raises:
-        ValueError: A row has no probability, or the files are not of these rows.
+        ValueError: See `Prediction.solutions`.
     """
-    predictions = read_predictions(prediction.probabilities)
-    if predictions.n_missing:
-        raise ValueError(
-            f"expected a probability for every row, got none for {predictions.n_missing:,} rows of "
-            f"{predictions.path}: all runs are scored on the same rows. Predict with a larger "
-            "data.max_length"
-        )
-    solutions = predicted_solutions(predictions, str(rows))
-    calibration = applied_calibration(prediction.probabilities)
+    solutions = prediction.solutions()
+    calibration = applied_calibration(prediction.folder.probabilities)
     consensus, validated = None, phase.evaluated_rows("val")
     if validated.is_file():
         source = load_source(str(training_rows))
         consensus = fit_stack(validated_solutions(validated, source, calibration))
     return score_rows(solutions, calibration.threshold, consensus)
+
+
+def score_calibrated(prediction: Prediction, kept: Prediction) -> dict[str, Any]:
+    """Score a prediction with a calibration that is fitted on another one.
+
+    Args:
+        prediction: The prediction.
+        kept: The same model's prediction of rows whose questions it was not trained on. On them
+            temperature, threshold and stack are fitted.
+
+    Returns:
+        See `score_rows`.
+
+    Raises:
+        ValueError: See `Prediction.solutions`.
+    """
+    solutions, validated = prediction.solutions(), kept.solutions()
+    calibration = fit_calibration(
+        validated.labels_N, validated.log_odds_N, validated.question_ids_N
+    )
+    solutions, validated = (
+        replace(rows, log_odds_N=calibration.apply(rows.log_odds_N))
+        for rows in (solutions, validated)
+    )
+    return score_rows(solutions, calibration.threshold, fit_stack(validated, solutions))
 
 
 def score_rows(

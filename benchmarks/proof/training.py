@@ -23,6 +23,8 @@ from mv_lightning.artifacts.layout import PhaseFolder, RunFolder
 from mv_lightning.atomic import write_json
 from mv_lightning.data.sources import load_source
 
+VALIDATED = "validated"
+"""Name of the prediction of `ProofFolder.validated_rows`."""
 _RECORD_SECONDS = 30
 
 
@@ -57,7 +59,7 @@ class ProofFolder:
 
         Args:
             run: The run.
-            name: A key of `ROW_SETS`.
+            name: A key of `ROW_SETS`, or `VALIDATED`.
         """
         folder = RunFolder(self.predict_dir(name))
         return folder if run.rows else folder.untrained
@@ -66,7 +68,7 @@ class ProofFolder:
         """Return `run.dir` of the command that predicts a set.
 
         Args:
-            name: A key of `ROW_SETS`.
+            name: A key of `ROW_SETS`, or `VALIDATED`.
         """
         return self.path / f"predict_{name}"
 
@@ -112,11 +114,28 @@ def predict(run: Run, folder: ProofFolder, name: str, sets: Path) -> None:
     Raises:
         ValueError: The command failed.
     """
-    rows, prediction = folder.scored_rows(name), folder.prediction(run, name)
-    if prediction.prediction_summary.is_file():
-        return
+    rows = folder.scored_rows(name)
     if not rows.is_file():
         write_scored_rows(rows, name, sets)
+    _predict(run, folder, name, rows)
+
+
+def predict_validated(run: Run, folder: ProofFolder) -> None:
+    """Predict what the continued runs were validated on, unless that is finished.
+
+    Args:
+        run: The run; it is finished, and keeps the validation of those that it continues.
+        folder: Its files.
+
+    Raises:
+        ValueError: The command failed.
+    """
+    _predict(run, folder, VALIDATED, folder.validated_rows)
+
+
+def _predict(run: Run, folder: ProofFolder, name: str, rows: Path) -> None:
+    if folder.prediction(run, name).prediction_summary.is_file():
+        return
     options = {
         **_model_options(run),
         "model.init_from": folder.phase.adapter if run.rows else "none",

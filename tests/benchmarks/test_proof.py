@@ -18,6 +18,7 @@ from benchmarks.proof import definitions, rows, scoring, tables, training, trl
 from benchmarks.proof.baselines import score_baseline
 from benchmarks.proof.definitions import HELD_OUT_SHARE, ROW_SETS, RUNS, RowSet, Run
 from benchmarks.proof.training import ProofFolder
+from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.layout import RunFolder
 from mv_lightning.artifacts.phase_results import read_phase
 from mv_lightning.artifacts.predictions import write_predictions
@@ -25,7 +26,7 @@ from mv_lightning.artifacts.solutions import Solutions
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan, plan_splits
-from mv_lightning.metrics.consensus import Consensus
+from mv_lightning.metrics.consensus import Consensus, NoConsensusError
 from mv_lightning.model.bundled import BUNDLED
 from mv_lightning.training.cli import parse
 
@@ -204,6 +205,7 @@ class TinyProof:
             "tiny": tiny,
             "tiny-untrained": Run("tiny"),
             "tiny-continued": Run("tiny", {"zeroeval": 99}, continues="tiny", lr=1e-3),
+            "tiny-kept": Run("tiny", {"gsm8k": 120}, continues="tiny", keep_validation=True),
         }
         for module in (definitions, real_data, tables):
             patch.setattr(module, "RUNS", runs)
@@ -307,9 +309,7 @@ def test_a_row_without_a_probability_is_not_scored(proof: TinyProof, tmp_path: P
     prediction = RunFolder(tmp_path)
     write_predictions(prediction, ["0", "1"], np.array([1.0, math.nan]))
     with pytest.raises(ValueError, match="expected a probability for every row, got none for 1 "):
-        scoring.score_prediction(
-            prediction, folder.scored_rows("gsm8k"), folder.phase, folder.training_rows
-        )
+        scoring.Prediction(prediction, folder.scored_rows("gsm8k")).solutions()
 
 
 @pytest.mark.slow
@@ -336,6 +336,42 @@ def test_a_run_continues_with_the_adapter_of_another(proof: TinyProof) -> None:
     assert figures["cpu_seconds"] > first["training"]["cpu_seconds"]
     assert figures["validation_rows"] == 40
     assert tables._costs("tiny-continued", result)[0] == "One, Two"
+
+
+def test_the_calibration_is_that_of_the_kept_rows(sets: Path, tmp_path: Path) -> None:
+    """Both classes have positive log-odds; only the kept rows tell where they divide."""
+    rng, predictions = np.random.default_rng(5), {}
+    rows.write_training_rows(tmp_path / "kept.jsonl", {"gsm8k": 200}, sets)
+    rows.write_scored_rows(tmp_path / "scored.jsonl", "gsm8k", sets)
+    for name in ("kept", "scored"):
+        labelled = tmp_path / f"{name}.jsonl"
+        labels_N = load_source(str(labelled)).labels_N
+        assert labels_N is not None
+        log_odds_N = np.where(labels_N, 4.0, 1.0) + rng.uniform(-1.0, 1.0, len(labels_N))
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir()
+        write_predictions(folder, [str(row) for row in range(len(labels_N))], log_odds_N)
+        predictions[name] = scoring.Prediction(folder, labelled)
+    assert scoring.score_rows(predictions["scored"].solutions())["accuracy"]["value"] == 0.5
+    scores = scoring.score_calibrated(predictions["scored"], predictions["kept"])
+    assert scores["accuracy"]["value"] == 1
+    assert scores["solve_rate"]["stack_weights"] is not None
+    with pytest.raises(NoConsensusError, match="expected other questions"):
+        scoring.score_calibrated(predictions["kept"], predictions["kept"])
+
+
+@pytest.mark.slow
+def test_a_run_keeps_the_validation_of_the_one_that_it_continues(proof: TinyProof) -> None:
+    real_data.run_and_store("tiny-kept", ["gsm8k"], proof.runs, proof.sets)
+    before, folder = ProofFolder(proof.runs, "tiny"), ProofFolder(proof.runs, "tiny-kept")
+    source = load_source(str(before.training_rows))
+    validated_N = read_evaluated(before.phase.evaluated_rows("val")).rows_N
+    kept = load_source(str(folder.validated_rows)).table["solution"][:]
+    assert kept == source.table.select(validated_N)["solution"][:] and len(kept) == 40
+    assert not questions_of(folder.validated_rows) & questions_of(folder.training_rows)
+    result = proof.results["proof/tiny-kept"]
+    assert result["cpu_seconds_by_stage"].keys() == {"fit", "predict validated", "predict gsm8k"}
+    assert result["scores"]["gsm8k"]["solve_rate"]["stack"]["value"] >= 0
 
 
 @pytest.mark.slow
