@@ -72,6 +72,18 @@ class Run:
     micro_batches: int = 1
     """Of an optimizer step; more of them take less memory."""
 
+    def __post_init__(self) -> None:
+        """Check that what refers to continued runs has one.
+
+        Raises:
+            ValueError: It has none.
+        """
+        if self.continues is None and (self.new_questions or self.keep_validation):
+            raise ValueError(
+                "expected `continues` beside `new_questions` and `keep_validation`, got none. Name "
+                "the run that is continued, or leave them out"
+            )
+
     @property
     def title(self) -> str:
         """The base model's name for tables."""

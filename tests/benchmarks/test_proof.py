@@ -110,6 +110,12 @@ def test_questions_of_earlier_runs_are_left_out_of_all_sets(sets: Path, tmp_path
     assert questions_of(everything) <= questions_of(first) | questions_of(second)
 
 
+@pytest.mark.parametrize("option", ["new_questions", "keep_validation"])
+def test_a_run_without_an_earlier_one_has_none_of_its_questions(option: str) -> None:
+    with pytest.raises(ValueError, match="expected `continues` beside"):
+        Run(BUNDLED, {"gsm8k": 100}, **{option: True})  # type: ignore[arg-type]
+
+
 def test_too_few_rows_are_refused(sets: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected at least 2,000 rows"):
         rows.write_training_rows(tmp_path / "rows.jsonl", {"gsm8k": 2_000}, sets)
