@@ -143,7 +143,7 @@ BASELINE_RUN = "0.5b-gsm8k"
 TRL_RUNS = {"0.5b-1000-trl": "0.5b-1000"}
 """Trainings by TRL, and the run whose rows and steps each repeats."""
 CURVES: Mapping[str, tuple[str, ...]] = {
-    "verdict loss": (
+    "0.5B, verdict loss": (
         "0.5b-untrained",
         "0.5b-500",
         "0.5b-1000",
@@ -151,12 +151,18 @@ CURVES: Mapping[str, tuple[str, ...]] = {
         "0.5b-gsm8k",
         "0.5b-4000",
     ),
-    "last phases with pair loss": (
+    "0.5B, last phases with pair loss": (
         "0.5b-untrained",
         "0.5b-1200-pairs",
         "0.5b-gsm8k-pairs",
         "0.5b-4000-pairs",
         "0.5b-5000-pairs",
+    ),
+    "1.5B, pair loss": (
+        "1.5b-untrained",
+        "1.5b-1200-pairs",
+        "1.5b-3000-pairs",
+        "1.5b-4000-pairs",
     ),
 }
 """The learning curves, and the runs of each."""

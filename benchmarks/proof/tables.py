@@ -141,7 +141,8 @@ def _costs(name: str, result: Mapping[str, Any]) -> tuple[str, str, str, str]:
     if training is None:
         return "", "0", "0", "0"
     run = BASELINE_RUN if name in BASELINES else TRL_RUNS.get(name, name)
-    sets = ", ".join(ROW_SETS[key].title for link in chain(run) for key in RUNS[link].rows)
+    keys = dict.fromkeys(key for link in chain(run) for key in RUNS[link].rows)
+    sets = ", ".join(ROW_SETS[key].title for key in keys)
     hours = training.get("cpu_seconds", 0) / 3600
     return sets, f"{training['rows']:,}", f"{training.get('steps', 0):,}", f"{hours:.2f}"
 
@@ -181,6 +182,5 @@ def plot_learning_curves(folder: Path, path: Path) -> None:
         axes.set_title(metric, fontsize=10)
         axes.grid(alpha=0.3)
     figure.axes[0].legend(frameon=False, loc="upper left", fontsize=9)
-    (model,) = {RUNS[name].title for names in curves.values() for name in names}
-    figure.suptitle(f"{model}, held-out {ROW_SETS[MAIN_SET].title}", fontsize=10)
+    figure.suptitle(f"Qwen2.5-Coder-Instruct, held-out {ROW_SETS[MAIN_SET].title}", fontsize=10)
     save_png(figure, path)
