@@ -166,7 +166,7 @@ def plot_learning_curves(folder: Path, path: Path) -> None:
     curves = {title: names for title, names in curves.items() if len(names) > 1}
     if not curves:
         return
-    figure = Figure(figsize=(8, 3.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8, 3.9), dpi=150, layout="constrained")
     panels = ("AUROC", "AUROC within a question")
     for axes, metric in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         for title, names in curves.items():
@@ -181,6 +181,7 @@ def plot_learning_curves(folder: Path, path: Path) -> None:
         axes.set_xlabel("training rows")
         axes.set_title(metric, fontsize=10)
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(frameon=False, loc="upper left", fontsize=9)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(f"Qwen2.5-Coder-Instruct, held-out {ROW_SETS[MAIN_SET].title}", fontsize=10)
     save_png(figure, path)
