@@ -109,7 +109,7 @@ def run(args: list[str]) -> None:
     write_predictions(RunFolder(options.out), ids, average_N)
     write_versioned_json(options.out / SUMMARY_FILE, summary)
     _print_summary(summary)
-    print(f"\n{len(files)} members, {len(log_odds_NM):,} rows; written to {options.out}")
+    print(f"\nmembers: {len(files)}, rows: {len(log_odds_NM):,}; written to {options.out}")
 
 
 def _read_predictions(files: Sequence[Path]) -> tuple[Sequence[str], np.ndarray]:

@@ -346,6 +346,28 @@ def test_the_stack_of_the_ensemble_is_measured_where_questions_repeat(
     assert "100 of 100 predicted questions are among" in summary(tmp_path / "b")["no_stack"]
 
 
+def test_one_member_is_calibrated_anew(
+    files: dict[str, list[str]], labels_N: np.ndarray, tmp_path: Path
+) -> None:
+    """Log-odds that are five times as large are divided by a temperature five times as high."""
+    temperatures, averages = [], []
+    for factor in (1.0, 5.0):
+        members = []
+        for name in ("rows", "val"):
+            folder = tmp_path / f"{name} {factor}"
+            leave_prediction(folder, factor * read_log_odds(Path(files[name][0])))
+            members.append(str(folder / "probabilities.csv"))
+        rows, val = members
+        out = tmp_path / f"out {factor}"
+        fitted = ["--fit-weights", val, "--val-labels", SOURCE]
+        main(["ensemble", rows, *fitted, "--out", str(out)])
+        (member,) = summary(out)["members"]
+        temperatures.append(member["temperature"])
+        averages.append(read_log_odds(out / "probabilities.csv"))
+    assert temperatures[0] > 1.5 and temperatures[1] == pytest.approx(5 * temperatures[0])
+    assert averages[1] == pytest.approx(averages[0])
+
+
 def test_copies_gain_nothing(files: dict[str, list[str]], tmp_path: Path) -> None:
     main(
         [
