@@ -53,8 +53,8 @@ class Run:
     """Leave out the questions that the continued runs were trained or validated on, so that the
     calibration is fitted on questions that no training has seen."""
     keep_validation: bool = False
-    """Leave out the questions that the continued runs were validated on, and fit the threshold and
-    the stack on them, since no training has seen them."""
+    """Leave out the questions that the continued runs were validated on, and fit calibration and
+    stack on them, since no training has seen them."""
     balance: bool = False
     """See `data.splits.balance`; the rows of the larger class that are too many stay unused."""
     pair_weight: float = 0.0
