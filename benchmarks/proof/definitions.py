@@ -49,12 +49,11 @@ class Run:
     Without a set, the base stays untrained."""
     continues: str | None = None
     """The run whose adapter is trained further, as a phase continues the one before it."""
-    new_questions: bool = False
-    """Leave out the questions that the continued runs were trained or validated on, so that the
-    calibration is fitted on questions that no training has seen."""
+    without: tuple[str, ...] = ()
+    """Continued runs whose questions are left out, both those of training and of validation."""
     keep_validation: bool = False
-    """Leave out the questions that the continued runs were validated on, and fit calibration and
-    stack on them, since no training has seen them."""
+    """Leave out the questions that a continued run was validated on and none was trained on, and
+    fit calibration and stack on them, since no training has seen them."""
     balance: bool = False
     """See `data.splits.balance`; the rows of the larger class that are too many stay unused."""
     pair_weight: float = 0.0
@@ -78,10 +77,10 @@ class Run:
         Raises:
             ValueError: It has none.
         """
-        if self.continues is None and (self.new_questions or self.keep_validation):
+        if self.continues is None and (self.without or self.keep_validation):
             raise ValueError(
-                "expected `continues` beside `new_questions` and `keep_validation`, got none. Name "
-                "the run that is continued, or leave them out"
+                "expected `continues` beside `without` and `keep_validation`, got none. Name the "
+                "run that is continued, or leave them out"
             )
 
     @property
@@ -104,7 +103,7 @@ RUNS: Mapping[str, Run] = {
         _ONE_AND_A_HALF,
         {"gsm8k": None, "zeroeval": 600},
         continues="1.5b-1200-pairs",
-        new_questions=True,
+        without=("1.5b-1200-pairs",),
         pair_weight=1.0,
         stratify=True,
     ),
@@ -116,6 +115,16 @@ RUNS: Mapping[str, Run] = {
         pair_weight=1.0,
         stratify=True,
     ),  # the GSM8K rows for the second time, the ZeroEval rows for the first
+    "1.5b-5000-pairs": Run(
+        _ONE_AND_A_HALF,
+        {"gsm8k": None},
+        continues="1.5b-4000-pairs",
+        without=("1.5b-4000-pairs",),
+        keep_validation=True,
+        pair_weight=1.0,
+        stratify=True,
+        lr=1e-4,
+    ),  # the other GSM8K rows for the second time
     "1.5b-untrained": Run(_ONE_AND_A_HALF),
     "0.5b-4000": Run(_HALF, {"zeroeval": 1_500}, continues="0.5b-gsm8k"),
     "0.5b-4000-pairs": Run(
@@ -163,6 +172,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
         "1.5b-1200-pairs",
         "1.5b-3000-pairs",
         "1.5b-4000-pairs",
+        "1.5b-5000-pairs",
     ),
 }
 """The learning curves, and the runs of each."""

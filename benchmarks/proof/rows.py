@@ -23,6 +23,7 @@ from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.artifacts.layout import PhaseFolder
 from mv_lightning.atomic import atomic_file, write_json
 from mv_lightning.data.sources import Source, load_source
+from mv_lightning.data.splits import read_manifest
 from mv_lightning.schema import LABEL_COLUMN, TEXT_COLUMNS
 
 
@@ -117,15 +118,27 @@ def write_training_rows(
 def write_validated_rows(path: Path, phases: Sequence[tuple[PhaseFolder, Path]]) -> None:
     """Write the rows that trained phases were validated on, as one file of JSON lines.
 
+    Questions that any of the phases was trained on are left out.
+
     Args:
         path: The file.
         phases: Each phase and the source that it was trained from.
     """
+    sources = [load_source(str(training_rows)) for _, training_rows in phases]
+    trained: set[float] = set()
+    for (phase, _), source in zip(phases, sources, strict=True):
+        for rows_N in read_manifest(phase.manifest)[1].train:
+            trained.update(_positions(source, rows_N))
     lines: list[str] = []
-    for phase, training_rows in phases:
+    for (phase, _), source in zip(phases, sources, strict=True):
         rows_N = read_evaluated(phase.evaluated_rows("val")).rows_N
-        lines += _json_lines(load_source(str(training_rows)), rows_N)
+        unseen_N = [position not in trained for position in _positions(source, rows_N)]
+        lines += _json_lines(source, rows_N[unseen_N])
     _write(path, lines)
+
+
+def _positions(source: Source, rows: np.ndarray) -> list[float]:
+    return [question_position(question) for question in source.table.select(rows)["question"][:]]
 
 
 def write_scored_rows(path: Path, name: str, folder: Path) -> None:

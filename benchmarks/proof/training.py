@@ -88,9 +88,8 @@ def train(run: Run, folder: ProofFolder, sets: Path, continued: Sequence[ProofFo
     if folder.phase.summary.is_file():
         return
     if not folder.training_rows.is_file():
-        without = []
-        if run.new_questions:
-            without = [trained.training_rows for trained in continued]
+        names = run.without
+        without = [trained.training_rows for trained in continued if trained.path.name in names]
         if run.keep_validation:
             phases = [(trained.phase, trained.training_rows) for trained in continued]
             write_validated_rows(folder.validated_rows, phases)

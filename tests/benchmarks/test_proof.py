@@ -110,10 +110,15 @@ def test_questions_of_earlier_runs_are_left_out_of_all_sets(sets: Path, tmp_path
     assert questions_of(everything) <= questions_of(first) | questions_of(second)
 
 
-@pytest.mark.parametrize("option", ["new_questions", "keep_validation"])
-def test_a_run_without_an_earlier_one_has_none_of_its_questions(option: str) -> None:
+@pytest.mark.parametrize("option", [{"without": ("a",)}, {"keep_validation": True}])
+def test_a_run_without_an_earlier_one_has_none_of_its_questions(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected `continues` beside"):
-        Run(BUNDLED, {"gsm8k": 100}, **{option: True})  # type: ignore[arg-type]
+        Run(BUNDLED, {"gsm8k": 100}, **option)
+
+
+def test_runs_leave_out_questions_of_runs_that_they_continue() -> None:
+    for name, run in RUNS.items():
+        assert set(run.without) <= set(definitions.chain(name)[:-1])
 
 
 def test_too_few_rows_are_refused(sets: Path, tmp_path: Path) -> None:
@@ -212,6 +217,13 @@ class TinyProof:
             "tiny-untrained": Run("tiny"),
             "tiny-continued": Run("tiny", {"zeroeval": 99}, continues="tiny", lr=1e-3),
             "tiny-kept": Run("tiny", {"gsm8k": 120}, continues="tiny", keep_validation=True),
+            "tiny-third": Run(
+                "tiny",
+                {"gsm8k": 300},
+                continues="tiny-kept",
+                without=("tiny-kept",),
+                keep_validation=True,
+            ),
         }
         for module in (definitions, real_data, tables):
             patch.setattr(module, "RUNS", runs)
@@ -378,6 +390,22 @@ def test_a_run_keeps_the_validation_of_the_one_that_it_continues(proof: TinyProo
     result = proof.results["proof/tiny-kept"]
     assert result["cpu_seconds_by_stage"].keys() == {"fit", "predict validated", "predict gsm8k"}
     assert result["scores"]["gsm8k"]["solve_rate"]["stack"]["value"] >= 0
+
+
+@pytest.mark.slow
+def test_kept_questions_were_trained_on_by_no_continued_run(proof: TinyProof) -> None:
+    """`tiny-kept` is validated on questions that `tiny` was trained on; these are not kept."""
+    real_data.run_and_store("tiny-third", ["gsm8k"], proof.runs, proof.sets)
+    first, second, third = (
+        ProofFolder(proof.runs, name) for name in ("tiny", "tiny-kept", "tiny-third")
+    )
+    trained = questions_of(third.training_rows)
+    assert not trained & questions_of(second.training_rows)
+    kept = third.validated_rows.read_text("utf-8")
+    assert kept == second.validated_rows.read_text("utf-8")
+    repeated = trained & questions_of(first.training_rows)
+    assert repeated and not repeated & questions_of(third.validated_rows)
+    assert proof.results["proof/tiny-third"]["training"]["rows"] > 160
 
 
 @pytest.mark.slow
