@@ -1,7 +1,8 @@
 """The command line: from the name of a command to the module that runs it.
 
 A user's mistake ends with one message and exit status 2; set MV_LIGHTNING_TRACEBACK=1 to see where
-it was raised. A signal ends a command with status 128 + its number.
+it was raised. A signal ends a command with status 128 + its number. A closed standard output, as
+behind `| head`, counts as SIGPIPE, which Python does not deliver.
 """
 
 from __future__ import annotations
@@ -96,7 +97,18 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: The arguments after the program's name; None for those of this process.
     """
-    args = _expand(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            _run(_expand(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(usage())
         return
@@ -158,4 +170,5 @@ def _is_users(error: Exception) -> bool:
     OSError."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    return isinstance(error, (ValueError, OSError, MisconfigurationException))
+    users = isinstance(error, (ValueError, OSError, MisconfigurationException))
+    return users and not isinstance(error, BrokenPipeError)
