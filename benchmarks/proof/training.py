@@ -88,8 +88,7 @@ def train(run: Run, folder: ProofFolder, sets: Path, continued: Sequence[ProofFo
     if folder.phase.summary.is_file():
         return
     if not folder.training_rows.is_file():
-        names = run.without
-        without = [trained.training_rows for trained in continued if trained.path.name in names]
+        without = [other.training_rows for other in continued if other.path.name in run.without]
         if run.keep_validation:
             phases = [(trained.phase, trained.training_rows) for trained in continued]
             write_validated_rows(folder.validated_rows, phases)
