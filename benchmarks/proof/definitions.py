@@ -51,6 +51,8 @@ class Run:
     """The run whose adapter is trained further, as a phase continues the one before it."""
     without: tuple[str, ...] = ()
     """Continued runs whose questions are left out, both those of training and of validation."""
+    new_rows: bool = False
+    """Leave out the rows of the continued runs, but not other rows of their questions."""
     keep_validation: bool = False
     """Leave out the questions that a continued run was validated on and none was trained on, and
     fit calibration and stack on them, since no training has seen them."""
@@ -77,10 +79,10 @@ class Run:
         Raises:
             ValueError: It has none.
         """
-        if self.continues is None and (self.without or self.keep_validation):
+        if self.continues is None and (self.without or self.new_rows or self.keep_validation):
             raise ValueError(
-                "expected `continues` beside `without` and `keep_validation`, got none. Name the "
-                "run that is continued, or leave them out"
+                "expected `continues` beside `without`, `new_rows` and `keep_validation`, got "
+                "none. Name the run that is continued, or leave them out"
             )
 
     @property
@@ -125,6 +127,16 @@ RUNS: Mapping[str, Run] = {
         stratify=True,
         lr=1e-4,
     ),  # the other GSM8K rows for the second time
+    "1.5b-6000-pairs": Run(
+        _ONE_AND_A_HALF,
+        {"zeroeval": None},
+        continues="1.5b-5000-pairs",
+        new_rows=True,
+        keep_validation=True,
+        pair_weight=1.0,
+        stratify=True,
+        lr=1e-4,
+    ),  # all ZeroEval rows that are left, of questions seen before
     "1.5b-untrained": Run(_ONE_AND_A_HALF),
     "0.5b-4000": Run(_HALF, {"zeroeval": 1_500}, continues="0.5b-gsm8k"),
     "0.5b-4000-pairs": Run(
@@ -173,6 +185,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
         "1.5b-3000-pairs",
         "1.5b-4000-pairs",
         "1.5b-5000-pairs",
+        "1.5b-6000-pairs",
     ),
 }
 """The learning curves, and the runs of each."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,11 @@ def take(questions: list[np.ndarray], limit: int | None) -> np.ndarray:
 
 
 def write_training_rows(
-    path: Path, rows: Mapping[str, int | None], folder: Path, without: Sequence[Path] = ()
+    path: Path,
+    rows: Mapping[str, int | None],
+    folder: Path,
+    without: Sequence[Path] = (),
+    without_rows: Sequence[Path] = (),
 ) -> None:
     """Write the training rows of a run as one file of JSON lines.
 
@@ -101,16 +105,20 @@ def write_training_rows(
         rows: Maximum number of rows of each set, see `Run.rows`.
         folder: The folder of the sets.
         without: Files of training rows whose questions are left out, from whatever set they are.
+        without_rows: Files of training rows that are left out; other rows of their questions stay.
     """
     left_out: set[float] = set()
     for file in without:
         left_out.update(map(question_position, load_source(str(file)).table["question"][:]))
+    left_out_lines = {line for file in without_rows for line in _read_lines(file)}
     lines: list[str] = []
     for name, limit in rows.items():
         divided = divide(name, folder)
         questions = [
             rows_N for position, rows_N in divided.training.items() if position not in left_out
         ]
+        if left_out_lines:
+            questions = [_without(divided.source, rows_N, left_out_lines) for rows_N in questions]
         lines += _json_lines(divided.source, take(questions, limit))
     _write(path, lines)
 
@@ -185,6 +193,10 @@ def check_held_out(path: Path, folder: Path) -> None:
         )
 
 
+def _without(source: Source, rows: np.ndarray, lines: Set[str]) -> np.ndarray:
+    return rows[[line not in lines for line in _json_lines(source, rows)]]
+
+
 def _json_lines(source: Source, rows: np.ndarray) -> list[str]:
     assert source.labels_N is not None
     columns = source.table.select_columns(list(TEXT_COLUMNS)).select(rows)
@@ -192,6 +204,10 @@ def _json_lines(source: Source, rows: np.ndarray) -> list[str]:
     for texts, label in zip(columns, source.labels_N[rows].tolist(), strict=True):
         lines.append(json.dumps({**texts, LABEL_COLUMN: label}, ensure_ascii=False))
     return lines
+
+
+def _read_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def _write(path: Path, lines: list[str]) -> None:

@@ -93,7 +93,8 @@ def train(run: Run, folder: ProofFolder, sets: Path, continued: Sequence[ProofFo
             phases = [(trained.phase, trained.training_rows) for trained in continued]
             write_validated_rows(folder.validated_rows, phases)
             without.append(folder.validated_rows)
-        write_training_rows(folder.training_rows, run.rows, sets, without)
+        seen = [other.training_rows for other in continued] if run.new_rows else []
+        write_training_rows(folder.training_rows, run.rows, sets, without, seen)
     options = _fit_options(run, folder)
     if continued:
         options["model.init_from"] = continued[-1].phase.adapter

@@ -110,7 +110,23 @@ def test_questions_of_earlier_runs_are_left_out_of_all_sets(sets: Path, tmp_path
     assert questions_of(everything) <= questions_of(first) | questions_of(second)
 
 
-@pytest.mark.parametrize("option", [{"without": ("a",)}, {"keep_validation": True}])
+def test_rows_of_earlier_runs_are_left_out_without_their_questions(
+    sets: Path, tmp_path: Path
+) -> None:
+    first, second, third = (tmp_path / f"{name}.jsonl" for name in ("first", "second", "third"))
+    rows.write_training_rows(first, {"gsm8k": 120}, sets)
+    seen = first.read_text("utf-8").splitlines()[::3]
+    second.write_text("\n".join(seen) + "\n", "utf-8")
+    rows.write_training_rows(third, {"gsm8k": 100}, sets, without_rows=[second])
+    left = [line for line in first.read_text("utf-8").splitlines() if line not in seen]
+    taken = third.read_text("utf-8").splitlines()
+    assert taken[:80] == left and len(taken) > 96  # then further questions, up to the limit
+    assert questions_of(second) <= questions_of(third)
+
+
+@pytest.mark.parametrize(
+    "option", [{"without": ("a",)}, {"new_rows": True}, {"keep_validation": True}]
+)
 def test_a_run_without_an_earlier_one_has_none_of_its_questions(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected `continues` beside"):
         Run(BUNDLED, {"gsm8k": 100}, **option)
@@ -215,7 +231,9 @@ class TinyProof:
         runs = {
             "tiny": tiny,
             "tiny-untrained": Run("tiny"),
-            "tiny-continued": Run("tiny", {"zeroeval": 99}, continues="tiny", lr=1e-3),
+            "tiny-continued": Run(
+                "tiny", {"zeroeval": 99}, continues="tiny", new_rows=True, lr=1e-3
+            ),
             "tiny-kept": Run("tiny", {"gsm8k": 120}, continues="tiny", keep_validation=True),
             "tiny-third": Run(
                 "tiny",
@@ -344,7 +362,9 @@ def test_a_run_continues_with_the_adapter_of_another(proof: TinyProof) -> None:
     real_data.run_and_store("tiny-continued", ["zeroeval"], proof.runs, proof.sets)
     first, result = proof.results["proof/tiny"], proof.results["proof/tiny-continued"]
     folder = ProofFolder(proof.runs, "tiny-continued")
-    assert len(folder.training_rows.read_text("utf-8").splitlines()) == 99
+    lines = folder.training_rows.read_text("utf-8").splitlines()
+    trained_lines = ProofFolder(proof.runs, "tiny").training_rows.read_text("utf-8").splitlines()
+    assert len(lines) == 99 and not set(lines) & set(trained_lines)
     settings = read_phase(folder.phase.path).settings
     before = ProofFolder(proof.runs, "tiny").phase.adapter
     assert settings["model"]["init_from"] == str(before)
