@@ -29,6 +29,7 @@ from benchmarks.proof.tables import markdown, plot_learning_curves
 from benchmarks.proof.training import (
     VALIDATED,
     ProofFolder,
+    average,
     cpu_seconds,
     predict,
     predict_validated,
@@ -56,12 +57,15 @@ def run_and_store(name: str, set_names: Sequence[str], runs: Path, sets: Path) -
     check_held_out(PROOF_RESULTS / "held_out.json", sets)
     run, folder = RUNS[name], ProofFolder(runs, name)
     training = None
-    if run.rows:
+    if not run.untrained:
         trained: list[ProofFolder] = []
         for link in chain(name):
             linked = ProofFolder(runs, link)
-            train(RUNS[link], linked, sets, trained)
-            trained.append(linked)
+            if RUNS[link].average:
+                average(RUNS[link], linked, trained)
+            else:
+                train(RUNS[link], linked, sets, trained)
+                trained.append(linked)
         training = _training_figures(trained)
     if run.keep_validation:
         predict_validated(run, folder)
@@ -160,7 +164,9 @@ def show_runs() -> None:
     for name in (*RUNS, *TRL_RUNS):
         run = RUNS[TRL_RUNS.get(name, name)]
         rows = ", ".join(f"{key} {limit or 'all'}" for key, limit in run.rows.items())
-        if run.continues:
+        if run.average:
+            rows = f"average of {', '.join(run.average)}"
+        elif run.continues:
             rows = f"{run.continues}, then {rows}"
         if name in TRL_RUNS:
             rows = f"{rows}, by TRL"

@@ -43,6 +43,10 @@ COMMANDS = {
     "ensemble": Command(
         "combine several predictions, and measure the gain", "mv_lightning.commands.ensemble"
     ),
+    "average": Command(
+        "average the weights of adapters, such as those of a run's phases",
+        "mv_lightning.commands.average",
+    ),
     "best-of-n": Command(
         "solve rate when the verifier picks among several solutions",
         "mv_lightning.commands.best_of_n",

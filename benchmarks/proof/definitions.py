@@ -49,6 +49,8 @@ class Run:
     Without a set, the base stays untrained."""
     continues: str | None = None
     """The run whose adapter is trained further, as a phase continues the one before it."""
+    average: tuple[str, ...] = ()
+    """Continued runs whose adapters' weights are averaged. This takes the place of a training."""
     without: tuple[str, ...] = ()
     """Continued runs whose questions are left out, both those of training and of validation."""
     new_rows: bool = False
@@ -74,16 +76,25 @@ class Run:
     """Of an optimizer step; more of them take less memory."""
 
     def __post_init__(self) -> None:
-        """Check that what refers to continued runs has one.
+        """Check that what refers to continued runs has one, and that an average has no rows.
 
         Raises:
-            ValueError: It has none.
+            ValueError: There is none, or it has.
         """
-        if self.continues is None and (self.without or self.new_rows or self.keep_validation):
+        referring = ("average", "without", "new_rows", "keep_validation")
+        given = [f"`{name}`" for name in referring if getattr(self, name)]
+        if given and self.continues is None:
             raise ValueError(
-                "expected `continues` beside `without`, `new_rows` and `keep_validation`, got "
-                "none. Name the run that is continued, or leave them out"
+                f"expected `continues` beside {', '.join(given)}, got none. Name the run that is "
+                "continued, or leave them out"
             )
+        if self.average and self.rows:
+            raise ValueError("expected no rows of a run that is an average. Leave them out")
+
+    @property
+    def untrained(self) -> bool:
+        """Whether it is the base as it is."""
+        return not (self.rows or self.average)
 
     @property
     def title(self) -> str:
@@ -127,6 +138,12 @@ RUNS: Mapping[str, Run] = {
         stratify=True,
         lr=1e-4,
     ),  # the other GSM8K rows for the second time
+    "1.5b-5000-pairs-average": Run(
+        _ONE_AND_A_HALF,
+        continues="1.5b-5000-pairs",
+        average=("1.5b-3000-pairs", "1.5b-4000-pairs", "1.5b-5000-pairs"),
+        keep_validation=True,
+    ),
     "1.5b-6000-pairs": Run(
         _ONE_AND_A_HALF,
         {"zeroeval": None},

@@ -38,8 +38,8 @@ def read_results(folder: Path) -> dict[str, Any]:
     Args:
         folder: Folder of the proof's results.
     """
-    untrained = [name for name, run in RUNS.items() if not run.rows]
-    trained = [name for name, run in RUNS.items() if run.rows]
+    untrained = [name for name, run in RUNS.items() if run.untrained]
+    trained = [name for name, run in RUNS.items() if not run.untrained]
     results = {}
     for name in (*BASELINES, *untrained, *trained, *TRL_RUNS):
         path = folder / f"{name}.json"
@@ -101,7 +101,7 @@ def best_verifier(folder: Path) -> list[list[str]]:
     """
     scored = {}
     for name, result in read_results(folder).items():
-        if name in RUNS and RUNS[name].rows and MAIN_SET in result["scores"]:
+        if name in RUNS and not RUNS[name].untrained and MAIN_SET in result["scores"]:
             scored[name] = result["scores"][MAIN_SET]
     if not scored:
         return []

@@ -62,7 +62,7 @@ class ProofFolder:
             name: A key of `ROW_SETS`, or `VALIDATED`.
         """
         folder = RunFolder(self.predict_dir(name))
-        return folder if run.rows else folder.untrained
+        return folder.untrained if run.untrained else folder
 
     def predict_dir(self, name: str) -> Path:
         """Return `run.dir` of the command that predicts a set.
@@ -90,8 +90,7 @@ def train(run: Run, folder: ProofFolder, sets: Path, continued: Sequence[ProofFo
     if not folder.training_rows.is_file():
         without = [other.training_rows for other in continued if other.path.name in run.without]
         if run.keep_validation:
-            phases = [(trained.phase, trained.training_rows) for trained in continued]
-            write_validated_rows(folder.validated_rows, phases)
+            _write_validated_rows(folder, continued)
             without.append(folder.validated_rows)
         seen = [other.training_rows for other in continued] if run.new_rows else []
         write_training_rows(folder.training_rows, run.rows, sets, without, seen)
@@ -99,6 +98,30 @@ def train(run: Run, folder: ProofFolder, sets: Path, continued: Sequence[ProofFo
     if continued:
         options["model.init_from"] = continued[-1].phase.adapter
     _command("fit", options, folder)
+
+
+def average(run: Run, folder: ProofFolder, continued: Sequence[ProofFolder]) -> None:
+    """Average the adapters of continued runs, unless that is finished.
+
+    Args:
+        run: The run; it is an average.
+        folder: Its files.
+        continued: As for `train`.
+
+    Raises:
+        ValueError: The command failed.
+    """
+    if folder.phase.adapter.is_dir():
+        return
+    if run.keep_validation:
+        _write_validated_rows(folder, continued)
+    members = [other.phase.adapter for other in continued if other.path.name in run.average]
+    _command("average", {"out": folder.phase.adapter}, folder, members)
+
+
+def _write_validated_rows(folder: ProofFolder, continued: Sequence[ProofFolder]) -> None:
+    phases = [(trained.phase, trained.training_rows) for trained in continued]
+    write_validated_rows(folder.validated_rows, phases)
 
 
 def predict(run: Run, folder: ProofFolder, name: str, sets: Path) -> None:
@@ -137,7 +160,7 @@ def _predict(run: Run, folder: ProofFolder, name: str, rows: Path) -> None:
         return
     options = {
         **_model_options(run),
-        "model.init_from": folder.phase.adapter if run.rows else "none",
+        "model.init_from": "none" if run.untrained else folder.phase.adapter,
         "predict.source": rows,
         "run.dir": folder.predict_dir(name),
     }
@@ -212,14 +235,18 @@ def _usable_rows(path: Path, balance: bool) -> int:
 
 
 def _command(
-    command: str, options: Mapping[str, Any], folder: ProofFolder, stage: str | None = None
+    command: str,
+    options: Mapping[str, Any],
+    folder: ProofFolder,
+    values: Sequence[Path] = (),
+    stage: str | None = None,
 ) -> None:
     """Run a command of mv_lightning as a child process and record its CPU seconds.
 
     The record is renewed while the child runs, so that little is lost if this process is killed.
     Where this process ends by an exception, it terminates the child.
     """
-    args = [command]
+    args = [command, *map(str, values)]
     for name, value in options.items():
         args += [f"--{name}", str(value)]
     recorded = _recorded(folder)

@@ -35,9 +35,9 @@ REPLACED_TRAINER_OPTIONS = {
 """Options of the Trainer that are refused, and what to use instead."""
 REFUSED_CALLBACKS: dict[type[Callback], str] = {
     StochasticWeightAveraging: "it copies the model before the adapters are attached, so that it "
-    "would average nothing. Use `ensemble` to combine several adapters",
+    "would average nothing. Use `average` to average the adapters of several phases",
     WeightAveraging: "its checkpoints hold a second copy of the whole base, and a phase cannot "
-    "resume from them. Use `ensemble` to combine several adapters",
+    "resume from them. Use `average` to average the adapters of several phases",
     GradientAccumulationScheduler: "the rows of an optimizer step are chosen before the training. "
     "Use trainer.accumulate_grad_batches, with another value in another phase",
 }

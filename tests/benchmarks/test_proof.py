@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from benchmarks import real_data
 from benchmarks.proof import definitions, rows, scoring, tables, training, trl
@@ -27,6 +28,7 @@ from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan, plan_splits
 from mv_lightning.metrics.consensus import Consensus, NoConsensusError
+from mv_lightning.model.adapter_files import WEIGHTS
 from mv_lightning.model.bundled import BUNDLED
 from mv_lightning.training.cli import parse
 
@@ -125,16 +127,23 @@ def test_rows_of_earlier_runs_are_left_out_without_their_questions(
 
 
 @pytest.mark.parametrize(
-    "option", [{"without": ("a",)}, {"new_rows": True}, {"keep_validation": True}]
+    "option",
+    [{"without": ("a",)}, {"average": ("a",)}, {"new_rows": True}, {"keep_validation": True}],
 )
 def test_a_run_without_an_earlier_one_has_none_of_its_questions(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected `continues` beside"):
         Run(BUNDLED, {"gsm8k": 100}, **option)
 
 
-def test_runs_leave_out_questions_of_runs_that_they_continue() -> None:
+def test_an_average_has_no_rows() -> None:
+    with pytest.raises(ValueError, match="expected no rows"):
+        Run(BUNDLED, {"gsm8k": 100}, continues="a", average=("a", "b"))
+
+
+def test_runs_name_only_runs_that_they_continue() -> None:
     for name, run in RUNS.items():
-        assert set(run.without) <= set(definitions.chain(name)[:-1])
+        assert {*run.without, *run.average} <= set(definitions.chain(name)[:-1])
+        assert run.continues is None or not RUNS[run.continues].average
 
 
 def test_too_few_rows_are_refused(sets: Path, tmp_path: Path) -> None:
@@ -233,6 +242,12 @@ class TinyProof:
             "tiny-untrained": Run("tiny"),
             "tiny-continued": Run(
                 "tiny", {"zeroeval": 99}, continues="tiny", new_rows=True, lr=1e-3
+            ),
+            "tiny-average": Run(
+                "tiny",
+                continues="tiny-continued",
+                average=("tiny", "tiny-continued"),
+                keep_validation=True,
             ),
             "tiny-kept": Run("tiny", {"gsm8k": 120}, continues="tiny", keep_validation=True),
             "tiny-third": Run(
@@ -374,6 +389,29 @@ def test_a_run_continues_with_the_adapter_of_another(proof: TinyProof) -> None:
     assert figures["cpu_seconds"] > first["training"]["cpu_seconds"]
     assert figures["validation_rows"] == 40
     assert tables._costs("tiny-continued", result)[0] == "One, Two"
+
+
+@pytest.mark.slow
+def test_the_average_of_two_runs_is_a_run(proof: TinyProof) -> None:
+    real_data.run_and_store("tiny-average", ["gsm8k"], proof.runs, proof.sets)
+    one, two, folder = (
+        ProofFolder(proof.runs, name) for name in ("tiny", "tiny-continued", "tiny-average")
+    )
+    weights = [load_file(part.phase.adapter / WEIGHTS) for part in (one, two, folder)]
+    for name, tensor in weights[2].items():
+        np.testing.assert_allclose(tensor, (weights[0][name] + weights[1][name]) / 2, atol=1e-7)
+    assert any(not np.allclose(weights[0][name], weights[1][name]) for name in weights[0])
+    kept = questions_of(folder.validated_rows)
+    assert kept and not kept & questions_of(folder.scored_rows("gsm8k"))
+    result = proof.results["proof/tiny-average"]
+    assert result["training"]["rows"] == 160 + 57
+    stages = {"average", "predict validated", "predict gsm8k"}
+    assert result["cpu_seconds_by_stage"].keys() == stages
+    assert result["scores"]["gsm8k"]["auroc"]["value"] is not None
+    assert tables._costs("tiny-average", result)[0] == "One, Two"
+    before = (folder.phase.adapter / WEIGHTS).stat().st_mtime_ns
+    real_data.run_and_store("tiny-average", ["gsm8k"], proof.runs, proof.sets)
+    assert (folder.phase.adapter / WEIGHTS).stat().st_mtime_ns == before
 
 
 def test_the_calibration_is_that_of_the_kept_rows(sets: Path, tmp_path: Path) -> None:
