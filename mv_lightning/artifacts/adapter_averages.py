@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 AVERAGE_OF = "average_of"
 """Entry of the metadata of an average: the folder and the SHA-256 of the weights of each member."""
 MAX_DEVIATION = 0.3
-"""Relative; 0.06 for three phases of a 1.5B at r 32. Without a common origin it is 0.71 for two
+"""Relative; 0.03 for three phases of a 1.5B at r 32. Without a common origin it is 0.71 for two
 adapters of equal norm, and more for several."""
 _FINGERPRINTS = ("base", "tokenizer", "prompt", "summarizer")
 _SCALES = ("r", "alpha", "rslora")
