@@ -158,6 +158,11 @@ class SaveRunConfig(SaveConfigCallback):
         trainer.datamodule.write_manifest()
         store_run_ids(trainer.loggers, folder)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the files of a phase of no steps, whose training Lightning skips."""
+        if trainer.global_step == 0:
+            self.on_train_start(trainer, pl_module)
+
 
 class VerdictCLI(LightningCLI):
     """The command line of one phase."""

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from mv_lightning.artifacts.calibrations import read_calibration
+from mv_lightning.artifacts.phase_results import read_phase
 from mv_lightning.cli import main
 from mv_lightning.data.sources import load_source
 from mv_lightning.metrics.calibration import Calibration
+from mv_lightning.testing import tiny_options
 from mv_lightning.verifier import Verifier
+from tests.conftest import ROOT
 
 WEIGHTS = Path("adapter") / "adapter_model.safetensors"
 
@@ -43,6 +48,30 @@ def test_the_average_is_a_verifier(
     np.testing.assert_allclose(odds_N, expected.raw_log_odds(expected.encode(rows)), atol=1e-3)
     member = Verifier.load(strong)
     assert not np.allclose(odds_N, member.raw_log_odds(member.encode(rows)), atol=0.05)
+
+
+def test_a_phase_of_no_steps_validates_and_calibrates_the_average(
+    trained_phase: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    average, run = tmp_path / "average", tmp_path / "run"
+    strong = scaled(trained_phase, 1_000.0, tmp_path / "phase2")
+    main(["average", str(trained_phase), str(strong), "--out", str(average)])
+    options = [*tiny_options(tiny_folder, run), "--trainer.max_steps", "0"]
+    config = str(ROOT / "configs/phase2.yaml")
+    main(["fit", "--config", config, *options, "--model.init_from", str(average)])
+    phase = read_phase(run / "phase2")
+    assert phase.summary["steps"] == phase.summary["rows"] == 0
+    assert phase.summary["init_from"]["folder"] == str(average)
+    assert len(phase.splits.val[1]) == phase.summary["validation_rows"] == 8
+    before, after = (
+        load_file(average / WEIGHTS.name),
+        load_file(phase.folder.adapter / WEIGHTS.name),
+    )
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert read_calibration(phase.folder.adapter) is not None
+    main(["export", str(phase.folder.path), "--out", str(tmp_path / "out"), "--max-flips", "1"])
+    assert (tmp_path / "out" / WEIGHTS.name).is_file()
 
 
 def test_only_an_average_is_replaced(
