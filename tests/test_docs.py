@@ -152,7 +152,7 @@ def test_command_lines_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(ROOT)
     # Settings that a run leaves are those of its phase file and more.
     line = re.sub(r"checkpoints/(phase\d)/config.yaml", r"configs/\1.yaml", line)
-    # An average is named like the adapter of a phase, but must exist.
+    # The folder of the average does not exist here; the adapter of a phase need not.
     line = line.replace("--model.init_from checkpoints/average", "--model.init_from previous")
     command, *args = shlex.split(line.removeprefix(PROGRAM))
     module = importlib.import_module(COMMANDS[command].module)

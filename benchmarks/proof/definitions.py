@@ -79,7 +79,8 @@ class Run:
         """Check that what refers to continued runs has one, and that an average has no rows.
 
         Raises:
-            ValueError: There is none, or it has.
+            ValueError: An option about continued runs is set and there is none, or an average has
+                rows.
         """
         referring = ("average", "without", "new_rows", "keep_validation")
         given = [f"`{name}`" for name in referring if getattr(self, name)]

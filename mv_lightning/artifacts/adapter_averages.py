@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from mv_lightning.artifacts.layout import CALIBRATION_FILE
 from mv_lightning.atomic import atomic_folder
 from mv_lightning.hashing import sha256_file
-from mv_lightning.model.adapter_files import METADATA_FILE, WEIGHTS, check_keys, read_metadata
+from mv_lightning.model.adapter_files import (
+    COMPARED,
+    METADATA_FILE,
+    WEIGHTS,
+    check_keys,
+    read_metadata,
+)
 from mv_lightning.model.linear_head import HEAD_FILE
 from mv_lightning.versioning import write_versioned_json
 
@@ -28,7 +34,6 @@ AVERAGE_OF = "average_of"
 MAX_DEVIATION = 0.3
 """Relative; 0.03 for three phases of a 1.5B at r 32. Without a common origin it is 0.71 for two
 adapters of equal norm, and more for several."""
-_FINGERPRINTS = ("base", "tokenizer", "prompt", "summarizer")
 _SCALES = ("r", "alpha", "rslora")
 
 
@@ -52,7 +57,9 @@ def average_adapters(folders: Sequence[Path], out: Path) -> float:
     from safetensors.torch import save_file
 
     if len(folders) < 2:
-        raise ValueError(f"expected two adapters or more to average, got {len(folders)}")
+        raise ValueError(
+            f"expected two adapters or more to average, got {len(folders)}. Name others too"
+        )
     metadata = [read_metadata(folder) for folder in folders]
     for other, folder in zip(metadata[1:], folders[1:], strict=True):
         _check_alike(metadata[0], other, folders[0], folder)
@@ -89,7 +96,7 @@ def _check_alike(
 ) -> None:
     """Raise an error where the metadata of two adapters differ in what an average depends on."""
     differing = [
-        part for part in _FINGERPRINTS if _fingerprint(first, part) != _fingerprint(other, part)
+        part for part in COMPARED if first[part]["fingerprint"] != other[part]["fingerprint"]
     ]
     if first["head"] != other["head"]:
         differing.append("head")
@@ -100,10 +107,6 @@ def _check_alike(
             f"and {other_folder}, which differ in {', '.join(differing)}. Average the predictions "
             "with `ensemble` instead"
         )
-
-
-def _fingerprint(metadata: Mapping[str, Any], part: str) -> Any:
-    return metadata[part]["fingerprint"]
 
 
 def _load(files: Sequence[Path]) -> list[dict[str, torch.Tensor]]:

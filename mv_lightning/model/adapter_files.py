@@ -19,7 +19,7 @@ WEIGHTS = "adapter_model.safetensors"
 """The only form of weights that is read: unlike a pickle, it cannot hold code."""
 METADATA_FILE = "verifier.json"
 """The adapter metadata: what the adapter was trained on, and the prompt that it expects."""
-_COMPARED = {
+COMPARED = {
     "base": "model.base.name (in Python: base)",
     "tokenizer": "model.base.name (in Python: base)",
     "prompt": "data.prompt",
@@ -134,7 +134,7 @@ def check_compatible(metadata: dict[str, Any], current: dict[str, Any], context:
         ValueError: A fingerprint differs.
     """
     metadata = {**_DEFAULTS, **metadata}
-    for part, setting in _COMPARED.items():
+    for part, setting in COMPARED.items():
         if part not in current:
             continue
         expected, got = metadata[part], current[part]
