@@ -167,6 +167,30 @@ RUNS: Mapping[str, Run] = {
     "135m-untrained": Run(BUNDLED),
     "135m-1200-pairs": Run(BUNDLED, {"gsm8k": 1_200}, pair_weight=1.0),
     "0.5b-gsm8k-pairs": Run(_HALF, {"gsm8k": None}, pair_weight=1.0, stratify=True),
+    "0.5b-4300-pairs": Run(
+        _HALF,
+        {"gsm8k": 1_200, "zeroeval": 900},
+        continues="0.5b-gsm8k-pairs",
+        keep_validation=True,
+        pair_weight=1.0,
+        stratify=True,
+    ),  # the GSM8K rows for the second time, the ZeroEval rows for the first
+    "0.5b-6000-pairs": Run(
+        _HALF,
+        {"gsm8k": None, "zeroeval": 700},
+        continues="0.5b-4300-pairs",
+        without=("0.5b-4300-pairs",),
+        keep_validation=True,
+        pair_weight=1.0,
+        stratify=True,
+        lr=1e-4,
+    ),  # the other GSM8K rows for the second time, further ZeroEval rows for the first
+    "0.5b-6000-pairs-average": Run(
+        _HALF,
+        continues="0.5b-6000-pairs",
+        average=("0.5b-4300-pairs", "0.5b-6000-pairs"),
+        keep_validation=True,
+    ),
     "0.5b-1200-pairs": Run(_HALF, {"gsm8k": 1_200}, pair_weight=1.0),
     "0.5b-1200-pairs-5e-5": Run(_HALF, {"gsm8k": 1_200}, pair_weight=1.0, lr=5e-5, stratify=True),
     "0.5b-1600-pairs-5e-4": Run(_HALF, {"gsm8k": 1_600}, pair_weight=1.0, lr=5e-4),
@@ -198,6 +222,12 @@ CURVES: Mapping[str, tuple[str, ...]] = {
         "0.5b-gsm8k-pairs",
         "0.5b-4000-pairs",
         "0.5b-5000-pairs",
+    ),
+    "0.5B, every phase with pair loss": (
+        "0.5b-untrained",
+        "0.5b-gsm8k-pairs",
+        "0.5b-4300-pairs",
+        "0.5b-6000-pairs",
     ),
     "1.5B, pair loss": (
         "1.5b-untrained",
