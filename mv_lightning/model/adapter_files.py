@@ -30,6 +30,17 @@ NO_SUMMARIZER = {"name": None, "fingerprint": None}
 """The metadata's entry `summarizer` of an adapter that reads whole solutions."""
 _DEFAULTS = {"summarizer": NO_SUMMARIZER, "head": "verdict"}
 """Entries of the metadata that adapters of earlier versions lack."""
+_REQUIRED = (
+    *("base.name", "base.quantization", "base.fingerprint"),
+    *("tokenizer.name", "tokenizer.fingerprint"),
+    *("lora.r", "lora.alpha", "lora.rslora"),
+    *("prompt.name", "prompt.instruction", "prompt.body", "prompt.cue", "prompt.fingerprint"),
+    *("summarizer.name", "summarizer.fingerprint"),
+    *("head", "max_length", "steps"),
+)
+"""Entries of the metadata."""
+_REQUIRED_OF_SUMMARIZER = ("summarizer.above_tokens", "summarizer.max_length")
+"""The same where solutions are summarized."""
 _COMPARED_FIELDS = ("r", "lora_alpha", "use_rslora", "target_modules")
 
 
@@ -80,14 +91,26 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             f"no adapter in {folder}: {METADATA_FILE} is missing. Run the phase that trains it "
             "first, or set model.init_from to the folder of another adapter."
         ) from error
-    try:
-        _ = metadata["base"]["fingerprint"], metadata["prompt"]["fingerprint"], metadata["steps"]
-    except (LookupError, TypeError) as error:
+    metadata = {**_DEFAULTS, **metadata}
+    missing = [entry for entry in _REQUIRED if not _has(metadata, entry)]
+    if not missing and metadata["summarizer"]["name"] is not None:
+        missing = [entry for entry in _REQUIRED_OF_SUMMARIZER if not _has(metadata, entry)]
+    if missing:
         raise ValueError(
-            f"{folder / METADATA_FILE} does not say which base and prompt the adapter belongs to "
-            f"({error!r}). Copy the adapter's folder again, with all its files."
-        ) from error
-    return {**_DEFAULTS, **metadata}
+            f"{folder / METADATA_FILE} does not say what the adapter belongs to: expected "
+            f"{', '.join(missing)}, got no such entries. Copy the adapter's folder again, with all "
+            "its files."
+        )
+    return metadata
+
+
+def _has(metadata: object, entry: str) -> bool:
+    """Whether nested objects have an entry, named by its path, such as `base.name`."""
+    for name in entry.split("."):
+        if not isinstance(metadata, dict) or name not in metadata:
+            return False
+        metadata = metadata[name]
+    return True
 
 
 def load(model: PeftModel, folder: Path) -> None:

@@ -14,19 +14,10 @@ from safetensors.torch import load_file, save_file
 from mv_lightning.artifacts.adapter_averages import MAX_DEVIATION, average_adapters
 from mv_lightning.model.adapter_files import read_metadata
 from mv_lightning.versioning import write_versioned_json
+from tests.adapter_metadata import SUMMARIZER, adapter_metadata
 
 SHAPES = {"q_proj": (12, 20), "down_proj": (20, 16)}
 RANK = 4
-METADATA: dict[str, Any] = {
-    "base": {"name": "b", "fingerprint": "b"},
-    "tokenizer": {"fingerprint": "t"},
-    "prompt": {"fingerprint": "p"},
-    "summarizer": {"name": None, "fingerprint": None},
-    "lora": {"r": RANK, "alpha": 8, "dropout": 0.0, "rslora": False, "loftq": False},
-    "head": "verdict",
-    "max_length": 512,
-    "steps": 7,
-}
 
 
 def key(module: str, matrix: str) -> str:
@@ -47,10 +38,10 @@ def moved(origin: dict[str, torch.Tensor], seed: int, distance: float) -> dict[s
     return {name: tensor + distance * step[name] for name, tensor in origin.items()}
 
 
-def leave(folder: Path, tensors: dict[str, torch.Tensor], **metadata: Any) -> Path:
+def leave(folder: Path, tensors: dict[str, torch.Tensor], **changes: Any) -> Path:
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors")
-    write_versioned_json(folder / "verifier.json", {**METADATA, **metadata})
+    write_versioned_json(folder / "verifier.json", adapter_metadata(**changes))
     for name in ("adapter_config.json", "tokenizer.json", "calibration.json"):
         (folder / name).write_text("{}")
     return folder
@@ -84,7 +75,7 @@ def test_the_metadata_name_the_members_and_no_calibration_is_taken_over(
     average_adapters(phases, out)
     metadata = read_metadata(out)
     members = metadata.pop("average_of")
-    assert metadata == {**METADATA, "steps": 30}
+    assert metadata == adapter_metadata(steps=30)
     assert [member["folder"] for member in members] == list(map(str, phases))
     assert len({member["sha256"] for member in members}) == 3
     assert {path.name for path in out.iterdir()} == {
@@ -144,29 +135,26 @@ def test_adapters_without_a_common_origin_are_refused(tmp_path: Path, count: int
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("changes", "named"),
     [
-        ({"base": {"name": "b", "fingerprint": "other"}}, "base"),
-        ({"prompt": {"fingerprint": "other"}, "head": "linear"}, "prompt, head"),
-        ({"summarizer": {"name": "t5", "fingerprint": "s"}}, "summarizer"),
-        ({"lora": {**METADATA["lora"], "alpha": 16}}, "lora.alpha"),
-        ({"lora": {**METADATA["lora"], "rslora": True}}, "lora.rslora"),
+        ({"base.fingerprint": "other"}, "base"),
+        ({"prompt.fingerprint": "other", "head": "linear"}, "prompt, head"),
+        ({"summarizer": SUMMARIZER}, "summarizer"),
+        ({"lora.alpha": 16}, "lora.alpha"),
+        ({"lora.rslora": True}, "lora.rslora"),
     ],
 )
 def test_adapters_that_differ_in_kind_are_refused(
-    tmp_path: Path, change: dict[str, Any], named: str
+    tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
-    folders = [leave(tmp_path / "a", weights(0)), leave(tmp_path / "b", weights(0), **change)]
+    folders = [leave(tmp_path / "a", weights(0)), leave(tmp_path / "b", weights(0), **changes)]
     with pytest.raises(ValueError, match=rf"a and .*b, which differ in {named}\."):
         average_adapters(folders, tmp_path / "out")
 
 
 def test_the_name_and_dropout_of_training_may_differ(tmp_path: Path) -> None:
-    change = {
-        "base": {"name": "elsewhere/b", "fingerprint": "b"},
-        "lora": {**METADATA["lora"], "dropout": 0.1},
-    }
-    folders = [leave(tmp_path / "a", weights(0)), leave(tmp_path / "b", weights(0), **change)]
+    changes = {"base.name": "elsewhere/b", "lora.dropout": 0.1}
+    folders = [leave(tmp_path / "a", weights(0)), leave(tmp_path / "b", weights(0), **changes)]
     average_adapters(folders, tmp_path / "out")
 
 

@@ -218,8 +218,8 @@ def test_an_adapter_from_elsewhere_runs_nothing(
         ("{", "is damaged"),
         ("[]", "is damaged: expected a JSON object, got list"),
         ("{}", "expected format version 1, got none"),
-        ('{"format_version": 1}', "does not say which base and prompt"),
-        ('{"format_version": 1, "base": 1}', "does not say which base and prompt"),
+        ('{"format_version": 1}', "belongs to: expected base.name"),
+        ('{"format_version": 1, "base": 1}', "belongs to: expected base.name"),
     ],
 )
 def test_an_adapter_that_does_not_say_what_it_is(

@@ -4,7 +4,6 @@ trained."""
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -20,7 +19,6 @@ from mv_lightning.artifacts.evaluations import read_evaluated
 from mv_lightning.cli import main
 from mv_lightning.data.adversarial import adversarial_source
 from mv_lightning.data.columns import KIND_COLUMN
-from mv_lightning.data.prompts import load_prompt
 from mv_lightning.data.sources import load_source
 from mv_lightning.data.splits import SplitPlan
 from mv_lightning.model.adapter_files import METADATA_FILE
@@ -29,6 +27,7 @@ from mv_lightning.training.cli import parse
 from mv_lightning.training.module import VerdictModule
 from mv_lightning.verifier import Verifier
 from mv_lightning.versioning import write_versioned_json
+from tests.adapter_metadata import adapter_metadata
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -238,20 +237,6 @@ def test_no_such_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "got 'train'" in capsys.readouterr().err
 
 
-def describe_adapter(folder: Path) -> None:
-    """Write the metadata of an adapter whose weights are not needed."""
-    prompt = load_prompt("detailed")
-    identity = {"name": "base", "fingerprint": "0" * 16}
-    values = {
-        "base": identity,
-        "tokenizer": identity,
-        "prompt": {**dataclasses.asdict(prompt), "fingerprint": prompt.fingerprint},
-        "max_length": 2048,
-        "steps": 50,
-    }
-    write_versioned_json(folder / METADATA_FILE, values)
-
-
 @pytest.mark.parametrize("overlay", [None, *OVERLAYS], ids=lambda p: p.stem if p else "plain")
 @pytest.mark.parametrize("phase", [*PHASES, CONFIGS / "predict.yaml"], ids=lambda p: p.stem)
 def test_every_configuration_can_be_instantiated_without_weights(
@@ -264,7 +249,8 @@ def test_every_configuration_can_be_instantiated_without_weights(
         raise Reached
 
     for number in (1, 2, 3):
-        describe_adapter(tmp_path / f"phase{number}/adapter")
+        metadata_file = tmp_path / f"phase{number}/adapter" / METADATA_FILE
+        write_versioned_json(metadata_file, adapter_metadata())
     command = "predict" if phase.stem == "predict" else "fit"
     monkeypatch.setattr(pl.Trainer, command, stop)
     args = [command, "--config", str(phase), *(["--config", str(overlay)] if overlay else [])]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from mv_lightning.model import adapter_files, adapters, base
+from mv_lightning.versioning import write_versioned_json
+from tests.adapter_metadata import SUMMARIZER, adapter_metadata
 
 
 def new_model(settings: base.BaseSettings, **lora: int) -> torch.nn.Module:
@@ -17,13 +22,7 @@ def new_model(settings: base.BaseSettings, **lora: int) -> torch.nn.Module:
     return adapters.attach(model, adapters.LoraSettings(**{"r": 32, "alpha": 32, **lora}))
 
 
-METADATA = {
-    "base": {"fingerprint": "b"},
-    "prompt": {"fingerprint": "p"},
-    "steps": 7,
-    "head": "linear",
-    "summarizer": {"name": "t5", "fingerprint": "s"},
-}
+METADATA = adapter_metadata(head="linear", summarizer=SUMMARIZER)
 
 
 def test_round_trip(
@@ -50,7 +49,7 @@ def test_an_adapter_of_an_earlier_version_has_the_tokens_as_head_and_reads_whole
     adapter_files.save(tiny, base.load_tokenizer(tiny_settings), earlier, tmp_path / "a")
     read = adapter_files.read_metadata(tmp_path / "a")
     assert read == {**earlier, "head": "verdict", "summarizer": adapter_files.NO_SUMMARIZER}
-    current = {"summarizer": {"name": "t5", "fingerprint": "s"}}
+    current = {"summarizer": SUMMARIZER}
     adapter_files.check_compatible(earlier, {"summarizer": adapter_files.NO_SUMMARIZER}, "it")
     with pytest.raises(ValueError, match="it belongs to another summarizer"):
         adapter_files.check_compatible(earlier, current, "it")
@@ -96,6 +95,23 @@ def test_missing_and_unexpected_keys_are_named() -> None:
         match=r"expected 2 weights, of which 1 are missing \(b\), and got 1 unexpected ones \(c\)",
     ):
         adapter_files.check_keys({"a", "c"}, {"a", "b"}, "the adapter")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *("base", "base.name", "base.quantization", "base.fingerprint", "tokenizer"),
+        *("tokenizer.fingerprint", "lora", "lora.rslora", "prompt.body", "prompt.fingerprint"),
+        *("max_length", "steps", "summarizer.fingerprint", "summarizer.above_tokens"),
+    ],
+)
+def test_a_missing_entry_is_named(entry: str, tmp_path: Path) -> None:
+    metadata = adapter_metadata(summarizer=dict(SUMMARIZER))
+    *outer, last = entry.split(".")
+    del reduce(getitem, outer, metadata)[last]
+    write_versioned_json(tmp_path / adapter_files.METADATA_FILE, metadata)
+    with pytest.raises(ValueError, match=rf"expected .*{re.escape(entry)}.*, got no such entries"):
+        adapter_files.read_metadata(tmp_path)
 
 
 def test_no_adapter(tmp_path: Path) -> None:
