@@ -216,15 +216,15 @@ CURVES: Mapping[str, tuple[str, ...]] = {
         "0.5b-gsm8k",
         "0.5b-4000",
     ),
-    "0.5B, last phases with pair loss": (
+    "0.5B, pair loss from the second phase on": (
         "0.5b-untrained",
-        "0.5b-1200-pairs",
-        "0.5b-gsm8k-pairs",
+        "0.5b-gsm8k",
         "0.5b-4000-pairs",
         "0.5b-5000-pairs",
     ),
-    "0.5B, every phase with pair loss": (
+    "0.5B, pair loss": (
         "0.5b-untrained",
+        "0.5b-1200-pairs",
         "0.5b-gsm8k-pairs",
         "0.5b-4300-pairs",
         "0.5b-6000-pairs",

@@ -7,9 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bases import BASES
 from benchmarks.proof.baselines import BASELINES
-from benchmarks.proof.definitions import BASELINE_RUN, CURVES, ROW_SETS, RUNS, TRL_RUNS, chain
+from benchmarks.proof.definitions import (
+    BASELINE_RUN,
+    CURVES,
+    ROW_SETS,
+    RUNS,
+    TRL_RUNS,
+    Run,
+    chain,
+)
 from benchmarks.proof.scoring import SOLUTIONS
+from mv_lightning.model.bundled import BUNDLED
 from mv_lightning.reporting.blocks import Table
 
 MAIN_SET = "gsm8k"
@@ -33,19 +43,22 @@ _GAINS = {"best": "best - majority", "stack": "stack - majority"}
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Return the stored results by name: baselines, untrained bases, then trained runs.
+    """Return the stored results by name: baselines, then each base's by number of training rows.
 
     Args:
         folder: Folder of the proof's results.
     """
-    untrained = [name for name, run in RUNS.items() if run.untrained]
-    trained = [name for name, run in RUNS.items() if not run.untrained]
     results = {}
-    for name in (*BASELINES, *untrained, *trained, *TRL_RUNS):
+    for name in (*BASELINES, *RUNS, *TRL_RUNS):
         path = folder / f"{name}.json"
         if path.is_file():
             results[name] = json.loads(path.read_text(encoding="utf-8"))
-    return results
+    bases = (BUNDLED, *BASES)
+    names = sorted(
+        results.keys() - BASELINES.keys(),
+        key=lambda name: (bases.index(_run(name).base), _training_rows(results[name]), name),
+    )
+    return {name: results[name] for name in (*BASELINES, *names) if name in results}
 
 
 def markdown(folder: Path) -> str:
@@ -82,6 +95,8 @@ def _picks(results: Mapping[str, Any]) -> Table:
 def _by_set(results: Mapping[str, Any]) -> Table:
     rows = []
     for set_name, row_set in ROW_SETS.items():
+        if set_name == MAIN_SET:
+            continue
         for name, result in results.items():
             if scores := result["scores"].get(set_name):
                 counts = (f"{scores['rows']:,}", f"{scores['majority']:.3f}")
@@ -133,7 +148,15 @@ def with_interval(measured: Mapping[str, Any] | None) -> str:
 def _labels(name: str) -> tuple[str, str]:
     if name in BASELINES:
         return BASELINES[name], ""
-    return RUNS[TRL_RUNS.get(name, name)].title, name
+    return _run(name).title, name
+
+
+def _run(name: str) -> Run:
+    return RUNS[TRL_RUNS.get(name, name)]
+
+
+def _training_rows(result: Mapping[str, Any]) -> int:
+    return result["training"]["rows"] if result["training"] else 0
 
 
 def _costs(name: str, result: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -170,7 +193,7 @@ def plot_learning_curves(folder: Path, path: Path) -> None:
     panels = ("AUROC", "AUROC within a question")
     for axes, metric in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         for title, names in curves.items():
-            rows = [(results[name]["training"] or {"rows": 0})["rows"] for name in names]
+            rows = [_training_rows(results[name]) for name in names]
             measured = [results[name]["scores"][MAIN_SET][_SCORES[metric]] for name in names]
             values = [one["value"] for one in measured]
             below = [one["value"] - one["interval"][0] for one in measured]
@@ -182,6 +205,6 @@ def plot_learning_curves(folder: Path, path: Path) -> None:
         axes.set_title(metric, fontsize=10)
         axes.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(f"Qwen2.5-Coder-Instruct, held-out {ROW_SETS[MAIN_SET].title}", fontsize=10)
     save_png(figure, path)

@@ -519,9 +519,11 @@ def test_the_tables_show_what_is_stored(tmp_path: Path) -> None:
     scores = scoring.score_rows(four_solutions(log_odds_N, RIGHT_AND_WRONG))
     stored = {"training": {"rows": 2_328, "steps": 291, "cpu_seconds": 5_400}, "scores": {}}
     (tmp_path / "0.5b-gsm8k.json").write_text(
-        json.dumps({**stored, "scores": {"gsm8k": scores}}), encoding="utf-8"
+        json.dumps({**stored, "scores": {"gsm8k": scores, "zeroeval": scores}}), encoding="utf-8"
     )
     text = tables.markdown(tmp_path)
+    *_, by_set = text.split("\n\n")
+    assert "ZeroEval" in by_set and "| GSM8K" not in by_set
     assert "| Qwen2.5-Coder-0.5B-Instruct | 0.5b-gsm8k |" in text
     assert "2,328 |" in text and "291 |" in text and "1.50 |" in text
     assert "1.000 (1.000 to 1.000)" in text
@@ -529,6 +531,14 @@ def test_the_tables_show_what_is_stored(tmp_path: Path) -> None:
     assert "120 GSM8K solutions" in accuracy[0] and "majority 0.750" in accuracy[0]
     assert within[1] == "1.000 (1.000 to 1.000)"
     assert tables.best_verifier(tmp_path / "nothing") == []
+
+
+def test_results_are_ordered_by_base_and_number_of_rows(tmp_path: Path) -> None:
+    names = ["majority", "135m-untrained", "0.5b-untrained", "0.5b-500", "0.5b-1000"]
+    names += ["0.5b-1000-trl", "1.5b-untrained", "1.5b-1200-pairs"]
+    for name in reversed(names):
+        shutil.copy(real_data.PROOF_RESULTS / f"{name}.json", tmp_path)
+    assert list(tables.read_results(tmp_path)) == names
 
 
 def test_the_definitions_name_known_sets_and_bases() -> None:
