@@ -111,8 +111,8 @@ _HALF, _ONE_AND_A_HALF = "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
 RUNS: Mapping[str, Run] = {
     "0.5b-gsm8k": Run(_HALF, {"gsm8k": None}),
     "0.5b-untrained": Run(_HALF),
-    "1.5b-2000": Run(_ONE_AND_A_HALF, {"gsm8k": 2_000}, micro_batches=2),
     "1.5b-1200-pairs": Run(_ONE_AND_A_HALF, {"gsm8k": 1_200}, pair_weight=1.0, stratify=True),
+    "1.5b-1200-stratified": Run(_ONE_AND_A_HALF, {"gsm8k": 1_200}, stratify=True),
     "1.5b-3000-pairs": Run(
         _ONE_AND_A_HALF,
         {"gsm8k": None, "zeroeval": 600},
