@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mv_lightning.atomic import atomic_folder
+from mv_lightning.formatting import flatten_settings
 from mv_lightning.model.adapters import trained_parameters
 from mv_lightning.model.linear_head import load_linear_head, save_linear_head
 from mv_lightning.versioning import read_versioned_json, write_versioned_json
@@ -38,9 +39,9 @@ _REQUIRED = (
     *("summarizer.name", "summarizer.fingerprint"),
     *("head", "max_length", "steps"),
 )
-"""Entries of the metadata."""
+"""Entries that the metadata of every adapter must have, by their dotted names."""
 _REQUIRED_OF_SUMMARIZER = ("summarizer.above_tokens", "summarizer.max_length")
-"""The same where solutions are summarized."""
+"""Further ones where solutions are summarized."""
 _COMPARED_FIELDS = ("r", "lora_alpha", "use_rslora", "target_modules")
 
 
@@ -92,9 +93,10 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             "first, or set model.init_from to the folder of another adapter."
         ) from error
     metadata = {**_DEFAULTS, **metadata}
-    missing = [entry for entry in _REQUIRED if not _has(metadata, entry)]
-    if not missing and metadata["summarizer"]["name"] is not None:
-        missing = [entry for entry in _REQUIRED_OF_SUMMARIZER if not _has(metadata, entry)]
+    present = flatten_settings(metadata)
+    summarized = present.get("summarizer.name") is not None
+    required = (*_REQUIRED, *_REQUIRED_OF_SUMMARIZER) if summarized else _REQUIRED
+    missing = [entry for entry in required if entry not in present]
     if missing:
         raise ValueError(
             f"{folder / METADATA_FILE} does not say what the adapter belongs to: expected "
@@ -102,15 +104,6 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             "its files."
         )
     return metadata
-
-
-def _has(metadata: object, entry: str) -> bool:
-    """Whether nested objects have an entry, named by its path, such as `base.name`."""
-    for name in entry.split("."):
-        if not isinstance(metadata, dict) or name not in metadata:
-            return False
-        metadata = metadata[name]
-    return True
 
 
 def load(model: PeftModel, folder: Path) -> None:
