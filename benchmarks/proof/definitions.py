@@ -156,7 +156,13 @@ RUNS: Mapping[str, Run] = {
         lr=1e-4,
     ),  # all ZeroEval rows that are left, of questions seen before
     "1.5b-untrained": Run(_ONE_AND_A_HALF),
-    "0.5b-4000": Run(_HALF, {"zeroeval": 1_500}, continues="0.5b-gsm8k"),
+    "0.5b-4000": Run(
+        _HALF,
+        {"gsm8k": None, "zeroeval": 1_800},
+        continues="0.5b-2000",
+        new_rows=True,
+        keep_validation=True,
+    ),
     "0.5b-4000-pairs": Run(
         _HALF, {"zeroeval": 1_500}, continues="0.5b-gsm8k", pair_weight=1.0, stratify=True
     ),
