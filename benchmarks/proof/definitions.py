@@ -169,8 +169,8 @@ RUNS: Mapping[str, Run] = {
     "0.5b-5000-pairs": Run(
         _HALF, {"gsm8k": 1_200}, continues="0.5b-4000-pairs", pair_weight=1.0, stratify=True
     ),  # these GSM8K rows for the second time, the first time without the pair loss
-    "135m-gsm8k": Run(BUNDLED, {"gsm8k": None}),
     "135m-untrained": Run(BUNDLED),
+    "135m-1200": Run(BUNDLED, {"gsm8k": 1_200}),
     "135m-1200-pairs": Run(BUNDLED, {"gsm8k": 1_200}, pair_weight=1.0),
     "0.5b-gsm8k-pairs": Run(_HALF, {"gsm8k": None}, pair_weight=1.0, stratify=True),
     "0.5b-4300-pairs": Run(
